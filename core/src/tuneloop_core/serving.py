@@ -1,0 +1,98 @@
+"""The contract between operator, server pods and gateway.
+
+Shapes only. The operator writes ``server.json``, ``adapters.json`` and ``guard.json`` into a ConfigMap; the server
+reads them; the gateway reports its load in ``GatewayLoad``. Never does I/O.
+"""
+
+from typing import Any, Literal
+
+from tuneloop_core.stages import Wire
+
+
+class ServerConfig(Wire):
+    """server.json: what the launcher starts the engine with. Changing it makes a new revision."""
+
+    served_name: str
+    model_path: str = "/model"
+    engine: dict[str, Any]  # spec.engine, camelCase, defaults filled
+    accelerators: int = 0
+
+
+class Adapter(Wire):
+    """One adapter version: the engine knows it as ``name@digest12`` under a path that holds the digest."""
+
+    name: str
+    digest: str  # sha256:<hex>
+    path: str  # artifacts/<hex>, below /artifacts without the first folder
+
+    @property
+    def engine_name(self) -> str:
+        """The name in the engine, never reused for other weights."""
+        return f"{self.name}@{self.digest.removeprefix('sha256:')[:12]}"
+
+
+class AdapterList(Wire):
+    """adapters.json: the adapters that should be loaded, the whole truth."""
+
+    adapters: list[Adapter] = []
+
+
+class AdapterState(Wire):
+    """One adapter in one server pod."""
+
+    engine_name: str
+    state: Literal["Loading", "Loaded", "Failed", "Unloading"]
+    message: str = ""
+
+
+class ServerStatus(Wire):
+    """GET /tuneloop/status."""
+
+    ready: bool
+    draining: bool
+    model: str
+    adapters: list[AdapterState] = []
+    phases: dict[str, float] = {}  # cold start, seconds per phase
+
+
+class GuardConfig(Wire):
+    """guard.json: whose tokens open which paths. Subjects are ``system:serviceaccount:NS:NAME``."""
+
+    issuer: str
+    audience: str
+    jwks: dict[str, Any]
+    inference: list[str]
+    admin: list[str]
+
+
+class Histogram(Wire):
+    """A cumulative histogram: ``counts[i]`` observations ≤ ``bounds[i]`` seconds, the last for +Inf."""
+
+    bounds: list[float]
+    counts: list[int]
+    sum: float = 0.0
+
+
+class DeploymentLoad(Wire):
+    """One ModelDeployment as one gateway sees it since its start."""
+
+    namespace: str
+    name: str
+    ongoing: int = 0
+    queued: int = 0
+    requests: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    ttft: Histogram | None = None
+    tpot: Histogram | None = None
+    itl: Histogram | None = None
+    e2e: Histogram | None = None
+
+
+class GatewayLoad(Wire):
+    """GET /internal/load of a gateway pod; ``started`` tells a restart (counters begin anew)."""
+
+    instance: str
+    started: str
+    deployments: list[DeploymentLoad] = []

@@ -1,0 +1,77 @@
+"""What an administrator sets in the chart's values, as operator and gateway read it.
+
+The chart renders ``settings.yaml`` from its values; the defaults here are the chart's defaults. Never holds a
+secret: names of Secrets at most.
+"""
+
+from pathlib import Path
+
+import yaml
+from pydantic import Field
+
+from tuneloop_core.stages import Wire
+
+
+class ImageSettings(Wire):
+    """Images of the pods that the operator makes."""
+
+    trainer: str
+    server: str
+    pull_policy: str = "IfNotPresent"
+    pull_secrets: list[str] = []
+
+
+class StoreSettings(Wire):
+    """The claim made in each namespace that uses Tuneloop."""
+
+    storage_class: str = ""
+    access_mode: str = "ReadWriteOnce"
+    size: str = "50Gi"
+
+
+class HubSettings(Wire):
+    """Where ``hf://`` leads."""
+
+    endpoint: str = ""
+    refused_addresses: list[str] = []
+    max_bytes: int = 0
+
+
+class GatewaySettings(Wire):
+    """How users and the operator reach the gateway."""
+
+    url: str = "http://tuneloop-gateway.tuneloop-system.svc.cluster.local"
+    service_account: str = "tuneloop-gateway"
+    service: str = "tuneloop-gateway"
+    allow_without_keys: bool = False
+    max_body_bytes: int = Field(default=4 * 1024 * 1024, gt=0)
+
+
+class StageResources(Wire):
+    """Requests and limits for the pods of CPU stages; train takes the user's ``pod.resources`` first."""
+
+    cpu_request: str = "250m"
+    memory_request: str = "512Mi"
+    memory_limit: str = "2Gi"
+
+
+class Settings(Wire):
+    """The whole settings file."""
+
+    namespace: str = "tuneloop-system"
+    namespaces: list[str] = []  # watched; empty is the whole cluster
+    cluster_scoped_rights: bool = False  # may read nodes
+    service_account: str = "tuneloop-operator"
+    images: ImageSettings
+    store: StoreSettings = StoreSettings()
+    hub: HubSettings = HubSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    stages: StageResources = StageResources()
+    network_policies: bool = True
+    progress_interval_seconds: float = 5.0
+    resync_seconds: float = 300.0
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check the file; a ``pydantic.ValidationError`` names the field that is wrong."""
+    return Settings.model_validate(yaml.safe_load(path.read_text()))

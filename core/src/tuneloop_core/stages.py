@@ -1,0 +1,214 @@
+"""The contract between the operator and the stage pods of a FineTuneJob.
+
+The operator puts a stage's input as JSON into ``TUNELOOP_STAGE_INPUT``; the pod writes its whole result to
+``/work/<stage>/result.json`` and then a short ``Termination`` as its termination message. Never does I/O: these
+are shapes only, so both sides test against the same models.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class Stage(StrEnum):
+    """The stages of a FineTuneJob, in order. Plan has no pod: the operator computes it."""
+
+    FETCH = "fetch"
+    CHECK = "check"
+    PLAN = "plan"
+    TRAIN = "train"
+    PUBLISH = "publish"
+
+
+class Reason(StrEnum):
+    """Why a stage failed, as the pod says it; the operator uses the same words as condition reasons."""
+
+    MODEL_NOT_FOUND = "ModelNotFound"
+    REVISION_NOT_FOUND = "RevisionNotFound"
+    ACCESS_DENIED = "AccessDenied"
+    GATED_MODEL_NOT_ACCEPTED = "GatedModelNotAccepted"
+    MODEL_UNSUPPORTED = "ModelUnsupported"  # no safetensors, remote code, unknown architecture
+    HUB_UNAVAILABLE = "HubUnavailable"
+    DATASET_NOT_FOUND = "DatasetNotFound"
+    DATASET_INVALID = "DatasetInvalid"
+    URI_REFUSED = "URIRefused"  # resolves to loopback, link-local, metadata or cluster-node addresses
+    STORE_FULL = "StoreFull"
+    LOSS_NAN = "LossNaN"
+    OUT_OF_MEMORY = "OutOfMemory"
+    CHECKPOINT_CORRUPT = "CheckpointCorrupt"
+    EXPORT_FAILED = "ExportFailed"
+    TERMINATED = "Terminated"  # SIGTERM obeyed, checkpoint saved
+    INTERNAL_ERROR = "InternalError"
+
+
+class Wire(BaseModel):
+    """A JSON shape on the wire: camelCase outside, snake_case inside, unknown keys refused."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+# ---- inputs: what the operator tells a pod -------------------------------------------------------------------
+
+
+class FetchInput(Wire):
+    """Resolve and download model and dataset into the store. ``dataset`` is None for a ModelDeployment's fetch."""
+
+    stage: Literal[Stage.FETCH] = Stage.FETCH
+    owner: str  # "FineTuneJob NAMESPACE/NAME", for messages
+    model: dict[str, Any]  # spec.model, camelCase
+    dataset: dict[str, Any] | None = None  # spec.dataset, camelCase
+    hub_endpoint: str = ""  # HF_ENDPOINT; empty is the library's default
+    refused_addresses: list[str] = []  # CIDRs of API server and nodes, besides loopback, link-local, metadata
+    max_bytes: int = 0  # cap per download, bytes; 0 is no cap
+    pvc_model_path: str = ""  # for pvc:// the mount below which the files lie
+    pvc_dataset_path: str = ""
+
+
+class CheckInput(Wire):
+    """Check the dataset against the model's tokenizer and template; write the normalised rows to /work/data."""
+
+    stage: Literal[Stage.CHECK] = Stage.CHECK
+    owner: str
+    dataset: dict[str, Any]
+    method: dict[str, Any]
+    training: dict[str, Any]
+
+
+class TrainInput(Wire):
+    """Base evaluation, training with checkpoints, tuned evaluation."""
+
+    stage: Literal[Stage.TRAIN] = Stage.TRAIN
+    owner: str
+    method: dict[str, Any]
+    training: dict[str, Any]
+    checkpoint: dict[str, Any]
+    evaluation: dict[str, Any]
+    accelerators: int = 0
+
+
+class PublishInput(Wire):
+    """Assemble the artifact and its manifest; then the export."""
+
+    stage: Literal[Stage.PUBLISH] = Stage.PUBLISH
+    owner: str
+    name: str
+    namespace: str
+    spec: dict[str, Any]  # the whole spec as the user gave it, defaults filled
+    fetch: "FetchResult"
+    trainer_image: str = ""
+    operator_version: str = ""
+
+
+# ---- results: what a pod answers (short enough for a termination message) ------------------------------------
+
+
+class FetchResult(Wire):
+    """Where model and dataset lie in the store, relative to its root."""
+
+    model_uri: str = Field(description="Resolved: hf://org/name@<commit> or pvc://claim/path@<digest>")
+    model_path: str = Field(description="models/... below the store's root")
+    model_commit: str
+    model_bytes: int
+    dataset_path: str = ""  # datasets/<digest>
+    dataset_digest: str = ""  # sha256:<hex>
+    dataset_bytes: int = 0
+    cached: bool = False  # nothing had to be downloaded
+
+
+class CheckResult(Wire):
+    """The dataset in numbers; lengths in tokens of the model's tokenizer, template included."""
+
+    format: str  # Chat | Instruction | Completion
+    rows: int
+    train_rows: int
+    validation_rows: int
+    train_tokens: int
+    trained_tokens: int  # of them, those that carry loss
+    validation_tokens: int
+    max_tokens: int
+    p50_tokens: int
+    p95_tokens: int
+    truncated_rows: int
+    template: str  # ModelTemplate | Markers | SpanFinder | Plain: how the trained part is found
+    example: str = ""  # one rendered example, at most 600 characters
+
+
+class GateResult(Wire):
+    """One gate: what was asked, what was found, by how much it passed or missed."""
+
+    metric: str
+    passed: bool
+    message: str
+
+
+class Scores(Wire):
+    """Evaluation of one model. Loss is mean cross-entropy in nats per trained token; perplexity is exp(loss)."""
+
+    eval_loss: float | None = None
+    perplexity: float | None = None
+    exact_match: float | None = None
+    rouge_l: float | None = None
+    samples: int = 0
+    generations: int = 0
+
+
+class TrainResult(Wire):
+    """What training did; the curve is (step, loss), at most 64 points."""
+
+    base: Scores
+    tuned: Scores
+    steps: int
+    epochs: float
+    tokens: int  # real tokens seen, padding excluded
+    seconds: float  # of the training loop, all tries together
+    tokens_per_second: float
+    final_loss: float
+    peak_memory_bytes: int
+    trainable_parameters: int
+    total_parameters: int
+    resumes: int
+    curve: Annotated[list[tuple[int, float]], Field(max_length=64)] = []
+
+
+class PublishResult(Wire):
+    """The artifact in the store, relative to its root, and where it was exported."""
+
+    kind: Literal["Adapter", "Model"]
+    path: str  # artifacts/<digest hex>
+    digest: str  # sha256:<hex>, over the sorted file digests
+    bytes: int
+    exported_uri: str = ""
+    gates: list[GateResult] = []
+
+
+class Termination(Wire):
+    """The pod's termination message, at most 3.5 KiB of JSON."""
+
+    stage: Stage
+    outcome: Literal["Succeeded", "Failed"]
+    reason: Reason | None = None
+    message: str = Field(default="", max_length=1024)
+    result: dict[str, Any] | None = None
+
+
+# ---- progress: GET :8080/progress of the training pod ---------------------------------------------------------
+
+
+class Progress(Wire):
+    """Where training is now; ``step`` may be fractional within a long step."""
+
+    phase: Literal["Loading", "BaseEvaluation", "Training", "TunedEvaluation", "Saving", "Done"]
+    step: float = 0
+    total_steps: int = 0
+    percent: int = 0  # of the whole stage, 0..100
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens: int = 0
+    tokens_per_second: float | None = None
+    eta_seconds: int | None = None
+    checkpoint_step: int | None = None
+    checkpoint_time: str | None = None  # RFC 3339
+    resumes: int = 0
+    curve: list[tuple[int, float]] = []

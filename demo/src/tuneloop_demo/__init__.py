@@ -1,0 +1,1 @@
+"""Tuneloop: the tuneloop_demo package."""
