@@ -1,0 +1,43 @@
+# The only commands a newcomer needs. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CACHE := $(or $(TUNELOOP_CACHE),$(HOME)/.cache/tuneloop)
+UV := scripts/uv
+PYTHON := .venv/bin/python
+BENCHES := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/bench_*.py))
+
+.PHONY: help demo test test-fast lint format generate clean sync
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: sync ## tune, evaluate and serve a real model; CONTEXT= and REGISTRY= use a cluster that you have
+	@$(PYTHON) -m tuneloop_demo $(if $(CONTEXT),--context '$(CONTEXT)') $(if $(REGISTRY),--registry '$(REGISTRY)') $(ARGS)
+
+test: sync ## every tier: fast, apiserver, trainer, e2e
+	@$(PYTHON) tests/run.py $(ARGS)
+
+test-fast: sync ## only the fast tier: lint, types, layers, unit and golden tests
+	@$(PYTHON) tests/run.py --tier fast $(ARGS)
+
+lint: sync ## ruff, formatting, mypy --strict, the layer rules, generated files
+	@$(PYTHON) tests/run.py --tier lint $(ARGS)
+
+format: sync ## let ruff format and fix what it can
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+generate: sync ## write the generated files anew: crds/ and the chart's copy of them
+	@$(PYTHON) scripts/generate.py $(ARGS)
+
+bench-%: sync ## a benchmark by name: benchmarks/bench_%.py
+	@test -f 'benchmarks/bench_$*.py' || { echo "make $@: there is no benchmarks/bench_$*.py. There are: $(or $(BENCHES),none)" >&2; exit 2; }
+	@$(PYTHON) 'benchmarks/bench_$*.py' $(ARGS)
+
+clean: ## take the local cluster down; remove environments and caches from the checkout
+	@scripts/clean
+
+sync: ## bring .venv to the lock (done by the other commands)
+	@$(UV) sync --quiet --locked --all-packages --all-groups

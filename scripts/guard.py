@@ -1,0 +1,84 @@
+"""Refuses what would break the house in ways that no linter names well.
+
+``operator/__init__.py`` would shadow the standard library's ``operator``; ``__init__.py`` below ``tests/`` breaks
+pytest's importlib mode; two test files of one name hide each other; a Python file over 400 lines holds more than one
+idea. Never changes anything.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MAX_LINES = 400
+PARTS = (
+    "core",
+    "operator",
+    "gateway",
+    "localcluster",
+    "demo",
+    "trainer-image",
+    "server-image",
+    "scripts",
+    "benchmarks",
+    "tests",
+)
+IGNORED = {".venv", "__pycache__", "node_modules"}
+
+
+def python_files(root: Path) -> list[Path]:
+    """Every Python file of our own, environments excluded."""
+    found = (path for part in PARTS for path in (root / part).rglob("*.py"))
+    return sorted(path for path in found if not IGNORED.intersection(path.parts))
+
+
+def shadowing(root: Path) -> Iterable[str]:
+    """Yield what would shadow the standard library's operator module."""
+    if (root / "operator" / "__init__.py").exists():
+        yield "operator/__init__.py exists: it shadows the standard library's operator module. Remove it."
+
+
+def stray_inits(root: Path, files: Iterable[Path]) -> Iterable[str]:
+    """Yield packages below tests/, which importlib mode does not want."""
+    for path in files:
+        if path.name == "__init__.py" and "tests" in path.relative_to(root).parts:
+            yield f"{path.relative_to(root)} exists: tests are not packages. Remove it."
+
+
+def doubled_names(root: Path, files: Iterable[Path]) -> Iterable[str]:
+    """Yield test files that share a name within tests/."""
+    names = Counter(path.name for path in files if (root / "tests") in path.parents and path.name.startswith("test_"))
+    for name, count in sorted(names.items()):
+        if count > 1:
+            yield f"{count} files under tests/ are called {name}: give each its part's name."
+
+
+def long_files(root: Path, files: Iterable[Path]) -> Iterable[str]:
+    """Yield Python files over the limit."""
+    for path in files:
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > MAX_LINES:
+            yield f"{path.relative_to(root)} has {lines} lines, {MAX_LINES} are allowed: split it by idea."
+
+
+def problems(root: Path) -> list[str]:
+    """Everything that is wrong below ``root``, as sentences."""
+    files = python_files(root)
+    return [
+        *shadowing(root),
+        *stray_inits(root, files),
+        *doubled_names(root, files),
+        *long_files(root, files),
+    ]
+
+
+def main() -> int:
+    """Print the problems; 0 when there are none."""
+    found = problems(ROOT)
+    print("\n".join(found))
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
