@@ -2,10 +2,9 @@
 package main
 
 import (
+	"os"
 	"os/signal"
 	"syscall"
-
-	"os"
 )
 
 func main() {

@@ -1,0 +1,46 @@
+"""The variant with only etcd and kube-apiserver, on the machine's loopback: for tests of the API, up in seconds."""
+
+import shutil
+
+from tuneloop_localcluster import controlplane, programs, requirements
+from tuneloop_localcluster.apiserver import ControlPlane
+from tuneloop_localcluster.paths import Cache
+from tuneloop_localcluster.progress import Progress
+from tuneloop_localcluster.versions import API_ONLY_PACKAGES, API_SERVER
+
+NAMES = (controlplane.APISERVER, controlplane.ETCD)
+
+
+def plane(cache: Cache) -> ControlPlane:
+    """Where it listens. The full cluster lives in a network namespace, so that both can run at once."""
+    ports = {"port": 26443, "etcd_port": 22379}
+    return ControlPlane(cache.api_only, "127.0.0.1", **ports, service_range="198.18.144.0/24", alone=True)
+
+
+def up(cache: Cache, progress: Progress) -> None:
+    """Start it, unless it is up. A dead one is cleared away with its data first."""
+    here = plane(cache)
+    if controlplane.alive(here, NAMES):
+        progress.say("etcd and kube-apiserver are up already")
+        return
+    down(cache, progress)
+    requirements.require_disk(cache.root, requirements.RUN_GIB, "a cluster")
+    requirements.install_packages(API_ONLY_PACKAGES, progress)
+    if programs.missing(cache, [API_SERVER]):
+        requirements.require_disk(cache.root, requirements.BUILD_GIB, "building Kubernetes")
+    programs.build(cache, [API_SERVER], progress)
+    for port in (here.port, here.etcd_port, here.etcd_port + 1):
+        requirements.require_free_port(here.address, port)
+    with progress.step(f"start etcd and kube-apiserver at {here.server}"):
+        controlplane.prepare(here)
+        controlplane.start(cache, here, lambda daemon, command: daemon.start(command))
+
+
+def down(cache: Cache, progress: Progress) -> None:
+    """End both and delete their data."""
+    here = plane(cache)
+    if not here.state.root.exists():
+        return
+    with progress.step("end etcd and kube-apiserver"):
+        controlplane.stop(here, NAMES)
+        shutil.rmtree(here.state.root)

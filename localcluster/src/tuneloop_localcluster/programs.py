@@ -1,0 +1,105 @@
+"""Go programs, built once per version into the cache. An entry appears whole or not at all."""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tuneloop_localcluster import versions
+from tuneloop_localcluster.errors import ClusterError
+from tuneloop_localcluster.paths import Cache, package_file
+from tuneloop_localcluster.progress import Progress
+from tuneloop_localcluster.shell import run
+from tuneloop_localcluster.versions import GO_MINIMUM, MODULES, ProgramSet
+
+
+def key(programs: ProgramSet, sources: Mapping[str, bytes]) -> str:
+    """The name of a set's cache entry: it changes with any source, target or flag."""
+    digest = hashlib.sha256(repr((programs.targets, programs.ldflags)).encode())
+    for name in sorted(sources):
+        digest.update(name.encode() + b"\0" + sources[name] + b"\0")
+    return f"{programs.name}-{digest.hexdigest()[:12]}"
+
+
+def sources_of(module: Path) -> dict[str, bytes]:
+    """Every file of a Go module's folder, by its path in it."""
+    return {str(path.relative_to(module)): path.read_bytes() for path in module.rglob("*") if path.is_file()}
+
+
+def entry(cache: Cache, programs: ProgramSet) -> Path:
+    """The folder of a set's binaries, whether built or not."""
+    return cache.programs / key(programs, sources_of(_module(programs)))
+
+
+def program(cache: Cache, name: str) -> Path:
+    """The path of a built program; raises a ClusterError if no set makes it or it is not built yet."""
+    for programs in versions.PROGRAM_SETS:
+        if name in programs.programs:
+            path = entry(cache, programs) / name
+            if not path.exists():
+                raise ClusterError(f"{name} is not built yet: run `localcluster build`")
+            return path
+    known = ", ".join(name for programs in versions.PROGRAM_SETS for name in programs.programs)
+    raise ClusterError(f"no program is called {name}: there are {known}")
+
+
+def missing(cache: Cache, sets: Iterable[ProgramSet]) -> list[ProgramSet]:
+    """The sets that the cache lacks."""
+    return [programs for programs in sets if not entry(cache, programs).exists()]
+
+
+def build(cache: Cache, sets: Iterable[ProgramSet], progress: Progress) -> None:
+    """Build what the cache lacks, one set after the other: each uses all cores and reuses what the last compiled."""
+    wanted = missing(cache, sets)
+    if not wanted:
+        return
+    go = find_go()
+    for programs in wanted:
+        with progress.step(f"build {', '.join(programs.programs)}", announce=True):
+            _build(cache, programs, go)
+    if not missing(cache, versions.PROGRAM_SETS):
+        with progress.step("drop Go's caches, which nothing needs any more"):
+            shutil.rmtree(cache.go, ignore_errors=True)
+
+
+def find_go() -> Path:
+    """Go's program; raises a ClusterError that says which version is needed."""
+    found = shutil.which("go") or "/usr/local/go/bin/go"
+    wanted = ".".join(map(str, GO_MINIMUM))
+    if not Path(found).exists():
+        raise ClusterError(f"Go is not installed: install Go {wanted} or newer (go.dev/dl) and have `go` on PATH")
+    version = parse_go_version(run([found, "env", "GOVERSION"]))
+    if version < GO_MINIMUM:
+        raise ClusterError(f"{found} is Go {'.'.join(map(str, version))}: install Go {wanted} or newer (go.dev/dl)")
+    return Path(found)
+
+
+def parse_go_version(text: str) -> tuple[int, int]:
+    """`go1.26.8` -> (1, 26); raises a ClusterError for anything else."""
+    match = re.match(r"go(\d+)\.(\d+)", text)
+    if not match:
+        raise ClusterError(f"`go env GOVERSION` said {text.strip()!r}: expected something like go1.26.8")
+    return int(match[1]), int(match[2])
+
+
+def _module(programs: ProgramSet) -> Path:
+    return package_file("go", MODULES[programs.name])
+
+
+def _build(cache: Cache, programs: ProgramSet, go: Path) -> None:
+    final = entry(cache, programs)
+    aside = final.with_name(f".{final.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    flags = ["-trimpath", "-ldflags", programs.ldflags, "-o", f"{aside}/"]
+    log = cache.programs / f"{programs.name}.log"
+    run([go, "build", *flags, *programs.targets], env=_environment(cache), cwd=_module(programs), log=log)
+    aside.rename(final)
+
+
+def _environment(cache: Cache) -> dict[str, str]:
+    own = {"GOCACHE": str(cache.go / "build"), "GOMODCACHE": str(cache.go / "mod"), "CGO_ENABLED": "0"}
+    # Modules must be removable with the cache; GOWORK=off: a go.work above the cache is none of ours.
+    return {**os.environ, **own, "GOFLAGS": "-modcacherw -buildvcs=false", "GOWORK": "off"}

@@ -1,0 +1,62 @@
+"""What is built from Go modules, and from which Debian packages the rest comes: the one table of both.
+
+Debian's packages are the release's own versions; Go's are pinned by the go.mod and go.sum of each set.
+"""
+
+from dataclasses import dataclass
+
+KUBERNETES = "v1.36.3"
+
+_MAJOR, _MINOR, _ = KUBERNETES.removeprefix("v").split(".")
+_KUBERNETES_STAMP = " ".join(
+    f"-X k8s.io/component-base/version.{name}={value}"
+    for name, value in {"gitVersion": KUBERNETES, "gitMajor": _MAJOR, "gitMinor": _MINOR}.items()
+)
+
+# The oldest Go that go.mod of both sets accepts.
+GO_MINIMUM = (1, 26)
+
+# Debian 12 packages, and the program that shows that each is there.
+PACKAGES = {
+    "etcd-server": "etcd",
+    "containerd": "containerd",
+    "runc": "runc",
+    "containernetworking-plugins": "/usr/lib/cni/bridge",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "iproute2": "ip",
+    "debootstrap": "debootstrap",
+    "buildah": "buildah",
+    "git": "git",
+    "ca-certificates": "/etc/ssl/certs/ca-certificates.crt",
+}
+API_ONLY_PACKAGES = ("etcd-server",)
+
+
+@dataclass(frozen=True)
+class ProgramSet:
+    """Programs that one Go module builds together."""
+
+    name: str
+    targets: tuple[str, ...]
+    ldflags: str = "-s -w"
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The names of the binaries."""
+        return tuple(target.rsplit("/", 1)[-1] for target in self.targets)
+
+
+def _kubernetes(name: str, *programs: str) -> ProgramSet:
+    return ProgramSet(name, tuple(f"k8s.io/kubernetes/cmd/{p}" for p in programs), f"-s -w {_KUBERNETES_STAMP}")
+
+
+# The API server comes first: the api-only variant needs nothing else, and it links longest.
+API_SERVER = _kubernetes("apiserver", "kube-apiserver", "kubectl")
+NODE = _kubernetes("node", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+ADDONS = ProgramSet("addons", ("./coredns", "./provisioner", "./pause"))
+HELM = ProgramSet("helm", ("helm.sh/helm/v4/cmd/helm",))
+PROGRAM_SETS = (API_SERVER, NODE, ADDONS, HELM)
+
+# Which Go module (a folder beside this file) builds a set.
+MODULES = {"apiserver": "kubernetes", "node": "kubernetes", "addons": "addons", "helm": "addons"}
