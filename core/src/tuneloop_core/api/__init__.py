@@ -1,0 +1,137 @@
+"""The API of Tuneloop: both custom resources as pydantic models, from which the CRDs are generated.
+
+``FineTuneJob.model_validate(body)`` reads what the API server holds; ``spec.to_dict()`` writes it. The API server
+checks CEL and formats; these models check types, bounds and unknown keys. Never does I/O.
+"""
+
+from tuneloop_core.api.access import Access, AccessKey, AccessLimits
+from tuneloop_core.api.affinity import Affinity, LabelSelector
+from tuneloop_core.api.conditions import Condition, ObjectMeta
+from tuneloop_core.api.engine import ALLOWED_FLAGS, EngineLoRA, EngineSettings
+from tuneloop_core.api.finetunejob import (
+    CheckpointSettings,
+    EvaluationSettings,
+    FineTuneJob,
+    FineTuneJobSpec,
+    Gate,
+    LoRASettings,
+    Method,
+    Output,
+    Training,
+    TrainingResources,
+)
+from tuneloop_core.api.finetunejob_status import (
+    ArtifactStatus,
+    CheckpointStatus,
+    CurvePoint,
+    DatasetStatus,
+    EvaluationStatus,
+    FineTuneJobStatus,
+    GateStatus,
+    ModelStatus,
+    PlanStatus,
+    ProgressStatus,
+    ScoresStatus,
+    StageStatus,
+    UsageStatus,
+)
+from tuneloop_core.api.formats import format_duration, format_latency, parse_decimal, parse_duration
+from tuneloop_core.api.modeldeployment import (
+    AdapterSource,
+    AdapterSpec,
+    ModelDeployment,
+    ModelDeploymentSpec,
+    ServedModel,
+    ServingResources,
+)
+from tuneloop_core.api.modeldeployment_status import (
+    AdapterStatus,
+    ColdStartPhase,
+    ColdStartStatus,
+    LatencyStatus,
+    ModelDeploymentStatus,
+    RevisionStatus,
+    ScalingEvent,
+    ScalingStatus,
+    ServedName,
+)
+from tuneloop_core.api.pod import LocalObjectReference, PodSettings, ResourceRequirements, Toleration
+from tuneloop_core.api.scaling import (
+    Canary,
+    CanaryLimits,
+    Rollout,
+    Scaling,
+    ScalingSchedule,
+    ScalingTarget,
+    ServiceLevel,
+)
+from tuneloop_core.api.sources import DatasetSource, ModelSource, ValidationSplit
+
+__all__ = [
+    "ALLOWED_FLAGS",
+    "Access",
+    "AccessKey",
+    "AccessLimits",
+    "AdapterSource",
+    "AdapterSpec",
+    "AdapterStatus",
+    "Affinity",
+    "ArtifactStatus",
+    "Canary",
+    "CanaryLimits",
+    "CheckpointSettings",
+    "CheckpointStatus",
+    "ColdStartPhase",
+    "ColdStartStatus",
+    "Condition",
+    "CurvePoint",
+    "DatasetSource",
+    "DatasetStatus",
+    "EngineLoRA",
+    "EngineSettings",
+    "EvaluationSettings",
+    "EvaluationStatus",
+    "FineTuneJob",
+    "FineTuneJobSpec",
+    "FineTuneJobStatus",
+    "Gate",
+    "GateStatus",
+    "LabelSelector",
+    "LatencyStatus",
+    "LoRASettings",
+    "LocalObjectReference",
+    "Method",
+    "ModelDeployment",
+    "ModelDeploymentSpec",
+    "ModelDeploymentStatus",
+    "ModelSource",
+    "ModelStatus",
+    "ObjectMeta",
+    "Output",
+    "PlanStatus",
+    "PodSettings",
+    "ProgressStatus",
+    "ResourceRequirements",
+    "RevisionStatus",
+    "Rollout",
+    "Scaling",
+    "ScalingEvent",
+    "ScalingSchedule",
+    "ScalingStatus",
+    "ScalingTarget",
+    "ScoresStatus",
+    "ServedModel",
+    "ServedName",
+    "ServiceLevel",
+    "ServingResources",
+    "StageStatus",
+    "Toleration",
+    "Training",
+    "TrainingResources",
+    "UsageStatus",
+    "ValidationSplit",
+    "format_duration",
+    "format_latency",
+    "parse_decimal",
+    "parse_duration",
+]

@@ -1,0 +1,219 @@
+"""FineTuneJob: what a user asks for. The kind that turns a foundation model and a dataset into a measured adapter.
+
+Defaults here are the API server's defaults: the CRD is generated from this file. Never computes anything.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tuneloop_core.api.base import SpecModel, StatusModel, cel, rules
+from tuneloop_core.api.conditions import ObjectMeta
+from tuneloop_core.api.finetunejob_status import FineTuneJobStatus
+from tuneloop_core.api.formats import Decimal, Duration, ResourceName
+from tuneloop_core.api.pod import PodSettings
+from tuneloop_core.api.sources import PVC_NEEDS_NO_SECRET, DatasetSource, ModelSource
+from tuneloop_core.api.uri_rules import output_uri_rules
+
+MUTABLE_FIELDS = ("suspend", "priority", "retries")
+"""All that may change in the spec of a FineTuneJob; the CEL rule on the parent is generated from this."""
+
+ACCELERATOR_RESOURCE_RULE = cel(
+    "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')",
+    "acceleratorResource must be an extended resource such as nvidia.com/gpu or amd.com/gpu",
+)
+
+
+class LoRASettings(SpecModel):
+    """LoRA (arXiv:2106.09685): a pair of low-rank matrices beside each chosen weight."""
+
+    rank: int = Field(default=16, ge=1, le=256, description="Rank of the added matrices: more learns more, costs more.")
+    alpha: int = Field(default=32, ge=1, le=1024, description="Scale of the update is alpha / rank.")
+    target_modules: str = Field(
+        default="all-linear",
+        max_length=256,
+        description='"all-linear", or module names separated by commas, such as "q_proj,v_proj".',
+        json_schema_extra=rules(
+            cel(
+                "self.matches('^[A-Za-z0-9_.-]+(,[A-Za-z0-9_.-]+)*$')",
+                'targetModules must be "all-linear" or module names separated by commas, such as "q_proj,v_proj"',
+            )
+        ),
+    )
+
+
+class Method(SpecModel):
+    """How the model is tuned."""
+
+    objective: Literal["SFT", "DPO", "KTO"] = Field(
+        default="SFT",
+        description="SFT learns answers, DPO preferences between two, KTO thumbs up or down. This release: SFT.",
+    )
+    adapter: Literal["LoRA", "QLoRA", "DoRA", "None"] = Field(
+        default="LoRA",
+        description="LoRA trains an adapter; QLoRA over a 4-bit base; DoRA publishes merged; None trains all weights. "
+        "This release: LoRA.",
+    )
+    lora: LoRASettings = Field(default=LoRASettings(), description="Settings of the adapter.")
+
+
+class Training(SpecModel):
+    """How long and how fast."""
+
+    epochs: int = Field(default=3, ge=1, le=1000, description="Passes over the data, unless maxSteps ends it earlier.")
+    max_steps: int = Field(default=0, ge=0, le=10_000_000, description="Stop after this many steps; 0 is no limit.")
+    max_duration: Duration = Field(
+        default="4h",
+        description="Stop training after this time, all tries together; what was learnt by then is evaluated.",
+    )
+    learning_rate: Decimal = Field(
+        default="2e-4",
+        description='Peak learning rate, a decimal in quotes such as "2e-4"; warms up, then decays by a cosine.',
+        json_schema_extra=rules(
+            cel(
+                "!self.matches('^[0-9]{1,12}([.][0-9]{1,12})?([eE][-+]?[0-9]{1,2})?$') || "
+                "(double(self) > 0.0 && double(self) <= 1.0)",
+                'learningRate must be above 0 and at most 1, such as "2e-4"',
+            )
+        ),
+    )
+    tokens_per_step: int = Field(
+        default=16384,
+        ge=1,
+        le=16_777_216,
+        description="Tokens in one optimiser step, over all accelerators and accumulation.",
+    )
+    max_sequence_length: int = Field(
+        default=2048,
+        ge=16,
+        le=1_048_576,
+        description="Longest example in tokens; longer ones are cut, and status.dataset.truncatedRows counts them.",
+    )
+    packing: bool = Field(
+        default=True,
+        description="Put several examples into one sequence, each seeing only itself: no time is spent on padding.",
+    )
+    seed: int = Field(default=7, ge=0, le=2_147_483_647, description="Seed of the split, the order and the adapter.")
+
+
+class TrainingResources(SpecModel):
+    """Accelerators of the train stage; all other stages run on CPU."""
+
+    accelerators: int = Field(
+        default=1, ge=0, le=8, description="Accelerators per node; 0 trains on CPU. This release: 0 or 1."
+    )
+    accelerator_resource: str = Field(
+        default="nvidia.com/gpu",
+        max_length=128,
+        description="The node resource that an accelerator is, such as nvidia.com/gpu or nvidia.com/mig-1g.10gb.",
+        json_schema_extra=rules(ACCELERATOR_RESOURCE_RULE),
+    )
+    nodes: int = Field(default=1, ge=1, le=64, description="Nodes that train together. This release: 1.")
+
+
+class CheckpointSettings(SpecModel):
+    """How often work is saved, so that a lost pod costs at most this much."""
+
+    interval: Duration = Field(
+        default="10m",
+        description="Time between checkpoints, at least 10s; one is also written when the pod is told to stop.",
+        json_schema_extra=rules(
+            cel(
+                "!self.matches('^([0-9]{1,6}([.][0-9]{1,3})?(ms|s|m|h)){1,4}$') || duration(self) >= duration('10s')",
+                'interval must be at least "10s": each checkpoint holds up training',
+            )
+        ),
+    )
+    keep: int = Field(default=2, ge=1, le=20, description="Checkpoints kept; older ones are removed.")
+
+
+_BOUNDS = ("max", "min", "ratioToBaseMax", "ratioToBaseMin")
+
+
+class Gate(SpecModel):
+    """A score that the tuned model must reach, or nothing is published and the job ends as Failed/GateFailed."""
+
+    model_config = {
+        "json_schema_extra": rules(
+            cel(
+                f"[{', '.join(f'has(self.{bound})' for bound in _BOUNDS)}].filter(given, given).size() == 1",
+                "a gate has exactly one bound: max, min, ratioToBaseMax or ratioToBaseMin",
+            )
+        )
+    }
+
+    metric: Literal["evalLoss", "perplexity", "exactMatch", "rougeL"] = Field(
+        description="evalLoss: nats per trained token, lower is better; perplexity: exp of it; exactMatch and rougeL: "
+        "0 to 1 over the generated answers, higher is better."
+    )
+    max: Decimal | None = Field(default=None, description="The tuned score must be at most this.")
+    min: Decimal | None = Field(default=None, description="The tuned score must be at least this.")
+    ratio_to_base_max: Decimal | None = Field(
+        default=None, description='Tuned over base must be at most this: "0.95" asks for 5 % less loss than the base.'
+    )
+    ratio_to_base_min: Decimal | None = Field(
+        default=None, description='Tuned over base must be at least this: "1.2" asks for 20 % more than the base.'
+    )
+
+
+class EvaluationSettings(SpecModel):
+    """How base and tuned model are compared on the held-out rows."""
+
+    max_samples: int = Field(default=200, ge=1, le=10_000, description="Held-out rows used for the loss, at most.")
+    generations: int = Field(
+        default=32, ge=0, le=1000, description="Answers generated for exactMatch and rougeL; 0 generates none."
+    )
+    max_new_tokens: int = Field(default=64, ge=1, le=4096, description="Longest generated answer, tokens.")
+    gates: Annotated[list[Gate], Field(max_length=8)] = Field(
+        default=[], description="All must pass, or nothing is published and the work is kept."
+    )
+
+
+class Output(SpecModel):
+    """Where a copy of the artifact goes besides the namespace's store."""
+
+    model_config = {"json_schema_extra": rules(PVC_NEEDS_NO_SECRET)}
+
+    uri: Annotated[str, Field(max_length=512, json_schema_extra=rules(*output_uri_rules()))] = Field(
+        description="s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG], hf://ORG/NAME or pvc://CLAIM/PATH."
+    )
+    credentials_secret: ResourceName = Field(
+        default="", description="Secret of this namespace with the right to write there; keys as in dataset."
+    )
+
+
+class FineTuneJobSpec(SpecModel):
+    """Fixed once made, but for suspend, priority and retries: a result then always belongs to one spec."""
+
+    model: ModelSource = Field(description="The foundation model.")
+    dataset: DatasetSource = Field(description="The training data.")
+    method: Method = Field(default=Method(), description="Objective and adapter.")
+    training: Training = Field(default=Training(), description="Length, rate and batch.")
+    resources: TrainingResources = Field(default=TrainingResources(), description="Accelerators of the train stage.")
+    pod: PodSettings = Field(default=PodSettings(), description="Sizes, place and labels of the train pod.")
+    checkpoint: CheckpointSettings = Field(default=CheckpointSettings(), description="When work is saved.")
+    evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="Scores and gates.")
+    output: Output | None = Field(
+        default=None,
+        description="Export of the artifact. It always lies in the namespace's store; without this, only there. Not in "
+        "this release.",
+    )
+    suspend: bool = Field(
+        default=False, description="Stop after a checkpoint and give the accelerator back; false goes on from there."
+    )
+    priority: ResourceName = Field(
+        default="", description="Kueue WorkloadPriorityClass of the train stage. Not in this release."
+    )
+    retries: int = Field(
+        default=3, ge=0, le=20, description="How often the train pod may fail of itself; disruptions do not count."
+    )
+
+
+class FineTuneJob(StatusModel):
+    """Fine-tunes a foundation model on a dataset, compares it with its base, and publishes what passes its gates."""
+
+    api_version: str = Field(default="tuneloop.dev/v1alpha1", description="tuneloop.dev/v1alpha1")
+    kind: Literal["FineTuneJob"] = Field(default="FineTuneJob", description="FineTuneJob")
+    metadata: ObjectMeta = Field(description="Standard object metadata.")
+    spec: FineTuneJobSpec = Field(description="What is asked for.")
+    status: FineTuneJobStatus = Field(default=FineTuneJobStatus(), description="What was found and done.")

@@ -1,0 +1,141 @@
+"""ModelDeployment: what a user asks for. The kind that serves a base model and its adapters behind the gateway.
+
+Defaults here are the API server's defaults: the CRD is generated from this file. Never computes anything.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tuneloop_core.api.access import Access
+from tuneloop_core.api.affinity import LabelSelector
+from tuneloop_core.api.base import SpecModel, StatusModel, cel, rules
+from tuneloop_core.api.conditions import ObjectMeta
+from tuneloop_core.api.engine import EngineSettings
+from tuneloop_core.api.finetunejob import ACCELERATOR_RESOURCE_RULE
+from tuneloop_core.api.formats import JobName, ResourceName
+from tuneloop_core.api.modeldeployment_status import ModelDeploymentStatus
+from tuneloop_core.api.pod import PodSettings
+from tuneloop_core.api.scaling import Rollout, Scaling, ServiceLevel
+from tuneloop_core.api.sources import PVC_NEEDS_NO_SECRET, REVISION_ONLY_HUB, ModelURI, Revision
+
+_ADAPTER_NAME_RULE = cel(
+    "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+    "an adapter's name is what clients send as 'model': at most 63 lower-case letters, digits and '-'",
+)
+
+
+class ServedModel(SpecModel):
+    """The base model: from a hub or a claim, or published by a FineTuneJob."""
+
+    model_config = {
+        "json_schema_extra": rules(
+            cel(
+                "has(self.uri) != has(self.fineTuneJob)",
+                "model needs exactly one of uri (hf://ORG/NAME, pvc://CLAIM/PATH) and fineTuneJob",
+            ),
+            REVISION_ONLY_HUB,
+            PVC_NEEDS_NO_SECRET,
+        )
+    }
+
+    uri: ModelURI | None = Field(
+        default=None,
+        description="hf://ORG/NAME, s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG] or pvc://CLAIM/PATH; weights "
+        "must be safetensors. This release takes hf:// and pvc://.",
+    )
+    revision: Revision = Field(
+        default="main",
+        description="Branch, tag or commit of a hf:// repository. It is resolved to a commit once, shown in "
+        "status.model.commit; a commit here makes the deployment reproducible.",
+    )
+    credentials_secret: ResourceName = Field(
+        default="",
+        description="Secret of this namespace with the hub's token under the key 'token'; only the fetch pod has it.",
+    )
+    fine_tune_job: JobName | None = Field(
+        default=None, description="A FineTuneJob that publishes a whole model. Not in this release."
+    )
+
+
+class AdapterSource(SpecModel):
+    """Where an adapter comes from."""
+
+    model_config = {
+        "json_schema_extra": rules(
+            cel(
+                "[has(self.fineTuneJob), has(self.selector), has(self.uri)].filter(given, given).size() == 1",
+                "from needs exactly one of fineTuneJob, selector and uri",
+            )
+        )
+    }
+
+    fine_tune_job: JobName | None = Field(
+        default=None,
+        description="A FineTuneJob of this namespace. It is waited for, and its artifact loaded when it has succeeded.",
+    )
+    selector: LabelSelector | None = Field(
+        default=None, description="The newest succeeded FineTuneJob with these labels. Not in this release."
+    )
+    uri: ModelURI | None = Field(default=None, description="An adapter made elsewhere. Not in this release.")
+
+
+class AdapterSpec(SpecModel):
+    """An adapter served over the base, hot-loaded: no restart."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=63,
+        description="What clients send as 'model'; not the deployment's own name, which is the base model's.",
+        json_schema_extra=rules(_ADAPTER_NAME_RULE),
+    )
+    source: AdapterSource = Field(alias="from", description="Where it comes from.")
+
+
+class ServingResources(SpecModel):
+    """Accelerators of one replica."""
+
+    accelerators: int = Field(
+        default=1,
+        ge=0,
+        le=8,
+        description="Accelerators per replica, in one pod; 0 serves on CPU. This release: 0 or 1.",
+    )
+    accelerator_resource: str = Field(
+        default="nvidia.com/gpu",
+        max_length=128,
+        description="The node resource that an accelerator is, such as nvidia.com/gpu or nvidia.com/mig-1g.10gb.",
+        json_schema_extra=rules(ACCELERATOR_RESOURCE_RULE),
+    )
+
+
+class ModelDeploymentSpec(SpecModel):
+    """A base model, its adapters, and how they are served."""
+
+    model: ServedModel = Field(description="The base model.")
+    adapters: Annotated[list[AdapterSpec], Field(max_length=128)] = Field(
+        default=[],
+        description="Adapters served over the base, each under its own name.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    engine: EngineSettings = Field(default=EngineSettings(), description="The engine.")
+    resources: ServingResources = Field(default=ServingResources(), description="Accelerators of one replica.")
+    pod: PodSettings = Field(default=PodSettings(), description="Sizes, place and labels of the server pods.")
+    scaling: Scaling = Field(default=Scaling(), description="How many replicas.")
+    slo: ServiceLevel | None = Field(default=None, description="Promised latency. Not in this release.")
+    rollout: Rollout | None = Field(
+        default=None, description="How a new revision takes over; left out it is RollingUpdate."
+    )
+    access: Access | None = Field(
+        default=None, description="Who may call it. Left out it is closed, unless the chart says otherwise."
+    )
+
+
+class ModelDeployment(StatusModel):
+    """Serves a foundation model and its adapters at an OpenAI-compatible URL, and measures what users feel."""
+
+    api_version: str = Field(default="tuneloop.dev/v1alpha1", description="tuneloop.dev/v1alpha1")
+    kind: Literal["ModelDeployment"] = Field(default="ModelDeployment", description="ModelDeployment")
+    metadata: ObjectMeta = Field(description="Standard object metadata.")
+    spec: ModelDeploymentSpec = Field(description="What is asked for.")
+    status: ModelDeploymentStatus = Field(default=ModelDeploymentStatus(), description="What was found and done.")

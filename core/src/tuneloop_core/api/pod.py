@@ -1,0 +1,111 @@
+"""What users may say about the pods we make: a closed struct, not a pod template.
+
+A template would blow up the CRD and let whoever edits the resource mount anything; here are only sizes, places and
+labels. Never holds a volume, a command, an environment or a security context.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tuneloop_core.api.affinity import Affinity
+from tuneloop_core.api.base import SpecModel, cel, rules
+from tuneloop_core.api.formats import Quantity, ResourceName
+
+_LabelValue = Annotated[str, Field(max_length=63)]
+_AnnotationValue = Annotated[str, Field(max_length=1024)]
+
+_RESERVED_PREFIXES = (
+    "tuneloop.dev/",
+    "kopf.dev/",
+    "kopf.zalando.org/",
+    "kueue.x-k8s.io/",
+    "batch.kubernetes.io/",
+    "container.apparmor.security.beta.kubernetes.io/",
+    "k8s.v1.cni.cncf.io/",
+)
+_RESERVED_KEYS = (
+    "app.kubernetes.io/managed-by",
+    "app.kubernetes.io/component",
+    "job-name",
+    "controller-uid",
+    "pod-template-hash",
+)
+_RESERVED_WORDS = (
+    "keys of tuneloop.dev, kopf.dev, kueue.x-k8s.io, batch.kubernetes.io, AppArmor and CNI networks, "
+    "app.kubernetes.io/managed-by and /component are set by Tuneloop and the cluster: use keys of your own"
+)
+
+
+def _no_reserved_keys() -> dict[str, str]:
+    """CEL on a map: no key that selects, owns or loosens a pod."""
+    prefixes = " && ".join(f"!k.startsWith('{prefix}')" for prefix in _RESERVED_PREFIXES)
+    keys = ", ".join(f"'{key}'" for key in _RESERVED_KEYS)
+    return cel(f"self.all(k, size(k) <= 317 && {prefixes} && !(k in [{keys}]))", _RESERVED_WORDS)
+
+
+class ResourceRequirements(SpecModel):
+    """Requests and limits of the main container, as core/v1 has them; accelerators are set by ``resources``."""
+
+    requests: dict[str, Quantity] = Field(
+        default={}, max_length=8, description='What the scheduler reserves, such as {cpu: "4", memory: 16Gi}.'
+    )
+    limits: dict[str, Quantity] = Field(
+        default={}, max_length=8, description="What the container may use at most, such as {memory: 16Gi}."
+    )
+
+
+class Toleration(SpecModel):
+    """core/v1 Toleration: a node's taint that the pod accepts."""
+
+    key: str = Field(default="", max_length=317, description="The taint's key; empty with Exists means every taint.")
+    operator: Literal["Exists", "Equal"] = Field(default="Equal", description="Exists ignores the value.")
+    value: str = Field(default="", max_length=63, description="The taint's value, for Equal.")
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = Field(
+        default="", description="The taint's effect; empty means every effect."
+    )
+    toleration_seconds: int | None = Field(
+        default=None,
+        ge=0,
+        le=86400,
+        description="How long a NoExecute taint is tolerated, seconds; absent is for ever.",
+    )
+
+
+class LocalObjectReference(SpecModel):
+    """An object of this namespace, by name."""
+
+    name: ResourceName = Field(min_length=1, description="The object's name.")
+
+
+class PodSettings(SpecModel):
+    """Sizes, place and labels of the pods; everything else about them is Tuneloop's."""
+
+    resources: ResourceRequirements = Field(
+        default=ResourceRequirements(), description="CPU and memory of the main container."
+    )
+    node_selector: dict[str, _LabelValue] = Field(
+        default={},
+        max_length=16,
+        description="Labels that the node must have.",
+        json_schema_extra=rules(_no_reserved_keys()),
+    )
+    tolerations: list[Toleration] = Field(default=[], max_length=16, description="Taints that the pods accept.")
+    affinity: Affinity | None = Field(default=None, description="Which nodes, and near to or away from which pods.")
+    priority_class_name: ResourceName = Field(default="", description="PriorityClass of the pods.")
+    runtime_class_name: ResourceName = Field(default="", description="RuntimeClass of the pods, such as nvidia.")
+    image_pull_secrets: list[LocalObjectReference] = Field(
+        default=[], max_length=8, description="Secrets with registry credentials, besides those of the chart."
+    )
+    labels: dict[str, _LabelValue] = Field(
+        default={},
+        max_length=32,
+        description="Further labels of the pods.",
+        json_schema_extra=rules(_no_reserved_keys()),
+    )
+    annotations: dict[str, _AnnotationValue] = Field(
+        default={},
+        max_length=32,
+        description="Further annotations of the pods.",
+        json_schema_extra=rules(_no_reserved_keys()),
+    )

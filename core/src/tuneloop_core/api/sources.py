@@ -1,0 +1,121 @@
+"""Where models and datasets come from, and which URIs each field takes.
+
+The CEL here refuses what can be seen in the text: schemes, ``..``, loopback and metadata hosts. The fetcher checks
+again what only it can see: the addresses that names and redirects lead to. Never reads a Secret; names only.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tuneloop_core.api.base import SpecModel, cel, rules
+from tuneloop_core.api.formats import Decimal, ResourceName
+from tuneloop_core.api.uri_rules import (
+    PUBLIC_HOST,
+    dataset_uri_rules,
+    endpoint_rules,
+    model_uri_rules,
+)
+
+ModelURI = Annotated[str, Field(max_length=512, json_schema_extra=rules(*model_uri_rules()))]
+DatasetURI = Annotated[str, Field(max_length=512, json_schema_extra=rules(*dataset_uri_rules()))]
+Endpoint = Annotated[str, Field(max_length=256, json_schema_extra=rules(*endpoint_rules(), PUBLIC_HOST))]
+
+REVISION_ONLY_HUB = cel(
+    "!has(self.uri) || self.uri.startsWith('hf://') || self.revision == 'main'",
+    "revision selects a branch, tag or commit of a hf:// repository; leave it out for other URIs",
+)
+"""Used on every block with uri and revision."""
+
+PVC_NEEDS_NO_SECRET = cel(
+    "!has(self.uri) || !self.uri.startsWith('pvc://') || !has(self.credentialsSecret) || self.credentialsSecret == ''",
+    "credentialsSecret is not used with pvc://: the claim is mounted; leave it out",
+)
+"""Used on every block with uri and credentialsSecret."""
+
+Revision = Annotated[
+    str,
+    Field(
+        max_length=128,
+        json_schema_extra=rules(
+            cel(
+                "self.matches('^[A-Za-z0-9][A-Za-z0-9._/-]*$') && !self.contains('..')",
+                "revision must be a branch, tag or commit: letters, digits, '.', '_', '-' and '/', without '..'",
+            )
+        ),
+    ),
+]
+
+
+class ModelSource(SpecModel):
+    """The foundation model to fine-tune."""
+
+    model_config = {"json_schema_extra": rules(REVISION_ONLY_HUB, PVC_NEEDS_NO_SECRET)}
+
+    uri: ModelURI = Field(
+        description="hf://ORG/NAME, s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG] or pvc://CLAIM/PATH; weights "
+        "must be safetensors. This release takes hf:// and pvc://."
+    )
+    revision: Revision = Field(
+        default="main",
+        description="Branch, tag or commit of a hf:// repository. It is resolved to a commit once, shown in "
+        "status.model.commit, and that commit is used to the end.",
+    )
+    credentials_secret: ResourceName = Field(
+        default="",
+        description="Secret of this namespace with the hub's token under the key 'token'; only the fetch pod has it.",
+    )
+
+
+class ValidationSplit(SpecModel):
+    """The rows held out from training, on which base and tuned model are compared."""
+
+    fraction: Decimal = Field(
+        default="0.1",
+        description="Share of the rows held out, above 0 and at most 0.5, chosen by training.seed.",
+        json_schema_extra=rules(
+            cel(
+                "!self.matches('^[0-9]{1,12}([.][0-9]{1,12})?([eE][-+]?[0-9]{1,2})?$') || "
+                "(double(self) > 0.0 && double(self) <= 0.5)",
+                'fraction must be above 0 and at most 0.5, such as "0.1": evaluation needs rows never trained on',
+            )
+        ),
+    )
+
+
+class DatasetSource(SpecModel):
+    """The training data: JSON lines in chat, instruction or completion form."""
+
+    model_config = {
+        "json_schema_extra": rules(
+            PVC_NEEDS_NO_SECRET,
+            cel(
+                "!has(self.endpoint) || self.endpoint == '' || self.uri.startsWith('s3://')",
+                "endpoint is the address of an S3 service and goes with an s3:// uri only; leave it out otherwise",
+            ),
+        )
+    }
+
+    uri: DatasetURI = Field(
+        description="hf://datasets/ORG/NAME[/FILE], s3://BUCKET/KEY, pvc://CLAIM/PATH or https://HOST/PATH."
+    )
+    endpoint: Endpoint = Field(
+        default="",
+        description="Address of the S3 service when it is not Amazon's, such as https://minio.example.com.",
+    )
+    credentials_secret: ResourceName = Field(
+        default="",
+        description="Secret of this namespace: key 'token' for hf:// and https://; 'accessKeyId', 'secretAccessKey' "
+        "and optionally 'sessionToken' for s3://. Only the fetch pod mounts it.",
+    )
+    service_account_name: ResourceName = Field(
+        default="",
+        description="Service account of the fetch pod, for clouds that give credentials by workload identity. Not in "
+        "this release.",
+    )
+    format: Literal["Auto", "Chat", "Instruction", "Completion"] = Field(
+        default="Auto",
+        description="Form of a line: Chat {messages: [{role, content}]}, Instruction {prompt, completion} and its "
+        "usual spellings, Completion {text}. Auto looks at the first rows; status.dataset.format says what it found.",
+    )
+    validation: ValidationSplit = Field(default=ValidationSplit(), description="The held-out rows.")
