@@ -13,8 +13,8 @@ NAMES = (controlplane.APISERVER, controlplane.ETCD)
 
 def plane(cache: Cache) -> ControlPlane:
     """Where it listens. The full cluster lives in a network namespace, so that both can run at once."""
-    ports = {"port": 26443, "etcd_port": 22379}
-    return ControlPlane(cache.api_only, "127.0.0.1", **ports, service_range="198.18.144.0/24", alone=True)
+    services = "198.18.144.0/24"
+    return ControlPlane(cache.api_only, "127.0.0.1", port=26443, etcd_port=22379, service_range=services, alone=True)
 
 
 def up(cache: Cache, progress: Progress) -> None:
@@ -29,6 +29,7 @@ def up(cache: Cache, progress: Progress) -> None:
     if programs.missing(cache, [API_SERVER]):
         requirements.require_disk(cache.root, requirements.BUILD_GIB, "building Kubernetes")
     programs.build(cache, [API_SERVER], progress)
+    programs.link(cache)
     for port in (here.port, here.etcd_port, here.etcd_port + 1):
         requirements.require_free_port(here.address, port)
     with progress.step(f"start etcd and kube-apiserver at {here.server}"):

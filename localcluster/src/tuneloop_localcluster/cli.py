@@ -2,13 +2,13 @@
 
 import argparse
 import fcntl
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tuneloop_localcluster import apionly, controlplane, programs, requirements, versions
+from tuneloop_localcluster import apionly, cluster, components, controlplane
+from tuneloop_localcluster.apiserver import ControlPlane
 from tuneloop_localcluster.errors import ClusterError
 from tuneloop_localcluster.paths import Cache, cache
 from tuneloop_localcluster.progress import Progress
@@ -28,17 +28,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="localcluster", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    made = {}
     for name, function, words in (
         ("up", _up, "start the cluster; changes nothing if it is up"),
         ("down", _down, "end the cluster and delete its state; caches stay"),
-        ("status", _status, "say what runs"),
+        ("status", _status, "say what runs; exit code 0 if all of it does"),
         ("kubeconfig", _kubeconfig, "print the path of the admin's kubeconfig"),
     ):
-        command = commands.add_parser(name, help=words)
-        command.add_argument("--api-only", action="store_true", help="only etcd and kube-apiserver, on loopback")
-        command.set_defaults(run=function)
-    build = commands.add_parser("build", help="build the programs into the cache and start nothing")
-    build.set_defaults(run=_build)
+        made[name] = commands.add_parser(name, help=words, description=words)
+        made[name].add_argument("--api-only", action="store_true", help="only etcd and kube-apiserver, on loopback")
+        made[name].set_defaults(run=function)
+    made["down"].add_argument("--purge", action="store_true", help="delete the cached images as well")
+    words = "install packages and build programs into the cache; start nothing"
+    commands.add_parser("build", help=words, description=words).set_defaults(run=_build)
     return parser
 
 
@@ -57,44 +59,41 @@ def _exclusively(lock: Path, progress: Progress) -> Iterator[None]:
 
 def _up(options: argparse.Namespace, here: Cache, progress: Progress) -> None:
     with _exclusively(here.lock, progress):
-        apionly.up(here, progress)
-    progress.say("done")
+        (apionly if options.api_only else cluster).up(here, progress)
+    progress.say(f"done; export KUBECONFIG={_plane(options, here).state.admin_kubeconfig}")
 
 
 def _down(options: argparse.Namespace, here: Cache, progress: Progress) -> None:
     with _exclusively(here.lock, progress):
-        apionly.down(here, progress)
+        if options.api_only:
+            apionly.down(here, progress)
+        else:
+            cluster.down(here, progress, purge=options.purge)
     progress.say("done")
 
 
 def _status(options: argparse.Namespace, here: Cache, progress: Progress) -> int:
-    plane = apionly.plane(here)
-    for name in apionly.NAMES:
+    plane = _plane(options, here)
+    for name in apionly.NAMES if options.api_only else cluster.NAMES:
         pid = controlplane.daemon(plane, name).pid
-        print(f"{name:24} {'pid ' + str(pid) if pid else 'not running'}")
-    return 0 if controlplane.alive(plane, apionly.NAMES) else 1
+        print(f"{name:24} {f'pid {pid}' if pid else 'not running'}")
+    healthy = controlplane.alive(plane, apionly.NAMES) if options.api_only else cluster.healthy(here)
+    print(f"{'cluster':24} {f'ready at {plane.server}' if healthy else 'not ready'}")
+    return 0 if healthy else 1
 
 
 def _kubeconfig(options: argparse.Namespace, here: Cache, progress: Progress) -> None:
-    path = apionly.plane(here).state.admin_kubeconfig
+    path = _plane(options, here).state.admin_kubeconfig
     if not path.exists():
-        raise ClusterError(f"there is no {path}: run `localcluster up --api-only` first")
+        raise ClusterError(f"there is no {path}: run `localcluster up{' --api-only' * options.api_only}` first")
     print(path)
 
 
+def _plane(options: argparse.Namespace, here: Cache) -> ControlPlane:
+    return apionly.plane(here) if options.api_only else components.control_plane(here)
+
+
 def _build(options: argparse.Namespace, here: Cache, progress: Progress) -> None:
-    requirements.require_disk(here.root, requirements.BUILD_GIB, "building Kubernetes")
     with _exclusively(here.lock, progress):
-        programs.build(here, versions.PROGRAM_SETS, progress)
-        _link(here)
+        cluster.provide(here, progress)
     progress.say("done")
-
-
-def _link(here: Cache) -> None:
-    """Give helm and kubectl stable paths in the cache's bin folder."""
-    folder = here.root / "bin"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("kubectl", "helm"):
-        aside = folder / f".{name}.{os.getpid()}"
-        aside.symlink_to(programs.program(here, name))
-        aside.replace(folder / name)

@@ -67,11 +67,11 @@ def start(cache: Cache, plane: ControlPlane, launch: Launcher) -> None:
 
 def ready(plane: ControlPlane) -> bool:
     """Whether /readyz answers 200 to the admin."""
-    return _status(plane, "/readyz") == 200
+    return get(plane, "/readyz")[0] == 200
 
 
-def _status(plane: ControlPlane, path: str) -> int:
-    """HTTP status of one GET as admin; 0 if nobody answers."""
+def get(plane: ControlPlane, path: str) -> tuple[int, bytes]:
+    """HTTP status and body of one GET as admin; status 0 if nobody answers."""
     admin = pki.pair(plane.state.pki, "admin")
     try:
         context = ssl.create_default_context(cafile=str(pki.pair(plane.state.pki, "ca").certificate))
@@ -79,11 +79,12 @@ def _status(plane: ControlPlane, path: str) -> int:
         connection = http.client.HTTPSConnection(plane.address, plane.port, context=context, timeout=5)
         try:
             connection.request("GET", path)
-            return connection.getresponse().status
+            response = connection.getresponse()
+            return response.status, response.read()
         finally:
             connection.close()
     except (OSError, http.client.HTTPException):
-        return 0
+        return 0, b""
 
 
 def alive(plane: ControlPlane, names: Sequence[str]) -> bool:

@@ -23,14 +23,16 @@ def key(programs: ProgramSet, sources: Mapping[str, bytes]) -> str:
     return f"{programs.name}-{digest.hexdigest()[:12]}"
 
 
-def sources_of(module: Path) -> dict[str, bytes]:
-    """Every file of a Go module's folder, by its path in it."""
-    return {str(path.relative_to(module)): path.read_bytes() for path in module.rglob("*") if path.is_file()}
+def sources_of(module: Path, programs: ProgramSet) -> dict[str, bytes]:
+    """What decides a set's binaries: the pinned versions, and the folders of programs that are our own."""
+    own = [module / target for target in programs.targets if target.startswith("./")]
+    files = [module / "go.mod", module / "go.sum", *(path for folder in own for path in folder.rglob("*.go"))]
+    return {str(path.relative_to(module)): path.read_bytes() for path in files}
 
 
 def entry(cache: Cache, programs: ProgramSet) -> Path:
     """The folder of a set's binaries, whether built or not."""
-    return cache.programs / key(programs, sources_of(_module(programs)))
+    return cache.programs / key(programs, sources_of(_module(programs), programs))
 
 
 def program(cache: Cache, name: str) -> Path:
@@ -103,3 +105,14 @@ def _environment(cache: Cache) -> dict[str, str]:
     own = {"GOCACHE": str(cache.go / "build"), "GOMODCACHE": str(cache.go / "mod"), "CGO_ENABLED": "0"}
     # Modules must be removable with the cache; GOWORK=off: a go.work above the cache is none of ours.
     return {**os.environ, **own, "GOFLAGS": "-modcacherw -buildvcs=false", "GOWORK": "off"}
+
+
+def link(cache: Cache) -> None:
+    """Give the tools that people and tests call stable paths in the cache's bin folder, as far as they are built."""
+    folder = cache.root / "bin"
+    folder.mkdir(parents=True, exist_ok=True)
+    for programs, tool in ((versions.API_SERVER, "kubectl"), (versions.HELM, "helm")):
+        if entry(cache, programs).exists():
+            aside = folder / f".{tool}.{os.getpid()}"
+            aside.symlink_to(entry(cache, programs) / tool)
+            aside.replace(folder / tool)
