@@ -1,7 +1,8 @@
 """Reads a folder tree ``<root>/{models,datasets}/<org>/<name>/`` as repositories with commits and digests.
 
 A repository's commit is a hash of its content, so equal content has an equal revision on every machine. Digests are
-kept by path, size and time of change: content may be copied in while the mirror runs. Never follows a link out of the tree.
+kept by path, size and time of change: content may be copied in while the mirror runs. Never follows a link
+out of the tree.
 """
 
 import hashlib
