@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 CACHE := $(or $(TUNELOOP_CACHE),$(HOME)/.cache/tuneloop)
 UV := scripts/uv
 PYTHON := .venv/bin/python
-BENCHES := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/bench_*.py))
+BENCHES := $(filter-out _%,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)) $(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)))
 
 .PHONY: help demo test test-fast lint format generate clean sync
 
@@ -32,9 +32,9 @@ format: sync ## let ruff format and fix what it can
 generate: sync ## write the generated files anew: crds/ and the chart's copy of them
 	@$(PYTHON) scripts/generate.py $(ARGS)
 
-bench-%: sync ## a benchmark by name: benchmarks/bench_%.py
-	@test -f 'benchmarks/bench_$*.py' || { echo "make $@: there is no benchmarks/bench_$*.py. There are: $(or $(BENCHES),none)" >&2; exit 2; }
-	@$(PYTHON) 'benchmarks/bench_$*.py' $(ARGS)
+bench-%: sync ## a benchmark by name, for instance `make bench-operator`
+	@$(if $(filter $*,$(BENCHES)),,echo "make $@: no such benchmark. There are: $(or $(BENCHES),none)" >&2; exit 2)
+	@$(PYTHON) '$(if $(wildcard benchmarks/$*.py),benchmarks/$*.py,benchmarks/$*)' $(ARGS)
 
 clean: ## take the local cluster down; remove environments and caches from the checkout
 	@scripts/clean

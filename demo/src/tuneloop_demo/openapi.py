@@ -18,7 +18,7 @@ WELL_KNOWN = ("Pod", "Deployment", "Service", "Job", "CronJob", "StatefulSet", "
 
 @dataclass(frozen=True)
 class Field:
-    """One field: the kind it is asked of, its path (``spec.completions``) and its description in the cluster's words."""
+    """One field: the kind it is asked of, its path (``spec.completions``) and the cluster's description of it."""
 
     kind: str
     path: str
