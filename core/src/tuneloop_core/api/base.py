@@ -32,9 +32,13 @@ class StatusModel(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def cel(rule: str, message: str) -> dict[str, str]:
-    """One entry of ``x-kubernetes-validations``; the message says what is allowed, not only what is wrong."""
-    return {"rule": " ".join(rule.split()), "message": message}
+def cel(rule: str, message: str, field_path: str = "") -> dict[str, str]:
+    """One entry of ``x-kubernetes-validations``; the message says what is allowed, not only what is wrong.
+
+    ``field_path`` (such as ``.output``) is the child that the error is shown at, relative to where the rule stands.
+    """
+    entry = {"rule": rule, "message": message}
+    return entry | {"fieldPath": field_path} if field_path else entry
 
 
 def rules(*entries: dict[str, str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from tuneloop_core.api.base import SpecModel, StatusModel, cel, rules
 from tuneloop_core.api.conditions import ObjectMeta
 from tuneloop_core.api.finetunejob_status import FineTuneJobStatus
-from tuneloop_core.api.formats import Decimal, Duration, ResourceName
+from tuneloop_core.api.formats import Decimal, Duration, ResourceName, decimal_rule, duration_rule
 from tuneloop_core.api.pod import PodSettings
 from tuneloop_core.api.sources import PVC_NEEDS_NO_SECRET, DatasetSource, ModelSource
 from tuneloop_core.api.uri_rules import output_uri_rules
@@ -65,14 +65,18 @@ class Training(SpecModel):
     max_duration: Duration = Field(
         default="4h",
         description="Stop training after this time, all tries together; what was learnt by then is evaluated.",
+        json_schema_extra=rules(
+            duration_rule(
+                "duration(self) >= duration('1m')", 'maxDuration must be at least "1m"; use maxSteps for short runs'
+            )
+        ),
     )
     learning_rate: Decimal = Field(
         default="2e-4",
         description='Peak learning rate, a decimal in quotes such as "2e-4"; warms up, then decays by a cosine.',
         json_schema_extra=rules(
-            cel(
-                "!self.matches('^[0-9]{1,12}([.][0-9]{1,12})?([eE][-+]?[0-9]{1,2})?$') || "
-                "(double(self) > 0.0 && double(self) <= 1.0)",
+            decimal_rule(
+                "double(self) > 0.0 && double(self) <= 1.0",
                 'learningRate must be above 0 and at most 1, such as "2e-4"',
             )
         ),
@@ -118,8 +122,8 @@ class CheckpointSettings(SpecModel):
         default="10m",
         description="Time between checkpoints, at least 10s; one is also written when the pod is told to stop.",
         json_schema_extra=rules(
-            cel(
-                "!self.matches('^([0-9]{1,6}([.][0-9]{1,3})?(ms|s|m|h)){1,4}$') || duration(self) >= duration('10s')",
+            duration_rule(
+                "duration(self) >= duration('10s')",
                 'interval must be at least "10s": each checkpoint holds up training',
             )
         ),
@@ -159,6 +163,17 @@ class Gate(SpecModel):
 class EvaluationSettings(SpecModel):
     """How base and tuned model are compared on the held-out rows."""
 
+    model_config = {
+        "json_schema_extra": rules(
+            cel(
+                "self.generations > 0 || !has(self.gates) || "
+                "!self.gates.exists(g, g.metric in ['exactMatch', 'rougeL'])",
+                "gates on exactMatch and rougeL need generated answers: set evaluation.generations above 0",
+                ".generations",
+            )
+        )
+    }
+
     max_samples: int = Field(default=200, ge=1, le=10_000, description="Held-out rows used for the loss, at most.")
     generations: int = Field(
         default=32, ge=0, le=1000, description="Answers generated for exactMatch and rougeL; 0 generates none."
@@ -184,6 +199,16 @@ class Output(SpecModel):
 
 class FineTuneJobSpec(SpecModel):
     """Fixed once made, but for suspend, priority and retries: a result then always belongs to one spec."""
+
+    model_config = {
+        "json_schema_extra": rules(
+            cel(
+                "self.method.objective == 'SFT' || !self.training.packing",
+                "packing is for objective SFT: DPO and KTO compare whole answers; set training.packing: false",
+                ".training.packing",
+            )
+        )
+    }
 
     model: ModelSource = Field(description="The foundation model.")
     dataset: DatasetSource = Field(description="The training data.")

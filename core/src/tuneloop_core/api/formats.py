@@ -12,11 +12,13 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from tuneloop_core.api.base import cel
+
 PATTERN_WORDS: Final = "x-tuneloop-pattern-words"
 
 _UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-DURATION_PATTERN: Final = r"^([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h)){1,4}$"
-DECIMAL_PATTERN: Final = r"^[0-9]{1,12}(\.[0-9]{1,12})?([eE][-+]?[0-9]{1,2})?$"
+DURATION_PATTERN: Final = "^([0-9]{1,6}([.][0-9]{1,3})?(ms|s|m|h)){1,4}$"
+DECIMAL_PATTERN: Final = "^[0-9]{1,12}([.][0-9]{1,12})?([eE][-+]?[0-9]{1,2})?$"
 LABEL_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 SUBDOMAIN_PATTERN: Final = r"^$|^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 
@@ -53,6 +55,16 @@ Quantity = Annotated[
     Field(union_mode="left_to_right"),
 ]
 Timestamp = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
+
+
+def decimal_rule(condition: str, message: str) -> dict[str, str]:
+    """CEL on a Decimal, such as ``double(self) > 0.0``; silent on what is no decimal."""
+    return cel(f"!self.matches('{DECIMAL_PATTERN}') || ({condition})", message)
+
+
+def duration_rule(condition: str, message: str) -> dict[str, str]:
+    """CEL on a Duration, such as ``duration(self) > duration('0s')``; silent while the text is no duration."""
+    return cel(f"!self.matches('{DURATION_PATTERN}') || ({condition})", message)
 
 
 def parse_duration(text: str) -> float:

@@ -134,6 +134,15 @@ class ModelDeploymentSpec(SpecModel):
 class ModelDeployment(StatusModel):
     """Serves a foundation model and its adapters at an OpenAI-compatible URL, and measures what users feel."""
 
+    model_config = {
+        "json_schema_extra": rules(
+            cel(
+                "!has(self.spec.adapters) || self.spec.adapters.all(a, a.name != self.metadata.name)",
+                "an adapter must not have the deployment's own name, which is the base model's: name it otherwise",
+            )
+        )
+    }
+
     api_version: str = Field(default="tuneloop.dev/v1alpha1", description="tuneloop.dev/v1alpha1")
     kind: Literal["ModelDeployment"] = Field(default="ModelDeployment", description="ModelDeployment")
     metadata: ObjectMeta = Field(description="Standard object metadata.")

@@ -44,14 +44,51 @@ def _no_reserved_keys() -> dict[str, str]:
     return cel(f"self.all(k, size(k) <= 317 && {prefixes} && !(k in [{keys}]))", _RESERVED_WORDS)
 
 
+def _is_quantity(value: str) -> str:
+    """CEL: the int-or-string is a quantity."""
+    return f"(type({value}) == int || isQuantity({value}))"
+
+
+def _quantity(value: str) -> str:
+    """CEL: the int-or-string as a quantity; ``string()`` would do, but its cost has no bound."""
+    return f"(type({value}) == int ? quantity('0').add({value}) : quantity({value}))"
+
+
+_AMOUNTS_RULE = cel(
+    f"self.all(k, {_is_quantity('self[k]')} && sign({_quantity('self[k]')}) >= 0)",
+    'must be non-negative quantities, such as cpu: "4", cpu: 500m or memory: 16Gi',
+)
+_NAMES_RULE = cel(
+    "self.all(k, k in ['cpu', 'memory', 'ephemeral-storage'])",
+    "only cpu, memory and ephemeral-storage belong here; accelerators are given by spec.resources.accelerators",
+)
+
+
 class ResourceRequirements(SpecModel):
     """Requests and limits of the main container, as core/v1 has them; accelerators are set by ``resources``."""
 
+    model_config = {
+        "json_schema_extra": rules(
+            cel(
+                "!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || "
+                f"!{_is_quantity('self.requests[k]')} || !{_is_quantity('self.limits[k]')} || "
+                f"{_quantity('self.requests[k]')}.compareTo({_quantity('self.limits[k]')}) <= 0)",
+                "each request must be at most its limit",
+            )
+        )
+    }
+
     requests: dict[str, Quantity] = Field(
-        default={}, max_length=8, description='What the scheduler reserves, such as {cpu: "4", memory: 16Gi}.'
+        default={},
+        max_length=3,
+        description='What the scheduler reserves, such as {cpu: "4", memory: 16Gi}.',
+        json_schema_extra=rules(_NAMES_RULE, _AMOUNTS_RULE),
     )
     limits: dict[str, Quantity] = Field(
-        default={}, max_length=8, description="What the container may use at most, such as {memory: 16Gi}."
+        default={},
+        max_length=3,
+        description="What the container may use at most, such as {memory: 16Gi}.",
+        json_schema_extra=rules(_NAMES_RULE, _AMOUNTS_RULE),
     )
 
 

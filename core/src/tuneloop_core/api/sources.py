@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tuneloop_core.api.base import SpecModel, cel, rules
-from tuneloop_core.api.formats import Decimal, ResourceName
+from tuneloop_core.api.formats import Decimal, ResourceName, decimal_rule
 from tuneloop_core.api.uri_rules import (
     PUBLIC_HOST,
     dataset_uri_rules,
@@ -74,9 +74,8 @@ class ValidationSplit(SpecModel):
         default="0.1",
         description="Share of the rows held out, above 0 and at most 0.5, chosen by training.seed.",
         json_schema_extra=rules(
-            cel(
-                "!self.matches('^[0-9]{1,12}([.][0-9]{1,12})?([eE][-+]?[0-9]{1,2})?$') || "
-                "(double(self) > 0.0 && double(self) <= 0.5)",
+            decimal_rule(
+                "double(self) > 0.0 && double(self) <= 0.5",
                 'fraction must be above 0 and at most 0.5, such as "0.1": evaluation needs rows never trained on',
             )
         ),

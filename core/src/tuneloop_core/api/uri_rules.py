@@ -38,23 +38,31 @@ NO_DOTS: Final = cel(
     "a path must lead downwards from its root: no '..' or '.' in it",
 )
 
-# Hosts that lead back into the pod, the node, the cluster's API or a cloud's metadata. h is lower case.
+# Hosts that lead back into the pod, the node, the cluster's API or a cloud's metadata. Matched in the text itself:
+# the host that CEL's url() gives has no bound, and its cost neither. IPv6 is an allowlist: global and private unicast.
+_END: Final = "[.]?(:|/|$)"
 _QUAD: Final = "(0|[1-9][0-9]{0,2})([.](0|[1-9][0-9]{0,2})){3}"
-_HOST_REFUSED: Final = " || ".join(
-    (
-        "h == ''",
-        "h.matches('^(.*[.])?localhost[.]?$')",
-        "h.matches('^(metadata|metadata[.]google[.]internal|metadata[.]goog|instance-data([.]ec2[.]internal)?)[.]?$')",
-        "h.matches('^kubernetes([.]default([.]svc([.].*)?)?)?[.]?$')",
-        f"(h.matches('(^|[.])(0x[0-9a-f]*|[0-9]+)[.]?$') && !h.matches('^{_QUAD}$'))",
-        "h.matches('^(0|127|169[.]254)[.]')",
-        "h == '100.100.100.200'",
-        "(h.contains(':') && (!isIP(h) || ip(h).isLoopback() || ip(h).isLinkLocalUnicast() || ip(h).isUnspecified() "
-        "|| h.startsWith('fd00:ec2:')))",
-    )
+_REFUSED_NAMES: Final = (
+    f"([^/:]*[.])?localhost{_END}",
+    f"metadata([.]google[.]internal|[.]goog)?{_END}",
+    f"instance-data([.]ec2[.]internal)?{_END}",
+    f"kubernetes([.]default([.]svc([.][^/:]*)?)?)?{_END}",
+    "(0|127|169[.]254)[.]",
+    f"100[.]100[.]100[.]200{_END}",
+    "[[]fd00:0?ec2:",
 )
+
+
+def _host_is(pattern: str) -> str:
+    """CEL: the text's authority begins with the pattern, whatever the case."""
+    return f"self.matches('(?i)^https?://{pattern}')"
+
+
 PUBLIC_HOST: Final = cel(
-    f"!self.matches('^https?://') || !isURL(self) || [url(self).getHostname().lowerAscii()].all(h, !({_HOST_REFUSED}))",
+    "!self.matches('^https?://') || !("
+    + " || ".join(_host_is(name) for name in _REFUSED_NAMES)
+    + f" || ({_host_is('[[]')} && !{_host_is('[[](([23][0-9a-f]{3})|(f[cd][0-9a-f]{2})):')})"
+    + f" || ({_host_is(f'([^/:]*[.])?(0x[0-9a-f]*|[0-9]+){_END}')} && !{_host_is(f'{_QUAD}(:|/|$)')}))",
     "the host must not be localhost, a loopback, link-local or metadata address, or the Kubernetes API: "
     "name the server that holds the data",
 )

@@ -1,0 +1,102 @@
+"""What this release does not act on yet, refused in words: nothing that a user writes is ever silently ignored.
+
+All such rules live here, so that the work which brings a feature removes exactly its rule. They stand on the spec
+with a field path, since most look at fields that are defaulted. Never holds a rule that stays for good.
+"""
+
+from typing import Final
+
+from tuneloop_core.api.base import cel
+
+
+def _later(rule: str, words: str, path: str) -> dict[str, str]:
+    """A rule of this release; the words say what works now."""
+    return cel(rule, f"not in this release: {words}", path)
+
+
+FINETUNEJOB_LATER: Final = (
+    _later("self.method.objective == 'SFT'", "DPO and KTO; use objective SFT", ".method.objective"),
+    _later("self.method.adapter == 'LoRA'", "QLoRA, DoRA and full fine-tunes; use adapter LoRA", ".method.adapter"),
+    _later(
+        "self.resources.accelerators <= 1",
+        "training on several accelerators; use 1, or 0 to train on CPU",
+        ".resources.accelerators",
+    ),
+    _later("self.resources.nodes == 1", "training on several nodes; use nodes: 1", ".resources.nodes"),
+    _later(
+        "!self.model.uri.matches('^(s3|oci)://')",
+        "models from s3:// and oci://; use hf://ORG/NAME or pvc://CLAIM/PATH",
+        ".model.uri",
+    ),
+    _later(
+        "!has(self.dataset.serviceAccountName) || self.dataset.serviceAccountName == ''",
+        "workload identity; leave serviceAccountName out and use credentialsSecret",
+        ".dataset.serviceAccountName",
+    ),
+    _later(
+        "!has(self.output)",
+        "exports; leave output out: the artifact lies in the namespace's store, where a ModelDeployment finds it",
+        ".output",
+    ),
+    _later(
+        "!has(self.priority) || self.priority == ''",
+        "queue priorities; leave priority out, or use pod.priorityClassName",
+        ".priority",
+    ),
+)
+
+MODELDEPLOYMENT_LATER: Final = (
+    _later(
+        "!has(self.model.fineTuneJob)",
+        "jobs that publish a whole model; name the base by model.uri and the job in adapters[].from.fineTuneJob",
+        ".model.fineTuneJob",
+    ),
+    _later(
+        "!has(self.model.uri) || !self.model.uri.matches('^(s3|oci)://')",
+        "models from s3:// and oci://; use hf://ORG/NAME or pvc://CLAIM/PATH",
+        ".model.uri",
+    ),
+    _later(
+        "!has(self.adapters) || self.adapters.all(a, !has(a.from.selector) && !has(a.from.uri))",
+        "adapters by selector or uri; use from.fineTuneJob",
+        ".adapters",
+    ),
+    _later(
+        "self.engine.quantization == 'None'",
+        "quantization; use None, or a model that is published quantized",
+        ".engine.quantization",
+    ),
+    _later(
+        "self.resources.accelerators <= 1",
+        "replicas over several accelerators; use 1, or 0 to serve on CPU",
+        ".resources.accelerators",
+    ),
+    _later(
+        "self.scaling.mode != 'Auto' || self.scaling.minReplicas >= 1",
+        "scaling to and from zero; use minReplicas of at least 1, or mode External with replicas: 0 to stop it",
+        ".scaling.minReplicas",
+    ),
+    _later(
+        "self.scaling.mode != 'Auto' || !has(self.scaling.maxReplicas) || "
+        "self.scaling.maxReplicas <= self.scaling.minReplicas",
+        "scaling out by load; leave maxReplicas out, or use mode External with a HorizontalPodAutoscaler",
+        ".scaling.maxReplicas",
+    ),
+    _later(
+        "!has(self.scaling.target) && !has(self.scaling.scaleDownDelay) && "
+        "(!has(self.scaling.schedules) || self.scaling.schedules.size() == 0)",
+        "autoscaling; leave target, scaleDownDelay and schedules out",
+        ".scaling",
+    ),
+    _later("!has(self.slo)", "latency objectives; leave slo out, and read status.latency", ".slo"),
+    _later(
+        "!has(self.rollout) || (self.rollout.strategy == 'RollingUpdate' && !has(self.rollout.canary))",
+        "canary rollouts; leave rollout out, or use strategy RollingUpdate without canary",
+        ".rollout",
+    ),
+    _later(
+        "!has(self.access) || (!has(self.access.limits.requestsPerMinute) && !has(self.access.limits.tokensPerMinute))",
+        "rate limits; leave access.limits out",
+        ".access.limits",
+    ),
+)
