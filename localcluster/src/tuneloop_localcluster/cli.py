@@ -2,12 +2,13 @@
 
 import argparse
 import fcntl
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tuneloop_localcluster import apionly, cluster, components, controlplane
+from tuneloop_localcluster import apionly, cluster, components, controlplane, images, imagetable
 from tuneloop_localcluster.apiserver import ControlPlane
 from tuneloop_localcluster.errors import ClusterError
 from tuneloop_localcluster.paths import Cache, cache
@@ -39,6 +40,12 @@ def _parser() -> argparse.ArgumentParser:
         made[name].add_argument("--api-only", action="store_true", help="only etcd and kube-apiserver, on loopback")
         made[name].set_defaults(run=function)
     made["down"].add_argument("--purge", action="store_true", help="delete the cached images as well")
+    words = "build images of this checkout as far as needed, give them to the cluster, print name=reference lines"
+    load = commands.add_parser("load-image", help=words, description=words)
+    load.add_argument("names", nargs="+", metavar="NAME", help=f"one of {', '.join(imagetable.NAMES)}")
+    load.add_argument("--json", action="store_true", help="print one JSON object instead")
+    load.add_argument("--registry", default="", metavar="HOST/PREFIX", help="push there instead of loading")
+    load.set_defaults(run=_load_image)
     words = "install packages and build programs into the cache; start nothing"
     commands.add_parser("build", help=words, description=words).set_defaults(run=_build)
     return parser
@@ -97,3 +104,8 @@ def _build(options: argparse.Namespace, here: Cache, progress: Progress) -> None
     with _exclusively(here.lock, progress):
         cluster.provide(here, progress)
     progress.say("done")
+
+
+def _load_image(options: argparse.Namespace, here: Cache, progress: Progress) -> None:
+    references = images.ensure(options.names, registry=options.registry, progress=progress)
+    print(json.dumps(references) if options.json else "\n".join(f"{k}={v}" for k, v in references.items()))

@@ -3,10 +3,12 @@
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 from tuneloop_localcluster.errors import ClusterError
+from tuneloop_localcluster.paths import cache
 from tuneloop_localcluster.progress import Progress
 from tuneloop_localcluster.shell import run
 from tuneloop_localcluster.versions import PACKAGES
@@ -15,6 +17,7 @@ GIB = 1024**3
 # Seen: 6 GiB of Go build and module caches while building, 0.6 GiB of programs.
 BUILD_GIB = 8.0
 RUN_GIB = 2.0
+_APT = threading.Lock()
 
 
 def missing_packages(names: Iterable[str]) -> list[str]:
@@ -28,9 +31,13 @@ def _present(program: str) -> bool:
 
 def install_packages(names: Iterable[str], progress: Progress) -> None:
     """Install what is missing with apt-get, after saying what."""
-    wanted = missing_packages(names)
-    if not wanted:
-        return
+    with _APT:
+        wanted = missing_packages(names)
+        if wanted:
+            _install(wanted, progress)
+
+
+def _install(wanted: list[str], progress: Progress) -> None:
     require_root("installing packages")
     if shutil.which("apt-get") is None:
         raise ClusterError(f"no apt-get here: this cluster is for Debian 12; install {', '.join(wanted)} yourself")
@@ -42,6 +49,15 @@ def install_packages(names: Iterable[str], progress: Progress) -> None:
     still = missing_packages(wanted)
     if still:
         raise ClusterError(f"installed {', '.join(still)}, but {', '.join(PACKAGES[n] for n in still)} is not on PATH")
+    _note(wanted)
+
+
+def _note(installed: list[str]) -> None:
+    """Remember what was installed for us, so that it can be listed for whoever wants to remove it."""
+    note = cache().root / "apt-installed"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    with note.open("a") as file:
+        file.writelines(f"{name}\n" for name in installed)
 
 
 def require_root(what: str) -> None:

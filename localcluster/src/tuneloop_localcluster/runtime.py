@@ -1,5 +1,6 @@
 """containerd as the cluster uses it: which images it holds, and getting rid of a dead cluster's containers."""
 
+import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,3 +51,15 @@ class Runtime:
         """Forget images; their layers go once no other image uses them."""
         if references:
             run([*self._ctr, "images", "delete", "--sync", *references])
+
+    def discard_layers(self, reference: str) -> None:
+        """Delete an unpacked image's layer blobs, which double its size on disk; containers run from the snapshots.
+
+        It is what containerd's own `discard_unpacked_layers` does for images that it pulls.
+        """
+        row = run([*self._ctr, "images", "list", f"name=={reference}"]).splitlines()[1]
+        manifest = json.loads(run([*self._ctr, "content", "get", row.split()[2]]))
+        layers = {layer["digest"] for layer in manifest["layers"]}
+        held = set(run([*self._ctr, "content", "list", "--quiet"]).split())
+        if layers & held:
+            run([*self._ctr, "content", "delete", *sorted(layers & held)])

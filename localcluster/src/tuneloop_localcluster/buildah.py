@@ -1,0 +1,111 @@
+"""buildah: builds images without a daemon, in a store of its own below the cache."""
+
+import json
+import os
+from pathlib import Path
+
+from tuneloop_localcluster import contexts, leftovers
+from tuneloop_localcluster.imagetable import BASE_PACKAGES, SUITE, Image
+from tuneloop_localcluster.paths import Cache, repository
+from tuneloop_localcluster.shell import run
+
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_MIRROR = "http://deb.debian.org/debian"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Buildah:
+    """The image store, and what is done with it."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        store = ["--root", str(cache.buildah), "--runroot", str(cache.root / "buildah-run")]
+        self._buildah = ["buildah", *store, "--storage-driver", "overlay"]
+
+    def references(self) -> list[str]:
+        """References of all named images, the newest first."""
+        known = json.loads(run([*self._buildah, "images", "--json"]) or "[]")
+        newest_first = sorted(known or [], key=lambda image: str(image.get("createdatraw", "")), reverse=True)
+        return [name for image in newest_first for name in image.get("names") or []]
+
+    def build(self, image: Image, reference: str, arguments: dict[str, str]) -> None:
+        """Build a Dockerfile; `arguments` are its build arguments, bases included."""
+        log = self._log(image.name)
+        with contexts.staged(repository(), image, self._cache.root / "contexts") as context:
+            flags = ["--isolation", "chroot", "--network", "host", "--layers", "--pull-never", *self._binds()]
+            for key, value in arguments.items():
+                flags += ["--build-arg", f"{key}={value}"]
+            file = ["--file", str(context / image.dockerfile), "--tag", reference]
+            run([*self._buildah, "build", *flags, *file, context], log=log)
+
+    def build_base(self, reference: str) -> None:
+        """Make a minimal Debian with Python by debootstrap, straight into an empty image."""
+        container = run([*self._buildah, "from", "scratch"]).strip()
+        try:
+            root = Path(run([*self._buildah, "mount", container]).strip())
+            include = f"--include={','.join(BASE_PACKAGES)}"
+            run(["debootstrap", "--variant=minbase", include, SUITE, root, _mirror()], log=self._log("base"))
+            _finish_debian(root)
+            run([*self._buildah, "config", "--env", f"PATH={_PATH}", "--cmd", "/bin/bash", container])
+            run([*self._buildah, "commit", "--quiet", container, reference])
+        finally:
+            run([*self._buildah, "rm", container])
+
+    def archive(self, reference: str) -> list[str]:
+        """The command that writes an image as a docker archive to its stdout."""
+        return [*self._buildah, "push", "--quiet", reference, f"docker-archive:/dev/stdout:{reference}"]
+
+    def push(self, reference: str, target: str) -> None:
+        """Push to a registry, with the credentials of the user's docker or buildah login."""
+        run([*self._buildah, "push", "--quiet", reference, f"docker://{target}"])
+
+    def delete(self, references: list[str]) -> None:
+        """Delete images by name."""
+        if references:
+            run([*self._buildah, "rmi", "--force", *references])
+
+    def _binds(self) -> list[str]:
+        """What builds see of the machine: its trusted certificates, its package indexes, and uv's cache."""
+        self._cache.uv.mkdir(parents=True, exist_ok=True)
+        settings = self._cache.root / "contexts" / "uv.toml"
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text(uv_settings(dict(os.environ)))
+        binds = [f"{self._cache.uv}:/cache/uv", f"{settings}:/etc/uv/uv.toml:ro", f"{_CERTIFICATES}:{_CERTIFICATES}:ro"]
+        if Path("/etc/pip.conf").exists():
+            binds.append("/etc/pip.conf:/etc/pip.conf:ro")
+        return [word for bind in binds for word in ("--volume", bind)]
+
+    def _log(self, name: str) -> Path:
+        return self._cache.root / "logs" / "images" / f"{name}.log"
+
+    def unmount(self) -> None:
+        """Take away the mounts of builds that were killed."""
+        leftovers.unmount_below(self._cache.buildah)
+
+
+def uv_settings(environment: dict[str, str]) -> str:
+    """A uv.toml for builds: the machine's certificates, and the package index that the machine was told to use."""
+    index = environment.get("UV_DEFAULT_INDEX") or environment.get("UV_INDEX_URL") or environment.get("PIP_INDEX_URL")
+    return "native-tls = true\n" + (f"index-url = {json.dumps(index)}\n" if index else "")
+
+
+def _mirror() -> str:
+    """The Debian mirror that this machine's apt uses."""
+    fields = ["--format", "$(REPO_URI)", "Created-By: Packages", f"Codename: {SUITE}"]
+    sites = run(["apt-get", "indextargets", *fields]).split()
+    return sites[0].rstrip("/") if sites else _MIRROR
+
+
+def _finish_debian(root: Path) -> None:
+    """Drop what debootstrap downloaded, and name the updates for Dockerfiles that install more."""
+    for folder in ("var/cache/apt/archives", "var/lib/apt/lists"):
+        for path in (root / folder).glob("*_*"):
+            path.unlink()
+    mirror = _mirror()
+    security = mirror.removesuffix("/debian") + "/debian-security"
+    lines = [
+        f"deb {mirror} {SUITE} main",
+        f"deb {mirror} {SUITE}-updates main",
+        f"deb {security} {SUITE}-security main",
+    ]
+    (root / "etc/apt/sources.list").write_text("\n".join(lines) + "\n")

@@ -1,0 +1,101 @@
+"""Every image that the project is made of, and how its tag follows from what goes into it. Pure.
+
+A tag is a digest of the inputs, so that an image with the right tag is the right image: nothing is built twice, and
+no cluster runs yesterday's code by mistake.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from tuneloop_localcluster import nodeconfig
+from tuneloop_localcluster.errors import ClusterError
+
+PREFIX = "localhost/tuneloop"
+BASE = "base"
+PAUSE = "pause"
+# What debootstrap puts into the image that stands in for the public python:3.11-slim-bookworm.
+SUITE = "bookworm"
+BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image that a Dockerfile of the repository builds.
+
+    The build context is the repository's root, reduced to `inputs`: what is not listed cannot be copied, so the tag
+    cannot miss it. `bases` maps build arguments to images of this table; `arguments` are plain build arguments.
+    """
+
+    name: str
+    dockerfile: str
+    inputs: tuple[str, ...]
+    bases: Mapping[str, str] = field(default_factory=lambda: {"BASE_IMAGE": BASE})
+    arguments: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def context(self) -> tuple[str, ...]:
+        """Files and folders of the repository that the build may read."""
+        return (*self.inputs, self.dockerfile)
+
+
+_WORKSPACE = ("pyproject.toml", "uv.lock", "README.md", "core", "localcluster/pyproject.toml", "demo/pyproject.toml")
+_TORCH = {"BASE_IMAGE": BASE, "TORCH_BASE_IMAGE": "torch-base"}
+
+IMAGES = {
+    image.name: image
+    for image in (
+        Image("torch-base", "images/torch-base/Dockerfile", ("images/torch-base",)),
+        Image("operator", "operator/Dockerfile", (*_WORKSPACE, "operator", "gateway", "LICENSE")),
+        Image("trainer", "trainer-image/Dockerfile", ("trainer-image", "core", "LICENSE"), _TORCH),
+        Image("server", "server-image/Dockerfile", ("server-image", "core", "LICENSE"), _TORCH),
+        Image(
+            "hub-mirror", "demo/Dockerfile", (*_WORKSPACE, "demo", "operator/pyproject.toml", "gateway/pyproject.toml")
+        ),
+    )
+}
+NAMES = (BASE, PAUSE, *IMAGES)
+
+
+def image(name: str) -> Image:
+    """The image of that name; raises a ClusterError that lists the names there are."""
+    if name not in IMAGES:
+        raise ClusterError(f"no image is called {name!r}: there are {', '.join(NAMES)}")
+    return IMAGES[name]
+
+
+def in_build_order(names: Iterable[str]) -> list[str]:
+    """These images and all that they are based on, every base before what needs it, each once."""
+    order: list[str] = []
+    for name in names:
+        needed = [] if name in (BASE, PAUSE) else in_build_order(image(name).bases.values())
+        order += [n for n in (*needed, name) if n not in order]
+    return order
+
+
+def reference(name: str, tag: str) -> str:
+    """The local reference of an image."""
+    return nodeconfig.PAUSE_IMAGE if name == PAUSE else f"{PREFIX}/{name}:{tag}"
+
+
+def base_tag() -> str:
+    """The tag of the image that debootstrap makes."""
+    return _digest([SUITE, *BASE_PACKAGES])
+
+
+def tag(image: Image, files: Mapping[str, bytes], references: Mapping[str, str]) -> str:
+    """The tag of an image: `files` are the context's contents by path, `references` its bases by build argument."""
+    parts = [image.name, image.dockerfile]
+    for arguments in (image.arguments, references):
+        parts += [f"{key}={value}" for key, value in sorted(arguments.items())]
+    parts += [f"{path} {hashlib.sha256(files[path]).hexdigest()}" for path in sorted(files)]
+    return _digest(parts)
+
+
+def excluded(path: str) -> bool:
+    """Whether a file below an input takes no part: tests and prose do not change an image."""
+    return "tests/" in path or (path.endswith(".md") and path != "README.md")
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
