@@ -1,0 +1,206 @@
+"""Every answer that the gateway gives on its own behalf, in OpenAI's shape.
+
+One function an error, so that the words live in one place: what was found, what would be right, what to do next.
+Never echoes a body, a key, or anything else of a request but the names that the client may know.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+MAX_LISTED = 20
+MAX_NAME = 120
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole HTTP answer."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=())
+    content_type: bytes = b"application/json"
+    reason: str = ""  # a word for logs and metrics
+
+
+class ApiError(Exception):
+    """An error that is answered to the client as it is."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.reason)
+        self.reply = reply
+
+
+def error_body(message: str, kind: str, code: str | None = None, param: str | None = None) -> bytes:
+    """The body of an OpenAI error."""
+    return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def _error(status: int, kind: str, code: str, message: str, **more: Any) -> Reply:
+    param = more.pop("param", None)
+    return Reply(status, error_body(message, kind, code, param), reason=code, **more)
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= MAX_NAME else name[:MAX_NAME] + "..."
+
+
+def _listed(names: Iterable[str]) -> str:
+    known = sorted(names)
+    more = f" and {len(known) - MAX_LISTED} more" if len(known) > MAX_LISTED else ""
+    return ", ".join(known[:MAX_LISTED]) + more if known else "none"
+
+
+def broken_json(detail: str) -> Reply:
+    """400: the body does not parse."""
+    text = f"The body is not valid JSON: {detail}. Send one JSON object with 'model' and 'messages' or 'prompt'."
+    return _error(400, "invalid_request_error", "invalid_json", text)
+
+
+def not_an_object(found: str) -> Reply:
+    """400: JSON, but not an object."""
+    return _error(400, "invalid_request_error", "invalid_json", f"The body must be a JSON object, found {found}.")
+
+
+def bad_field(param: str, message: str) -> Reply:
+    """400: one field is wrong."""
+    return _error(400, "invalid_request_error", "invalid_value", message, param=param)
+
+
+def missing_model(models: Iterable[str]) -> Reply:
+    """400: no ``model``."""
+    text = f"'model' is missing or not a non-empty string. Models you may use here: {_listed(models)}."
+    return _error(400, "invalid_request_error", "missing_model", text, param="model")
+
+
+def bad_request(message: str) -> Reply:
+    """400: not HTTP as we speak it."""
+    return _error(400, "invalid_request_error", "bad_request", message)
+
+
+def no_key() -> Reply:
+    """401: no key was sent."""
+    text = "No API key was sent. Send 'Authorization: Bearer <key>' with a key of this namespace's ModelDeployment."
+    return _error(401, "invalid_request_error", "missing_api_key", text, headers=((b"www-authenticate", b"Bearer"),))
+
+
+def wrong_key() -> Reply:
+    """401: a key that opens nothing here."""
+    text = "The API key opens no model of this namespace. Check the key and the namespace in the base URL."
+    return _error(401, "invalid_request_error", "invalid_api_key", text, headers=((b"www-authenticate", b"Bearer"),))
+
+
+def unknown_path() -> Reply:
+    """404: no such path."""
+    paths = "/NAMESPACE/v1/models, /NAMESPACE/v1/chat/completions, /NAMESPACE/v1/completions"
+    return _error(404, "invalid_request_error", "not_found", f"No such path. This gateway serves {paths}.")
+
+
+def unknown_namespace(namespace: str) -> Reply:
+    """404: nothing is deployed in the namespace (told only where no key is asked for)."""
+    text = f"No ModelDeployment is served in namespace '{_shown(namespace)}'. Check the base URL."
+    return _error(404, "invalid_request_error", "namespace_not_found", text)
+
+
+def unknown_model(model: str, models: Iterable[str]) -> Reply:
+    """404: no such model, or not for this key; lists what the key may use."""
+    text = (
+        f"The model '{_shown(model)}' does not exist or you do not have access to it. "
+        f"Models you may use here: {_listed(models)}."
+    )
+    return _error(404, "invalid_request_error", "model_not_found", text, param="model")
+
+
+def wrong_method(allowed: bytes) -> Reply:
+    """405."""
+    text = f"This path answers {allowed.decode()} only."
+    return _error(405, "invalid_request_error", "method_not_allowed", text, headers=((b"allow", allowed),))
+
+
+def timed_out_reading() -> Reply:
+    """408: the client was too slow."""
+    return _error(408, "invalid_request_error", "request_timeout", "The request did not arrive in time. Send it again.")
+
+
+def body_too_large(limit: int) -> Reply:
+    """413."""
+    text = f"The body is larger than {limit} bytes, the most this gateway takes. Send fewer or shorter messages."
+    return _error(413, "invalid_request_error", "body_too_large", text)
+
+
+def url_too_long(limit: int) -> Reply:
+    """414."""
+    return _error(414, "invalid_request_error", "url_too_long", f"The URL is longer than {limit} bytes.")
+
+
+def head_too_large(limit: int) -> Reply:
+    """431."""
+    return _error(431, "invalid_request_error", "headers_too_large", f"The headers are larger than {limit} bytes.")
+
+
+def too_many(message: str, retry_after: int) -> Reply:
+    """429."""
+    headers = ((b"retry-after", b"%d" % retry_after),)
+    return _error(429, "rate_limit_error", "rate_limit_exceeded", message, headers=headers)
+
+
+def upstream_failed(message: str) -> Reply:
+    """502: a server pod did not answer as it should."""
+    return _error(502, "server_error", "upstream_failed", message)
+
+
+def unavailable(message: str, retry_after: int, code: str = "model_not_ready") -> Reply:
+    """503 with Retry-After."""
+    return _error(503, "server_error", code, message, headers=((b"retry-after", b"%d" % retry_after),))
+
+
+def upstream_timeout(seconds: float) -> Reply:
+    """504."""
+    text = f"The model server was silent for {seconds:.0f} s. Ask for fewer tokens, or stream."
+    return _error(504, "server_error", "upstream_timeout", text)
+
+
+def stream_error_event(message: str) -> bytes:
+    """The SSE event that tells a client that its stream broke; OpenAI's clients raise it."""
+    return b"data: " + error_body(message, "server_error", "upstream_failed") + b"\n\n"
+
+
+def from_upstream(status: int, body: bytes, retry_after: int) -> Reply:
+    """What a client is told when a server pod answers with an error status.
+
+    A body in OpenAI's shape passes as it is. 401, 403 and 404 are between gateway and server (token, adapter not
+    loaded yet) and never the client's doing, so they become 502 and 503.
+    """
+    if status in (401, 403):
+        return upstream_failed(
+            f"The model server refused the gateway ({status}). This is not your key; tell the operators."
+        )
+    if status == 404:
+        return unavailable("The model server does not know this model yet; it may still be loading.", retry_after)
+    if _is_openai_error(body):
+        return Reply(status, body, reason="upstream_error")
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return _error(status, kind, "upstream_error", _message_of(body) or f"The model server answered {status}.")
+
+
+def _is_openai_error(body: bytes) -> bool:
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(found, dict) and isinstance(found.get("error"), dict) and "message" in found["error"]
+
+
+def _message_of(body: bytes) -> str:
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return ""
+    if not isinstance(found, dict):
+        return ""
+    for name in ("message", "detail", "error"):
+        if isinstance(found.get(name), str):
+            return str(found[name])[:1000]
+    return ""

@@ -1,0 +1,200 @@
+"""One request's way to a server pod and its answer's way back, piece by piece as it comes.
+
+Called from the connection's own callbacks, so that a chunk costs no task switch. A stream is passed on as it arrives;
+anything else is short and is collected, so that a server that breaks half-way gets the client a clean error. Never
+chooses the endpoint; that is the proxy's.
+"""
+
+import asyncio
+import time
+from enum import Enum
+from typing import Final
+
+import orjson
+
+from tuneloop_gateway import errors
+from tuneloop_gateway.config import Limits
+from tuneloop_gateway.errors import Reply
+from tuneloop_gateway.http_client import ClientConnection, Endpoint
+from tuneloop_gateway.http_messages import Head, Request
+from tuneloop_gateway.http_server import ServerConnection
+from tuneloop_gateway.measure import Meter
+from tuneloop_gateway.sse import EventReader, usage_of
+
+COLLECT_LIMIT: Final = 4 * 1024 * 1024  # bytes of an answer that is not streamed; more is passed on as it comes
+PASSED_HEADERS: Final = (b"cache-control", b"retry-after", b"retry-after-ms", b"x-should-retry")
+CLIENT_LEFT: Final = "499"
+
+
+class Outcome(Enum):
+    """How an attempt ended."""
+
+    ANSWERED = "answered"  # the client has an answer, good or bad
+    STALE = "stale"  # a kept connection was dead: nothing was processed, another connection may do
+
+
+class Exchange:
+    """The receiver of a server's answer to one request."""
+
+    def __init__(self, request: Request, client: ServerConnection, meter: Meter, limits: Limits, drop: bool) -> None:
+        self._request = request
+        self._client = client
+        self._meter = meter
+        self._limits = limits
+        self._drop_usage = drop
+        self._reader: EventReader | None = None
+        self._status = 0
+        self._headers: tuple[tuple[bytes, bytes], ...] = ()
+        self._type = b"application/json"
+        self._parts: list[bytes] = []
+        self._collected = 0
+        self._passing = False  # an answer that is not a stream, but too long to collect
+        self._paused = False
+        self._reused = False
+        self._upstream: ClientConnection | None = None
+        self._endpoint: Endpoint | None = None
+        self._done: asyncio.Future[Outcome] | None = None
+        self._active = 0.0
+        self.code = "500"  # what the client got
+        self.failure = ""  # why it is not what it should be: connect, broken, silent
+        self.why = ""
+
+    # ---- for the proxy ----
+
+    async def attempt(self, endpoint: Endpoint, connection: ClientConnection, data: bytes) -> Outcome:
+        """Send the request and pass the answer on; cancelled when the client leaves, and the server is told."""
+        self._endpoint, self._upstream = endpoint, connection
+        self._reused = connection.used > 0
+        self._done = asyncio.get_running_loop().create_future()
+        self._active = time.monotonic()
+        self._client.on_pause = self._pause
+        connection.send(data, self)
+        try:
+            return await self._done
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        finally:
+            self._client.on_pause = None
+            self._upstream = None
+
+    def check_silence(self, now: float) -> None:
+        """Give up a server that says nothing for too long, unless it is the client that does not read."""
+        limit = self._limits.silence_seconds if self._status else self._limits.response_seconds
+        if self._upstream is not None and not self._paused and now - self._active > limit:
+            self._upstream.abort()
+            self._fail("silent", f"silent for {limit:.0f} s", errors.upstream_timeout(limit))
+
+    # ---- what the server sends ----
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """Decide how the answer is passed on."""
+        self._active = time.monotonic()
+        self._status = status
+        self._type = headers.get(b"content-type", self._type)
+        self._headers = tuple((name, headers[name]) for name in PASSED_HEADERS if name in headers)
+        if status == 200 and self._type.startswith(b"text/event-stream"):
+            self._reader = EventReader(self._drop_usage)
+            self._begin_stream()
+
+    def on_data(self, data: bytes) -> None:
+        """The hot path: one call a chunk."""
+        self._active = now = time.monotonic()
+        reader = self._reader
+        if reader is None:
+            return self._collect(data)
+        passed, outputs = reader.feed(data)
+        if outputs:
+            self._meter.output(outputs, now)
+        if passed:
+            self._client.send(passed)
+        return None
+
+    def on_end(self) -> None:
+        """The answer is whole."""
+        if self._reader is not None:
+            self._end_stream(self._reader)
+        elif self._passing:
+            self.code = str(self._status)
+            self._client.end_stream()
+        else:
+            self._reply_collected()
+        if self._paused and self._upstream is not None:
+            self._pause(False)
+        if self._endpoint is not None and self._upstream is not None:
+            self._endpoint.keep(self._upstream)
+        self._finish(Outcome.ANSWERED)
+
+    def on_broken(self, why: str) -> None:
+        """The answer will never be whole."""
+        if self._reused and not self._status:
+            return self._finish(Outcome.STALE)
+        message = f"The model server failed: {why}. Try again."
+        return self._fail("broken", why, errors.upstream_failed(message))
+
+    # ---- inner ----
+
+    def _pause(self, paused: bool) -> None:
+        self._paused = paused
+        self._active = time.monotonic()
+        if self._upstream is not None:
+            self._upstream.pause(paused)
+
+    def _begin_stream(self) -> None:
+        head = Head(self._status, ((b"content-type", self._type), *self._headers))
+        self._client.begin_stream(self._request, head)
+
+    def _end_stream(self, reader: EventReader) -> None:
+        self.code = str(self._status)
+        self._meter.usage = reader.usage
+        rest = reader.rest()
+        if rest:
+            self._client.send(rest)
+        self._client.end_stream()
+
+    def _collect(self, data: bytes) -> None:
+        if self._passing:
+            return self._client.send(data)
+        self._collected += len(data)
+        self._parts.append(data)
+        if self._collected > COLLECT_LIMIT:
+            self._passing = True
+            self._begin_stream()
+            self._client.send(b"".join(self._parts))
+            self._parts.clear()
+        return None
+
+    def _reply_collected(self) -> None:
+        body = b"".join(self._parts)
+        if self._status < 400:
+            reply = Reply(self._status, body, self._headers, self._type)
+            self._meter.usage = usage_of(_decoded(body))
+        else:
+            reply = errors.from_upstream(self._status, body, self._limits.retry_after_seconds)
+            reply = Reply(reply.status, reply.body, reply.headers or self._headers, reply.content_type, reply.reason)
+            self.failure = "refused" if self._status in (401, 403, 404) or self._status >= 500 else ""
+            self.why = f"status {self._status}"
+        self.code = str(reply.status)
+        self._client.reply(self._request, reply)
+
+    def _fail(self, kind: str, why: str, reply: Reply) -> None:
+        self.failure, self.why = kind, why
+        if self._client.answered:
+            self.code = str(self._status)
+            last = errors.stream_error_event(f"The model server failed: {why}.") if self._reader else b""
+            self._client.break_stream(self._request, last)
+        else:
+            self.code = str(reply.status)
+            self._client.reply(self._request, reply)
+        self._finish(Outcome.ANSWERED)
+
+    def _finish(self, outcome: Outcome) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_result(outcome)
+
+
+def _decoded(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None

@@ -1,0 +1,174 @@
+"""One gateway process: listeners, watches, the table between them, and an orderly end.
+
+Everything runs on one event loop in one process; more throughput is more replicas. Never decides anything about a
+request.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+
+from tuneloop_core.constants import API_VERSION, LABEL_MANAGED_BY, MANAGED_BY, MODELDEPLOYMENT_PLURAL
+from tuneloop_gateway.cluster import Access
+from tuneloop_gateway.config import Config
+from tuneloop_gateway.errors import Reply
+from tuneloop_gateway.exposition import registry
+from tuneloop_gateway.http_server import Application, ServerConnection, ServerState
+from tuneloop_gateway.internal import Internal
+from tuneloop_gateway.measure import Measures
+from tuneloop_gateway.proxy import Proxy
+from tuneloop_gateway.routes import Deployment, Slice, build_table, parse_deployment, parse_slice
+from tuneloop_gateway.token_file import TokenFile
+from tuneloop_gateway.watch import Pace, Watcher
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 4096
+REBUILD_SECONDS = 0.02  # changes that come together make one table
+SWEEP_SECONDS = 1.0
+TOKEN_SWEEPS = 5  # the token file is looked at every so many sweeps
+
+
+class Gateway:
+    """The process's parts, put together."""
+
+    def __init__(self, config: Config, access: Access, pace: Pace | None = None) -> None:
+        self._config = config
+        self._access = access
+        settings = config.settings.gateway
+        self._token = TokenFile(config.token_path)
+        self.measures = Measures(config.instance, datetime.now(UTC).isoformat(timespec="seconds"))
+        self.proxy = Proxy(config.limits, settings.allow_without_keys, self.measures, self._token)
+        self._rebuilding: asyncio.TimerHandle | None = None
+        self._deployments = [
+            Watcher(path, parse_deployment, self._changed, pace=pace)
+            for path in _paths(f"/apis/{API_VERSION}", MODELDEPLOYMENT_PLURAL, config.settings.namespaces)
+        ]
+        selector = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
+        self._slices = [
+            Watcher(path, parse_slice, self._changed, selector, pace)
+            for path in _paths("/apis/discovery.k8s.io/v1", "endpointslices", config.settings.namespaces)
+        ]
+        self._public = self._state(self.proxy)
+        self._internal = self._state(Internal(self.measures, registry(self.measures, self._gauges), self._is_ready))
+        self._public.refused = self._count_refusal
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set, then end in order: not ready, no new connections, streams finish."""
+        self._token.refresh()
+        async with contextlib.AsyncExitStack() as stack:
+            session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+            tasks = [asyncio.create_task(self._sweep())]
+            tasks += [asyncio.create_task(each.run(session, self._access)) for each in self._watchers()]
+            stack.push_async_callback(_cancel, tasks)
+            internal = await self._listen(self._internal, self._config.internal_port)
+            public = await self._listen(self._public, self._config.port)
+            log.info("the gateway listens", extra={"port": self._config.port, "internal": self._config.internal_port})
+            await _first(stop.wait(), tasks)
+            await self._end(public)
+            internal.close()
+
+    # ---- the table ----
+
+    def _watchers(self) -> Iterator[Watcher[Any]]:
+        yield from self._deployments
+        yield from self._slices
+
+    def _changed(self) -> None:
+        """Something was seen; rebuild soon, once everything was listed."""
+        if self._rebuilding is None and all(each.synced.is_set() for each in self._watchers()):
+            self._rebuilding = asyncio.get_running_loop().call_later(REBUILD_SECONDS, self._rebuild)
+
+    def _rebuild(self) -> None:
+        self._rebuilding = None
+        deployments: list[Deployment] = [found for each in self._deployments for found in each.objects.values()]
+        slices: list[Slice] = [found for each in self._slices for found in each.objects.values()]
+        first = self.proxy.table is None
+        self.proxy.set_table(build_table(deployments, slices, self._config.settings.gateway.allow_without_keys))
+        if first:
+            log.info("the gateway is ready", extra={"deployments": len(deployments)})
+
+    # ---- housekeeping ----
+
+    async def _sweep(self) -> None:
+        count = 0
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = time.monotonic()
+            self._public.sweep(now)
+            self._internal.sweep(now)
+            self.proxy.sweep(now)
+            count += 1
+            if count % TOKEN_SWEEPS == 0:
+                self._token.refresh()
+
+    def _gauges(self) -> dict[str, float]:
+        routes = [route for namespace in (self.proxy.table or {}).values() for route in namespace.models.values()]
+        heard = min(each.heard for each in self._watchers())
+        return {
+            "watch_stale_seconds": time.monotonic() - heard,
+            "ready_endpoints": len({address for route in routes for address in route.addresses}),
+            "models": len(routes),
+            "client_connections": len(self._public.connections),
+            "buffered_bytes": self._public.buffered,
+        }
+
+    def _count_refusal(self, reply: Reply) -> None:
+        self.measures.reject(reply.status, reply.reason)
+
+    def _is_ready(self) -> bool:
+        return self.proxy.ready
+
+    # ---- listeners ----
+
+    def _state(self, application: Application) -> ServerState:
+        return ServerState(application, self._config.limits)
+
+    async def _listen(self, state: ServerState, port: int) -> asyncio.Server:
+        make: Callable[[], ServerConnection] = lambda: ServerConnection(state)  # noqa: E731
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(make, self._config.host or None, port, backlog=BACKLOG)
+
+    async def _end(self, public: asyncio.Server) -> None:
+        """First not ready, and still serving, until the endpoints have gone round; then streams finish."""
+        limits = self._config.limits
+        self.proxy.draining = True
+        log.info("stopping: not ready from now on", extra={"connections": len(self._public.connections)})
+        await asyncio.sleep(limits.lame_seconds)
+        public.close()
+        self._public.drain()
+        until = time.monotonic() + limits.grace_seconds
+        while self._public.connections and time.monotonic() < until:  # noqa: ASYNC110 - once in a lifetime
+            await asyncio.sleep(0.05)
+        left = list(self._public.connections)
+        for connection in left:
+            connection.abort()
+        self.proxy.close()
+        log.info("stopped", extra={"cut_off": len(left)})
+
+
+def _paths(prefix: str, plural: str, namespaces: list[str]) -> list[str]:
+    """One path for the whole cluster, or one a namespace."""
+    return [f"{prefix}/namespaces/{name}/{plural}" for name in namespaces] or [f"{prefix}/{plural}"]
+
+
+async def _first(stop: Coroutine[Any, Any, Any], tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the stop; a task that dies is a bug and ends the process, so that the kubelet starts a new one."""
+    waiting = asyncio.create_task(stop)
+    await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    for task in tasks:
+        if task.done():
+            task.result()
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,165 @@
+"""What users feel, measured where they feel it: TTFT, TPOT, ITL and whole duration of every request.
+
+Definitions (those of vLLM's and most other benchmarks): TTFT is from the request's first byte at the gateway to the
+first event with output; ITL is each gap between events with output, 0 for those that came in one piece; TPOT is
+(whole duration − TTFT) / (n − 1) with n the answer tokens by the server's own usage; the duration is to the last byte.
+All are of answers that succeeded: a quick refusal must not make a slow service look fast.
+TTFT, TPOT and ITL are of streamed answers only, for the others have no first token to wait for. Labels are names from
+the routing table only, never what a client sent, so their number is bounded. Never logs.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from tuneloop_core.serving import DeploymentLoad, GatewayLoad
+from tuneloop_gateway.histogram import Histogram
+from tuneloop_gateway.sse import Usage
+
+SUCCESS: Final = "200"
+
+# OpenTelemetry's recommended bounds (semantic-conventions-genai), with more between them so that percentiles that
+# are promised in milliseconds can be read off; seconds.
+TTFT_BOUNDS: Final = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.5,
+    5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0,
+)  # fmt: skip
+TOKEN_BOUNDS: Final = (
+    0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
+    0.75, 1.0, 2.5,
+)  # fmt: skip
+DURATION_BOUNDS: Final = (
+    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Whose series it is; ``operation`` by OpenTelemetry's names: chat or text_completion."""
+
+    namespace: str
+    deployment: str
+    model: str
+    operation: str
+
+
+@dataclass
+class Series:
+    """Everything counted under one set of labels since the start."""
+
+    ttft: Histogram = field(default_factory=lambda: Histogram(TTFT_BOUNDS))
+    tpot: Histogram = field(default_factory=lambda: Histogram(TOKEN_BOUNDS))
+    itl: Histogram = field(default_factory=lambda: Histogram(TOKEN_BOUNDS))
+    duration: Histogram = field(default_factory=lambda: Histogram(DURATION_BOUNDS))
+    codes: dict[str, int] = field(default_factory=dict)
+    ongoing: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    errors: int = 0
+
+
+class Meter:
+    """One request's stopwatch. Times are seconds of one monotonic clock, given by the caller."""
+
+    __slots__ = ("_first", "_last", "_received", "_series", "usage")
+
+    def __init__(self, series: Series, received: float) -> None:
+        self._series = series
+        self._received = received
+        self._first = 0.0
+        self._last = 0.0
+        self.usage: Usage | None = None
+        series.ongoing += 1
+
+    def output(self, events: int, now: float) -> None:
+        """``events`` events with output came in one piece."""
+        if self._first:
+            self._series.itl.observe(now - self._last)
+        else:
+            self._first = now
+            self._series.ttft.observe(now - self._received)
+        self._last = now
+        if events > 1:
+            self._series.itl.observe(0.0, events - 1)
+
+    def end(self, code: str, failed: bool, now: float) -> None:
+        """The request ended; ``code`` is the status, or 499 where the client left first."""
+        series = self._series
+        series.ongoing -= 1
+        series.codes[code] = series.codes.get(code, 0) + 1
+        series.errors += failed
+        if code == SUCCESS and not failed:
+            series.duration.observe(now - self._received)
+        if self.usage is None:
+            return
+        series.prompt_tokens += self.usage.prompt
+        series.completion_tokens += self.usage.completion
+        if self._first and self.usage.completion > 1 and not failed:
+            series.tpot.observe((now - self._first) / (self.usage.completion - 1))
+
+
+class Measures:
+    """All series of this process."""
+
+    def __init__(self, instance: str, started: str) -> None:
+        self._instance = instance
+        self._started = started
+        self.series: dict[Labels, Series] = {}
+        self.rejected: dict[tuple[str, str], int] = {}  # (status, reason) -> requests that met no route
+        self.upstream_failures: dict[str, int] = {}  # kind -> count
+
+    def meter(self, labels: Labels, received: float) -> Meter:
+        """Start to measure a request that has a route."""
+        series = self.series.get(labels)
+        if series is None:
+            series = self.series[labels] = Series()
+        return Meter(series, received)
+
+    def reject(self, status: int, reason: str) -> None:
+        """Count a request that was refused before it had a route."""
+        key = (str(status), reason)
+        self.rejected[key] = self.rejected.get(key, 0) + 1
+
+    def upstream_failed(self, kind: str) -> None:
+        """Count a server pod that failed: connect, broken, silent or stale."""
+        self.upstream_failures[kind] = self.upstream_failures.get(kind, 0) + 1
+
+    def forget_all_but(self, known: set[tuple[str, str, str]]) -> None:
+        """Drop the series of (namespace, deployment, model) that no longer exist and are idle."""
+        gone = [
+            labels
+            for labels, series in self.series.items()
+            if (labels.namespace, labels.deployment, labels.model) not in known and not series.ongoing
+        ]
+        for labels in gone:
+            del self.series[labels]
+
+    def load(self) -> GatewayLoad:
+        """What the operator asks for at ``/internal/load``: one entry a deployment, all its models together."""
+        groups: dict[tuple[str, str], list[Series]] = {}
+        for labels, series in self.series.items():
+            groups.setdefault((labels.namespace, labels.deployment), []).append(series)
+        deployments = [_deployment_load(*key, group) for key, group in sorted(groups.items())]
+        return GatewayLoad(instance=self._instance, started=self._started, deployments=deployments)
+
+
+def _deployment_load(namespace: str, name: str, group: list[Series]) -> DeploymentLoad:
+    return DeploymentLoad(
+        namespace=namespace,
+        name=name,
+        ongoing=sum(series.ongoing for series in group),
+        requests=sum(sum(series.codes.values()) for series in group),
+        errors=sum(series.errors for series in group),
+        prompt_tokens=sum(series.prompt_tokens for series in group),
+        completion_tokens=sum(series.completion_tokens for series in group),
+        ttft=_sum([series.ttft for series in group]).wire(),
+        tpot=_sum([series.tpot for series in group]).wire(),
+        itl=_sum([series.itl for series in group]).wire(),
+        e2e=_sum([series.duration for series in group]).wire(),
+    )
+
+
+def _sum(histograms: list[Histogram]) -> Histogram:
+    total = Histogram(histograms[0].bounds)
+    for histogram in histograms:
+        total.add(histogram)
+    return total

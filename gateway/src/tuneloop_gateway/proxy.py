@@ -1,0 +1,236 @@
+"""The public side: who asks, for what, and which server pod answers.
+
+An application for ``http_server``. Holds the routing table of the moment and the endpoints; the table may be replaced
+between any two requests. Never logs a body or a key, and lets no header of a client reach a server but its request id.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass
+from typing import Final, cast
+
+import orjson
+
+from tuneloop_gateway import access, balance, body, errors
+from tuneloop_gateway.auth import digest_of_header
+from tuneloop_gateway.config import Limits
+from tuneloop_gateway.errors import ApiError, Reply
+from tuneloop_gateway.exchange import CLIENT_LEFT, Exchange, Outcome
+from tuneloop_gateway.http_client import ClientConnection, Endpoint, Endpoints
+from tuneloop_gateway.http_messages import Request, post_bytes, request_id
+from tuneloop_gateway.http_server import ServerConnection
+from tuneloop_gateway.measure import Labels, Measures
+from tuneloop_gateway.routes import Namespace, Route, Table
+from tuneloop_gateway.token_file import TokenFile
+
+log = logging.getLogger(__name__)
+
+OPERATIONS: Final = {b"chat/completions": "chat", b"completions": "text_completion"}
+UPSTREAM_PATHS: Final = {"chat": b"/v1/chat/completions", "text_completion": b"/v1/completions"}
+MODELS: Final = "models"
+HEALTH: Final = {b"/healthz": "healthz", b"/readyz": "readyz"}
+ATTEMPTS: Final = 2
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the head of a request says."""
+
+    operation: str
+    namespace: str = ""
+    digest: bytes | None = None
+
+
+class Proxy:
+    """Answers everything on the public port."""
+
+    def __init__(self, limits: Limits, allow_without_keys: bool, measures: Measures, token: TokenFile) -> None:
+        self._limits = limits
+        self._allow = allow_without_keys
+        self._measures = measures
+        self._token = token
+        self._endpoints = Endpoints(limits)
+        self._exchanges: set[Exchange] = set()
+        self.table: Table | None = None  # None until the first complete look at the cluster
+        self.draining = False
+
+    # ---- from the process ----
+
+    def set_table(self, table: Table) -> None:
+        """Route by this table from now on."""
+        self.table = table
+        routes = [route for namespace in table.values() for route in namespace.models.values()]
+        self._endpoints.forget_all_but({address for route in routes for address in route.addresses})
+        self._measures.forget_all_but({(r.deployment.namespace, r.deployment.name, r.model) for r in routes})
+
+    def sweep(self, now: float) -> None:
+        """Look for silent servers and old connections; called about once a second."""
+        self._endpoints.sweep(now)
+        for exchange in list(self._exchanges):
+            exchange.check_silence(now)
+
+    def close(self) -> None:
+        """Close the kept connections to servers."""
+        self._endpoints.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether this gateway should get traffic."""
+        return self.table is not None and not self.draining
+
+    # ---- from http_server ----
+
+    def refuse(self, request: Request) -> Reply | None:
+        """Path, method and key, before a byte of the body is kept."""
+        request.path, _, _ = request.url.partition(b"?")
+        request.id = request_id(request.headers.get(b"x-request-id"))
+        try:
+            request.context = self._call(request)
+        except ApiError as error:
+            return error.reply
+        return None
+
+    async def handle(self, request: Request, connection: ServerConnection) -> None:
+        """Answer one request."""
+        call = cast(Call, request.context)
+        try:
+            if call.operation in UPSTREAM_PATHS:
+                await self._infer(call, request, connection)
+            else:
+                connection.reply(request, self._answer(call))
+        except ApiError as error:
+            self._measures.reject(error.reply.status, error.reply.reason)
+            connection.reply(request, error.reply)
+        except Exception:
+            log.exception("a request failed in the gateway itself", extra={"request": request.id.decode()})
+            request.keep_alive = False
+            if not connection.answered:
+                connection.reply(request, Reply(500, errors.error_body("The gateway failed.", "server_error")))
+
+    # ---- what is asked ----
+
+    def _call(self, request: Request) -> Call:
+        if request.path in HEALTH:
+            return Call(_checked(request, HEALTH[request.path], b"GET"))
+        parts = request.path.split(b"/", 3)
+        if len(parts) != 4 or parts[0] or parts[2] != b"v1" or not parts[1]:
+            raise ApiError(errors.unknown_path())
+        operation = OPERATIONS.get(parts[3]) or (MODELS if parts[3] == b"models" else "")
+        if not operation:
+            raise ApiError(errors.unknown_path())
+        _checked(request, operation, b"GET" if operation == MODELS else b"POST")
+        if self.table is None:
+            raise ApiError(errors.unavailable("The gateway is starting.", 1, "starting"))
+        name, digest = parts[1].decode("ascii", "replace"), digest_of_header(request.headers.get(b"authorization"))
+        access.admit(self.table.get(name), name, digest, self._allow)
+        return Call(operation, name, digest)
+
+    def _answer(self, call: Call) -> Reply:
+        if call.operation == MODELS:
+            return self._models(call)
+        if call.operation == "readyz" and not self.ready:
+            return Reply(503, b"draining\n" if self.draining else b"no routing table yet\n", content_type=b"text/plain")
+        return Reply(200, b"ok\n", content_type=b"text/plain")
+
+    def _models(self, call: Call) -> Reply:
+        routes = access.usable(self._namespace(call), call.digest, self._allow)
+        data = [
+            {"id": route.model, "object": "model", "created": route.created, "owned_by": call.namespace}
+            for route in routes
+            if route.engine_name
+        ]
+        return Reply(200, orjson.dumps({"object": "list", "data": data}))
+
+    def _namespace(self, call: Call) -> Namespace:
+        """Looked up again: the table may have changed while the body came."""
+        table = self.table or {}
+        return access.admit(table.get(call.namespace), call.namespace, call.digest, self._allow)
+
+    # ---- inference ----
+
+    async def _infer(self, call: Call, request: Request, connection: ServerConnection) -> None:
+        namespace = self._namespace(call)
+        asked = body.parse(request.body())
+        usable = (route.model for route in access.usable(namespace, call.digest, self._allow))
+        model = body.check_model(asked, usable)
+        route = access.find(namespace, model, call.digest, self._allow)
+        sent = body.rewrite(asked, route.engine_name)
+        labels = Labels(call.namespace, route.deployment.name, route.model, call.operation)
+        meter = self._measures.meter(labels, request.received)
+        exchange = Exchange(request, connection, meter, self._limits, drop=not asked.wants_usage)
+        self._exchanges.add(exchange)
+        try:
+            reply = await self._forward(call, request, route, sent, exchange)
+            if reply is not None:
+                exchange.code, exchange.failure = str(reply.status), exchange.failure or reply.reason
+                connection.reply(request, reply)
+        except asyncio.CancelledError:
+            exchange.code = CLIENT_LEFT
+            raise
+        finally:
+            self._exchanges.discard(exchange)
+            meter.end(exchange.code, bool(exchange.failure), time.monotonic())
+            self._note(exchange, labels, request)
+
+    async def _forward(
+        self, call: Call, request: Request, route: Route, sent: bytes, exchange: Exchange
+    ) -> Reply | None:
+        """Find an endpoint that takes the request; None once the client has its answer."""
+        if not route.engine_name or not route.addresses:
+            return self._not_ready(route)
+        endpoints, tried = self._endpoints.of(route.addresses), list[Endpoint]()
+        while len(tried) < ATTEMPTS:
+            endpoint = balance.pick(endpoints, time.monotonic(), random.random(), tried)  # noqa: S311 - ties, not secrets
+            if endpoint is None:
+                break
+            tried.append(endpoint)
+            data = post_bytes(UPSTREAM_PATHS[call.operation], endpoint.host, self._token.value, request.id, sent)
+            if await self._try(endpoint, data, exchange):
+                return None
+        return errors.upstream_failed("No model server could be reached. Try again in a few seconds.")
+
+    async def _try(self, endpoint: Endpoint, data: bytes, exchange: Exchange) -> bool:
+        """One endpoint: a kept connection if there is one, a new one if that turns out to be dead."""
+        endpoint.ongoing += 1
+        try:
+            kept = endpoint.kept()
+            if kept is not None and await exchange.attempt(endpoint, kept, data) is Outcome.ANSWERED:
+                return True
+            fresh = await self._connect(endpoint)
+            return fresh is not None and await exchange.attempt(endpoint, fresh, data) is Outcome.ANSWERED
+        finally:
+            endpoint.ongoing -= 1
+
+    async def _connect(self, endpoint: Endpoint) -> ClientConnection | None:
+        try:
+            return await endpoint.connect()
+        except OSError as error:  # TimeoutError is one
+            endpoint.failed()
+            self._measures.upstream_failed("connect")
+            log.warning(
+                "a model server refused a connection", extra={"endpoint": endpoint.host.decode(), "error": str(error)}
+            )
+            return None
+
+    def _not_ready(self, route: Route) -> Reply:
+        if not route.engine_name:
+            message = f"The adapter '{route.model}' is not loaded yet. {route.message}".strip()
+        else:
+            message = f"No replica of '{route.model}' is ready. It may be starting; try again later."
+        return errors.unavailable(message, self._limits.retry_after_seconds)
+
+    def _note(self, exchange: Exchange, labels: Labels, request: Request) -> None:
+        if not exchange.why:
+            return
+        self._measures.upstream_failed(exchange.failure or "status")
+        extra = {"namespace": labels.namespace, "deployment": labels.deployment, "model": labels.model}
+        more = {"request": request.id.decode(), "code": exchange.code, "why": exchange.why}
+        log.warning("a model server did not answer as it should", extra=extra | more)
+
+
+def _checked(request: Request, operation: str, method: bytes) -> str:
+    if request.method != method:
+        raise ApiError(errors.wrong_method(method))
+    return operation

@@ -1,0 +1,154 @@
+"""ModelDeployments and EndpointSlices become the table that every request is looked up in.
+
+Pure: raw JSON in, frozen values out; the same objects give the same table in whatever order they came. Tolerant: what
+an older or newer operator left out is taken as absent, and an object that makes no sense is refused alone. Never keeps
+what belongs to an endpoint at run time (connections, counts).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from tuneloop_core.constants import SERVER_PORT
+from tuneloop_gateway.auth import Key, digest_of_hash
+
+SERVICE_LABEL: Final = "kubernetes.io/service-name"
+SERVER_SUFFIX: Final = "-server"
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What the gateway needs of one ModelDeployment."""
+
+    namespace: str
+    name: str
+    created: str  # RFC 3339, sorts as text
+    names: tuple[str, ...]  # base first, then the adapters of the spec
+    engine_names: Mapping[str, str]  # of those that the engine can be asked for
+    messages: Mapping[str, str]  # why an adapter cannot be asked for yet
+    keys: tuple[Key, ...] = ()
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One EndpointSlice of a server Service."""
+
+    namespace: str
+    service: str
+    addresses: tuple[Address, ...]  # ready ones
+
+
+@dataclass(frozen=True)
+class Route:
+    """One name that clients may send as ``model``."""
+
+    deployment: Deployment
+    model: str
+    engine_name: str  # empty: not servable yet
+    message: str
+    created: int  # seconds since 1970, for /v1/models
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """Everything served under one base URL."""
+
+    models: Mapping[str, Route] = field(default_factory=dict)
+    keys: tuple[Key, ...] = ()  # of all its deployments
+    open: bool = False  # at least one deployment asks for no key
+
+
+Table = Mapping[str, Namespace]
+
+
+def parse_deployment(raw: Mapping[str, Any]) -> Deployment:
+    """A ModelDeployment as JSON.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is not one; the message holds no key and no hash.
+    """
+    metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    name = metadata["name"]
+    adapters = tuple(adapter["name"] for adapter in spec.get("adapters") or () if adapter["name"] != name)
+    states = {state["name"]: state for state in status.get("adapters") or ()}
+    served = {model["name"]: model.get("engineName", "") for model in status.get("models") or ()}
+    known = {adapter: served.get(adapter) or states.get(adapter, {}).get("engineName", "") for adapter in adapters}
+    return Deployment(
+        namespace=metadata["namespace"],
+        name=name,
+        created=metadata.get("creationTimestamp", ""),
+        names=(name, *adapters),
+        engine_names={name: served.get(name) or name} | {key: value for key, value in known.items() if value},
+        messages={adapter: states.get(adapter, {}).get("message", "") for adapter in adapters},
+        keys=_keys((spec.get("access") or {}).get("keys") or ()),
+    )
+
+
+def _keys(raw: Iterable[Mapping[str, Any]]) -> tuple[Key, ...]:
+    return tuple(Key(key["name"], digest_of_hash(key["hash"]), frozenset(key.get("models") or ())) for key in raw)
+
+
+def parse_slice(raw: Mapping[str, Any]) -> Slice:
+    """An EndpointSlice as JSON; ``ready`` left out means ready, as Kubernetes has it.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is not one.
+    """
+    metadata = raw["metadata"]
+    port = _port(raw.get("ports") or ())
+    ready = (each for each in raw.get("endpoints") or () if _is_ready(each.get("conditions") or {}))
+    addresses = tuple((each["addresses"][0], port) for each in ready)
+    return Slice(metadata["namespace"], (metadata.get("labels") or {}).get(SERVICE_LABEL, ""), addresses)
+
+
+def _port(ports: Iterable[Mapping[str, Any]]) -> int:
+    found = [port["port"] for port in ports if port.get("port")]
+    return int(found[0]) if found else SERVER_PORT
+
+
+def _is_ready(conditions: Mapping[str, Any]) -> bool:
+    return conditions.get("ready") is not False and not conditions.get("terminating")
+
+
+def build_table(deployments: Iterable[Deployment], slices: Iterable[Slice], allow_without_keys: bool) -> Table:
+    """The whole table. Two owners of one name: the older wins, then the first by name."""
+    addresses = _addresses(slices)
+    found: dict[str, list[Deployment]] = {}
+    for deployment in sorted(deployments, key=lambda each: (each.created, each.name)):
+        found.setdefault(deployment.namespace, []).append(deployment)
+    return {name: _namespace(owners, addresses, allow_without_keys) for name, owners in found.items()}
+
+
+def _addresses(slices: Iterable[Slice]) -> dict[tuple[str, str], tuple[Address, ...]]:
+    found: dict[tuple[str, str], set[Address]] = {}
+    for each in slices:
+        found.setdefault((each.namespace, each.service), set()).update(each.addresses)
+    return {service: tuple(sorted(addresses)) for service, addresses in found.items()}
+
+
+def _namespace(
+    owners: list[Deployment], addresses: Mapping[tuple[str, str], tuple[Address, ...]], allow_without_keys: bool
+) -> Namespace:
+    models: dict[str, Route] = {}
+    for owner in owners:
+        ready = addresses.get((owner.namespace, owner.name + SERVER_SUFFIX), ())
+        for model in owner.names:
+            models.setdefault(model, _route(owner, model, ready))
+    keys = tuple(key for owner in owners for key in owner.keys)
+    return Namespace(models, keys, open=allow_without_keys and any(not owner.keys for owner in owners))
+
+
+def _route(owner: Deployment, model: str, addresses: tuple[Address, ...]) -> Route:
+    engine_name = owner.engine_names.get(model, "")
+    return Route(owner, model, engine_name, owner.messages.get(model, ""), _seconds(owner.created), addresses)
+
+
+def _seconds(created: str) -> int:
+    try:
+        return int(datetime.fromisoformat(created).timestamp())
+    except ValueError:
+        return 0
