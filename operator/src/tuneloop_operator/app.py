@@ -1,0 +1,128 @@
+"""Wires the operator: settings, Lease, queue, polls, kopf; and takes it down in the other order. Never decides."""
+
+import asyncio
+import importlib.metadata
+import logging
+import os
+import signal
+import socket
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from tuneloop_core.constants import OPERATOR_LIVENESS_PORT, OPERATOR_METRICS_PORT, SERVER_TOKEN_PATH
+from tuneloop_core.settings import Settings
+from tuneloop_operator.handlers import operator
+from tuneloop_operator.kube.client import Client
+from tuneloop_operator.kube.credentials import Credentials, load_credentials
+from tuneloop_operator.kube.events import EventSink
+from tuneloop_operator.kube.issuer import Issuer
+from tuneloop_operator.kube.lease import Lease
+from tuneloop_operator.kube.pods import PodClient
+from tuneloop_operator.reconcile.cache import Cache
+from tuneloop_operator.reconcile.context import Context
+from tuneloop_operator.reconcile.deployment import DeploymentReconciler
+from tuneloop_operator.reconcile.engine import Engine
+from tuneloop_operator.reconcile.finetune import FineTuneReconciler
+from tuneloop_operator.reconcile.heartbeat import Heartbeat
+from tuneloop_operator.reconcile.inbox import Inbox
+from tuneloop_operator.reconcile.namespaces import Namespaces
+from tuneloop_operator.reconcile.polls import Polls
+from tuneloop_operator.reconcile.queue import KeyedQueue
+from tuneloop_operator.serve import serve
+
+logger = logging.getLogger(__name__)
+
+LEASE_NAME = "tuneloop-operator"
+EXIT_LEASE_LOST = 70
+WORKERS = 16
+
+
+async def main(settings: Settings) -> int:
+    """Run until SIGTERM (0), a dead watch (1) or a lost Lease (the process ends at once)."""
+    identity = f"{socket.gethostname()}-{uuid4().hex[:8]}"
+    credentials = load_credentials()
+    heartbeat = Heartbeat(LEASE_NAME, identity)
+    election = Client(credentials)
+    lease = Lease(election, settings.namespace, LEASE_NAME, identity)
+    async with serve(heartbeat, _port("LIVENESS", OPERATOR_LIVENESS_PORT), _port("METRICS", OPERATOR_METRICS_PORT)):
+        try:
+            if not await _acquire(lease):
+                return 0
+            heartbeat.start()
+            return await _lead(credentials, settings, lease, heartbeat, identity)
+        finally:
+            await lease.release()
+            await election.close()
+
+
+async def _acquire(lease: Lease) -> bool:
+    """Wait for the Lease; False when SIGTERM or SIGINT came first."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    stopping = asyncio.create_task(stop.wait())
+    acquiring = asyncio.create_task(lease.acquire())
+    await asyncio.wait({stopping, acquiring}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (stopping, acquiring):
+        task.cancel()
+    await asyncio.gather(stopping, acquiring, return_exceptions=True)
+    return not stop.is_set()
+
+
+async def _lead(credentials: Credentials, settings: Settings, lease: Lease, heartbeat: Heartbeat, identity: str) -> int:
+    client = Client(credentials, fence=lease.check)
+    pods = PodClient(Path(os.environ.get("TUNELOOP_SERVER_TOKEN_FILE", SERVER_TOKEN_PATH)))
+    cache = Cache()
+    queue = KeyedQueue(lambda key: engine.process(key), workers=WORKERS)
+    polls = Polls(pods, settings.progress_interval_seconds, queue.add)
+    context = Context(
+        client=client,
+        cache=cache,
+        events=EventSink(client, identity),
+        namespaces=Namespaces(client, cache, settings),
+        polls=polls,
+        issuer=Issuer(client),
+        settings=settings,
+        version=importlib.metadata.version("tuneloop-operator"),
+    )
+    deployments = DeploymentReconciler(context)
+    engine = Engine(context, FineTuneReconciler(context), deployments)
+    inbox = Inbox(cache, queue.add, deployments.dependents)
+    holding = asyncio.create_task(lease.hold(), name="lease")
+    holding.add_done_callback(_end_process)
+    polling = asyncio.create_task(polls.run(), name="polls")
+    queue.start()
+    try:
+        await operator.run(client, inbox, heartbeat, watched_namespaces(settings), asyncio.Event())
+    except Exception:
+        logger.exception("a watch died; the process ends, so that it starts from fresh lists")
+        return 1
+    else:
+        return 0
+    finally:
+        polling.cancel()
+        await queue.stop()
+        holding.remove_done_callback(_end_process)
+        holding.cancel()
+        with suppress(asyncio.CancelledError):
+            await holding
+        await pods.close()
+        await client.close()
+
+
+def watched_namespaces(settings: Settings) -> list[str]:
+    """All (empty), or those of the settings and our own, where the Lease is whose events prove the watch path."""
+    return sorted({*settings.namespaces, settings.namespace}) if settings.namespaces else []
+
+
+def _end_process(_: "asyncio.Task[None]") -> None:
+    """The Lease is lost: another may lead already, so not even cleanup may run."""
+    logging.shutdown()
+    os._exit(EXIT_LEASE_LOST)
+
+
+def _port(name: str, default: int) -> int:
+    """A port, which tests on one machine move by ``TUNELOOP_LIVENESS_PORT`` and ``TUNELOOP_METRICS_PORT``."""
+    return int(os.environ.get(f"TUNELOOP_{name}_PORT", default))

@@ -1,0 +1,128 @@
+"""The frame of every stage Job: retries, what counts as one, the pod around the container. Never knows a stage's rights."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tuneloop_core.api.formats import parse_duration
+from tuneloop_core.api.pod import LocalObjectReference, PodSettings
+from tuneloop_core.constants import EXIT_USER_ERROR, LABEL_STAGE, STAGE_INPUT_ENV, TERMINATION_LOG
+from tuneloop_core.settings import Settings
+from tuneloop_core.stages import Stage, Wire
+from tuneloop_operator.build.pods import base_pod, container_security, env, placement, scratch, store_volume
+from tuneloop_operator.build.quantities import threads
+
+Obj = dict[str, Any]
+
+CONTAINER = "main"
+CPU_STAGE_RETRIES = 3
+GRACE_SECONDS = {Stage.TRAIN: 120}
+DEFAULT_GRACE_SECONDS = 30
+DEADLINE_SECONDS = {Stage.FETCH: 6 * 3600, Stage.CHECK: 2 * 3600, Stage.PUBLISH: 2 * 3600}
+EVALUATION_ALLOWANCE_SECONDS = 3600  # loading, base and tuned evaluation, saving: outside training.maxDuration
+SCRATCH = "8Gi"
+
+
+@dataclass(frozen=True)
+class JobParts:
+    """What differs between stages."""
+
+    inputs: Wire
+    mounts: list[Obj]
+    resources: dict[str, dict[str, str]]
+    volumes: list[tuple[Obj, Obj]] = field(default_factory=list)
+    pod: PodSettings = PodSettings()  # noqa: RUF009 - frozen
+    pull_secrets: list[LocalObjectReference] = field(default_factory=list)
+    service_account: str = ""
+    retries: int = CPU_STAGE_RETRIES
+    max_duration: str = ""
+    port: int = 0
+    job_labels: dict[str, str] = field(default_factory=dict)
+
+
+def stage_job(metadata: Obj, stage: Stage, parts: JobParts, settings: Settings) -> Obj:
+    """The Job. No TTL: a Job that vanished must not look like one that never ran."""
+    labels = metadata["labels"] | {LABEL_STAGE: stage.value}
+    pod_labels = dict(parts.pod.labels) | labels
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata | {"labels": labels | parts.job_labels},
+        "spec": {
+            "backoffLimit": parts.retries,
+            "completions": 1,
+            "parallelism": 1,
+            # A new pod only when the old one has ended: two trainers never share a checkpoint.
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": failure_policy(),
+            "template": {
+                "metadata": {"labels": pod_labels, "annotations": dict(parts.pod.annotations)},
+                "spec": _pod_spec(stage, parts, settings),
+            },
+        },
+    }
+
+
+def failure_policy() -> Obj:
+    """User errors fail the Job at once, disruptions do not count as a try, everything else (also OOM) does."""
+    return {
+        "rules": [
+            {
+                "action": "FailJob",
+                "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [EXIT_USER_ERROR]},
+            },
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        ]
+    }
+
+
+def _pod_spec(stage: Stage, parts: JobParts, settings: Settings) -> Obj:
+    tmp_volume, tmp_mount = scratch("tmp", "/tmp", SCRATCH)  # noqa: S108 - a mount, not a file
+    account = {"serviceAccountName": parts.service_account} if parts.service_account else {}
+    secrets = parts.pod.model_copy(update={"image_pull_secrets": parts.pull_secrets})
+    return {
+        **base_pod(settings.images, secrets),
+        **placement(parts.pod),
+        **account,
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": GRACE_SECONDS.get(stage, DEFAULT_GRACE_SECONDS),
+        # The pod's own deadline: it starts when the pod does, so waiting for a node or a quota costs nothing.
+        "activeDeadlineSeconds": _deadline(stage, parts.max_duration),
+        "containers": [_container(stage, parts, tmp_mount, settings)],
+        "volumes": [store_volume(), tmp_volume, *(volume for volume, _ in parts.volumes)],
+    }
+
+
+def _container(stage: Stage, parts: JobParts, tmp_mount: Obj, settings: Settings) -> Obj:
+    ports = [{"name": "progress", "containerPort": parts.port}] if parts.port else []
+    return {
+        "name": CONTAINER,
+        "image": settings.images.trainer,
+        "imagePullPolicy": settings.images.pull_policy,
+        "args": [stage.value],
+        "env": env(_environment(stage, parts)),
+        "resources": parts.resources,
+        "securityContext": container_security(),
+        "terminationMessagePath": TERMINATION_LOG,
+        "terminationMessagePolicy": "File",
+        "volumeMounts": [*parts.mounts, tmp_mount, *(mount for _, mount in parts.volumes)],
+    } | ({"ports": ports} if ports else {})
+
+
+def _environment(stage: Stage, parts: JobParts) -> dict[str, str]:
+    values = {
+        STAGE_INPUT_ENV: parts.inputs.model_dump_json(by_alias=True),
+        "HOME": "/tmp",  # noqa: S108 - the pod's own emptyDir
+        "HF_HUB_DISABLE_XET": "1",  # its native client follows redirects that we could not check
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    if stage is not Stage.FETCH:
+        values["HF_HUB_OFFLINE"] = "1"
+    count = threads(parts.resources["limits"])
+    return values | ({"OMP_NUM_THREADS": str(count)} if count else {})
+
+
+def _deadline(stage: Stage, max_duration: str) -> int:
+    if stage is not Stage.TRAIN:
+        return DEADLINE_SECONDS[stage]
+    seconds = parse_duration(max_duration)
+    return round(seconds * 1.5) + EVALUATION_ALLOWANCE_SECONDS

@@ -1,0 +1,35 @@
+"""Requests and limits of stage pods: what a user gives, over defaults that fit most. Pure."""
+
+from tuneloop_core.api.finetunejob import FineTuneJobSpec
+from tuneloop_core.settings import Settings
+from tuneloop_operator.build.quantities import Amounts, resources
+
+Sizes = dict[str, dict[str, str]]
+
+TRAIN_CPU: dict[str, Amounts] = {"requests": {"cpu": "1", "memory": "4Gi"}, "limits": {"memory": "8Gi"}}
+"""Training on CPU: a model below a billion parameters."""
+
+
+def stage_sizes(settings: Settings) -> Sizes:
+    """CPU stages: the chart's sizes; no CPU limit, since downloads and checks end sooner without."""
+    stages = settings.stages
+    defaults: dict[str, Amounts] = {
+        "requests": {"cpu": stages.cpu_request, "memory": stages.memory_request},
+        "limits": {"memory": stages.memory_limit},
+    }
+    return resources(defaults, {}, {}, {})
+
+
+def train_sizes(spec: FineTuneJobSpec) -> Sizes:
+    """The train pod: the user's ``pod.resources`` first, the accelerators on top."""
+    wanted, count = spec.pod.resources, spec.resources.accelerators
+    devices: Amounts = {spec.resources.accelerator_resource: count} if count else {}
+    return resources(accelerator_sizes(count) if count else TRAIN_CPU, wanted.requests, wanted.limits, devices)
+
+
+def accelerator_sizes(count: int) -> dict[str, Amounts]:
+    """Per accelerator: 4 CPUs to feed it, 16 GiB to load weights through, at most 64 GiB."""
+    return {
+        "requests": {"cpu": str(4 * count), "memory": f"{16 * count}Gi"},
+        "limits": {"memory": f"{64 * count}Gi"},
+    }

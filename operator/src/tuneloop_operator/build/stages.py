@@ -1,0 +1,196 @@
+"""The Job of each stage of a FineTuneJob, and the fetch Job of a ModelDeployment. Pure; a Job is built once and never applied again."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tuneloop_core.api.conditions import ObjectMeta
+from tuneloop_core.api.finetunejob import FineTuneJob
+from tuneloop_core.api.modeldeployment import ModelDeployment
+from tuneloop_core.constants import (
+    FINETUNEJOB_KIND,
+    MODELDEPLOYMENT_KIND,
+    PROGRESS_PORT,
+    QUEUE_LABEL,
+    STORE_ARTIFACTS,
+    STORE_DATASETS,
+    STORE_MODELS,
+    STORE_WORK,
+)
+from tuneloop_core.settings import Settings
+from tuneloop_core.stages import CheckInput, FetchInput, FetchResult, PublishInput, Stage, TrainInput
+from tuneloop_operator import names
+from tuneloop_operator.build import sources
+from tuneloop_operator.build.jobs import JobParts, stage_job
+from tuneloop_operator.build.meta import child_metadata
+from tuneloop_operator.build.pods import scratch, store_mount
+from tuneloop_operator.build.sizes import stage_sizes, train_sizes
+
+Obj = dict[str, Any]
+
+QUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+SHARED_MEMORY = "1Gi"
+
+
+def work_folder(uid: str) -> str:
+    """The job's own folder of the store."""
+    return f"{STORE_WORK}/{uid}"
+
+
+def build_stage(stage: Stage, job: FineTuneJob, fetched: FetchResult | None, settings: Settings, version: str) -> Obj:
+    """The Job of ``stage``; every stage but fetch needs what fetch found."""
+    builders: dict[Stage, Callable[[], JobParts]] = {
+        Stage.FETCH: lambda: _fetch(job, settings),
+        Stage.CHECK: lambda: _check(job, _given(fetched), settings),
+        Stage.TRAIN: lambda: _train(job, _given(fetched)),
+        Stage.PUBLISH: lambda: _publish(job, _given(fetched), settings, version),
+    }
+    metadata = child_metadata(FINETUNEJOB_KIND, job.metadata, names.stage_job(job.metadata.name, stage), stage.value)
+    return stage_job(metadata, stage, builders[stage](), settings)
+
+
+def build_model_fetch(deployment: ModelDeployment, settings: Settings) -> Obj:
+    """The Job that brings a ModelDeployment's base model into the store."""
+    model, owner = deployment.spec.model, deployment.metadata
+    uri = model.uri or ""
+    inputs = FetchInput(
+        owner=_words(MODELDEPLOYMENT_KIND, owner),
+        model={"uri": uri, "revision": model.revision, "credentialsSecret": model.credentials_secret},
+        pvc_model_path=sources.claim_path("model") if sources.claim_of(uri) else "",
+        **_hub(settings),
+    )
+    parts = JobParts(
+        inputs=inputs,
+        mounts=_fetch_mounts(owner.uid),
+        volumes=sources.source_volumes("model", uri, model.credentials_secret),
+        resources=stage_sizes(settings),
+    )
+    metadata = child_metadata(MODELDEPLOYMENT_KIND, owner, names.model_job(owner.name), Stage.FETCH.value)
+    return stage_job(metadata, Stage.FETCH, parts, settings)
+
+
+def _fetch(job: FineTuneJob, settings: Settings) -> JobParts:
+    spec, owner = job.spec, job.metadata
+    inputs = FetchInput(
+        owner=_words(FINETUNEJOB_KIND, owner),
+        model=spec.model.to_dict(),
+        dataset=spec.dataset.to_dict(),
+        pvc_model_path=sources.claim_path("model") if sources.claim_of(spec.model.uri) else "",
+        pvc_dataset_path=sources.claim_path("dataset") if sources.claim_of(spec.dataset.uri) else "",
+        **_hub(settings),
+    )
+    model = sources.source_volumes("model", spec.model.uri, spec.model.credentials_secret)
+    dataset = sources.source_volumes("dataset", spec.dataset.uri, spec.dataset.credentials_secret)
+    return JobParts(
+        inputs=inputs,
+        mounts=_fetch_mounts(owner.uid),
+        volumes=model + dataset,
+        resources=stage_sizes(settings),
+        service_account=spec.dataset.service_account_name,
+        pull_secrets=spec.pod.image_pull_secrets,
+    )
+
+
+def _check(job: FineTuneJob, fetched: FetchResult, settings: Settings) -> JobParts:
+    spec, owner = job.spec, job.metadata
+    inputs = CheckInput(
+        owner=_words(FINETUNEJOB_KIND, owner),
+        dataset=spec.dataset.to_dict(),
+        method=spec.method.to_dict(),
+        training=spec.training.to_dict(),
+    )
+    mounts = [
+        store_mount("/model", fetched.model_path, read_only=True),
+        store_mount("/dataset", fetched.dataset_path, read_only=True),
+        store_mount("/work", work_folder(owner.uid), read_only=False),
+    ]
+    resources = stage_sizes(settings)
+    return JobParts(inputs=inputs, mounts=mounts, resources=resources, pull_secrets=spec.pod.image_pull_secrets)
+
+
+def _train(job: FineTuneJob, fetched: FetchResult) -> JobParts:
+    spec, owner = job.spec, job.metadata
+    inputs = TrainInput(
+        owner=_words(FINETUNEJOB_KIND, owner),
+        method=spec.method.to_dict(),
+        training=spec.training.to_dict(),
+        checkpoint=spec.checkpoint.to_dict(),
+        evaluation=spec.evaluation.to_dict(),
+        accelerators=spec.resources.accelerators,
+    )
+    mounts = [
+        store_mount("/model", fetched.model_path, read_only=True),
+        store_mount("/work", work_folder(owner.uid), read_only=False),
+    ]
+    return JobParts(
+        inputs=inputs,
+        mounts=mounts,
+        volumes=[scratch("shm", "/dev/shm", SHARED_MEMORY, memory=True)],  # noqa: S108 - a mount, not a file
+        resources=train_sizes(spec),
+        pod=spec.pod,
+        pull_secrets=spec.pod.image_pull_secrets,
+        retries=spec.retries,
+        max_duration=spec.training.max_duration,
+        port=PROGRESS_PORT,
+        job_labels=_queue_labels(job),
+    )
+
+
+def _publish(job: FineTuneJob, fetched: FetchResult, settings: Settings, version: str) -> JobParts:
+    spec, owner = job.spec, job.metadata
+    inputs = PublishInput(
+        owner=_words(FINETUNEJOB_KIND, owner),
+        name=owner.name,
+        namespace=owner.namespace,
+        spec=spec.to_dict(),
+        fetch=fetched,
+        trainer_image=settings.images.trainer,
+        operator_version=version,
+    )
+    mounts = [
+        store_mount("/model", fetched.model_path, read_only=True),
+        store_mount("/work", work_folder(owner.uid), read_only=False),
+        store_mount("/store/artifacts", STORE_ARTIFACTS, read_only=False),
+    ]
+    output = spec.output
+    volumes = sources.source_volumes("output", output.uri, output.credentials_secret, read_only=False) if output else []
+    return JobParts(
+        inputs=inputs,
+        mounts=mounts,
+        volumes=volumes,
+        resources=stage_sizes(settings),
+        pull_secrets=spec.pod.image_pull_secrets,
+    )
+
+
+def _fetch_mounts(uid: str) -> list[Obj]:
+    return [
+        store_mount("/store/models", STORE_MODELS, read_only=False),
+        store_mount("/store/datasets", STORE_DATASETS, read_only=False),
+        store_mount("/work", work_folder(uid), read_only=False),
+    ]
+
+
+def _hub(settings: Settings) -> dict[str, Any]:
+    hub = settings.hub
+    return {
+        "hub_endpoint": hub.endpoint,
+        "refused_addresses": hub.refused_addresses,
+        "max_bytes": hub.max_bytes,
+    }
+
+
+def _queue_labels(job: FineTuneJob) -> dict[str, str]:
+    """Only the stage that holds an accelerator waits in the job's queue."""
+    queue = job.metadata.labels.get(QUEUE_LABEL, "")
+    priority = {QUEUE_PRIORITY_LABEL: job.spec.priority} if job.spec.priority else {}
+    return {QUEUE_LABEL: queue} | priority if queue else {}
+
+
+def _given(fetched: FetchResult | None) -> FetchResult:
+    if fetched is None:
+        raise ValueError("a stage after fetch was asked for, but fetch has no result")
+    return fetched
+
+
+def _words(kind: str, owner: ObjectMeta) -> str:
+    return f"{kind} {owner.namespace}/{owner.name}"

@@ -1,0 +1,33 @@
+"""The operator's Prometheus metrics, in one place so that names and labels are a documented surface. Never decides anything."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+
+RECONCILES = Counter("tuneloop_reconcile", "Reconciles by kind and outcome.", ["kind", "outcome"], registry=REGISTRY)
+RECONCILE_SECONDS = Histogram(
+    "tuneloop_reconcile_duration_seconds",
+    "Duration of one reconcile.",
+    ["kind"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=REGISTRY,
+)
+QUEUE_DEPTH = Gauge("tuneloop_queue_depth", "Keys that wait for a worker.", registry=REGISTRY)
+API_WRITES = Counter(
+    "tuneloop_api_writes",
+    "Writes to the API server by kind and verb. Renewals of the Lease are counted apart.",
+    ["kind", "verb"],
+    registry=REGISTRY,
+)
+API_READS = Counter("tuneloop_api_reads", "GETs and LISTs outside kopf's watches.", ["kind"], registry=REGISTRY)
+LEASE_RENEWALS = Counter("tuneloop_lease_renewals", "Successful renewals of the Lease.", registry=REGISTRY)
+LEADER = Gauge("tuneloop_leader", "1 while this process holds the Lease.", registry=REGISTRY)
+ERRORS = Counter("tuneloop_errors", "Errors by where they were met.", ["where"], registry=REGISTRY)
+POLLS = Counter("tuneloop_polls", "Polls of our pods by target and outcome.", ["target", "outcome"], registry=REGISTRY)
+WATCH_AGE = Gauge("tuneloop_watch_age_seconds", "Seconds since a watch delivered our own Lease.", registry=REGISTRY)
+
+
+def exposition() -> bytes:
+    """All metrics in the text format."""
+    return generate_latest(REGISTRY)

@@ -1,0 +1,199 @@
+"""Why a pod does not do its work, in the words of the one who must mend it: an ordered chain of checks.
+
+Each check looks for one thing and returns a Trouble or None; the first that speaks wins, most specific first. What
+hides in children (scheduler, kubelet, quota) is lifted up here. Pure.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tuneloop_operator.policy import reasons
+
+Obj = dict[str, Any]
+
+PULL_REASONS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+)
+START_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"})
+MOUNT_EVENTS = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What is wrong, as a condition's reason and message."""
+
+    reason: str
+    message: str
+
+
+Check = Callable[[Obj, Sequence[Obj]], Trouble | None]
+
+
+def find_trouble(pods: Iterable[Obj], events: Sequence[Obj]) -> Trouble | None:
+    """The first trouble of any pod that has not ended; ``events`` are those of the pods."""
+    for pod in pods:
+        if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+            continue
+        for check in CHECKS:
+            trouble = check(pod, events)
+            if trouble is not None:
+                return trouble
+    return None
+
+
+def refused(events: Iterable[Obj], owner: str) -> Trouble | None:
+    """Why the Job or Deployment ``owner`` got no pod at all: a quota or another admission refused it."""
+    for event in events:
+        message = event.get("message", "")
+        if event.get("reason") not in ("FailedCreate", "ReplicaFailure"):
+            continue
+        if "exceeded quota" in message:
+            return Trouble(reasons.QUOTA_EXCEEDED, f"no pod for {owner}: {quota_words(message)}")
+        return Trouble(reasons.POD_REFUSED, f"the cluster refused the pod of {owner}: {_after_colon(message)}")
+    return None
+
+
+def quota_words(message: str) -> str:
+    """Say what a quota lacks in numbers: asked, used and allowed of each resource."""
+    found = re.search(r"exceeded quota: ([^,]+), requested: (.*?), used: (.*?), limited: (.*)$", message)
+    if found is None:
+        return _after_colon(message)
+    quota, requested, used, limited = found.groups()
+    return (
+        f"quota {quota} is used up: asked for {requested}, used {used} of {limited}. "
+        "Ask for less in spec.pod.resources or spec.resources, wait until others end, or raise the quota"
+    )
+
+
+def _after_colon(message: str) -> str:
+    return message.split("is forbidden: ", 1)[-1]
+
+
+def _node_lost(pod: Obj, _events: Sequence[Obj]) -> Trouble | None:
+    ready = condition(pod, "Ready")
+    if (ready and ready.get("reason") == "NodeLost") or pod.get("status", {}).get("reason") == "NodeLost":
+        return Trouble(
+            reasons.NODE_LOST, f"node {node_of(pod)} does not answer; the pod is replaced when it is given up"
+        )
+    return None
+
+
+def _unschedulable(pod: Obj, _events: Sequence[Obj]) -> Trouble | None:
+    scheduled = condition(pod, "PodScheduled")
+    if not scheduled or scheduled.get("status") != "False":
+        return None
+    message = scheduled.get("message", "").removesuffix(" ")
+    if "persistentvolumeclaim" in message.lower() and "not found" in message:
+        return Trouble(reasons.CLAIM_PENDING, f"{message}. Make the claim, or correct its name in the spec")
+    if "unbound immediate PersistentVolumeClaims" in message:
+        return Trouble(
+            reasons.CLAIM_PENDING, f"{message} A claim of the pod is not bound: look at it with kubectl get pvc"
+        )
+    if scheduled.get("reason") == "SchedulingGated":
+        return Trouble(reasons.QUEUE_WAITING, f"the pod is held back by a scheduling gate. {message}")
+    return Trouble(reasons.UNSCHEDULABLE, f"no node fits the pod ({asked_words(pod)}): {message}")
+
+
+def _image(pod: Obj, _events: Sequence[Obj]) -> Trouble | None:
+    for status in containers(pod):
+        waiting = status.get("state", {}).get("waiting", {})
+        if waiting.get("reason") in PULL_REASONS:
+            return Trouble(
+                reasons.IMAGE_NOT_PULLED,
+                f"image {status.get('image', '')} cannot be pulled. Check its name, the registry and the pull secrets "
+                f"(spec.pod.imagePullSecrets). {pull_words(waiting.get('message', ''))}".strip(),
+            )
+    return None
+
+
+def _container_start(pod: Obj, _events: Sequence[Obj]) -> Trouble | None:
+    for status in containers(pod):
+        waiting = status.get("state", {}).get("waiting", {})
+        if waiting.get("reason") in START_REASONS:
+            return Trouble(reasons.CONTAINER_NOT_STARTED, f"{waiting['reason']}: {waiting.get('message', '')}")
+    return None
+
+
+def _crashing(pod: Obj, _events: Sequence[Obj]) -> Trouble | None:
+    for status in containers(pod):
+        ended = status.get("lastState", {}).get("terminated", {})
+        waiting = status.get("state", {}).get("waiting", {})
+        if waiting.get("reason") != "CrashLoopBackOff":
+            continue
+        if ended.get("reason") == "OOMKilled":
+            return Trouble(reasons.OOM_KILLED, oom_words(pod))
+        words = (ended.get("message") or f"exit code {ended.get('exitCode', '?')}").strip()
+        return Trouble(
+            reasons.CRASHING, f"the container ends again and again (restart {status.get('restartCount')}): {words}"
+        )
+    return None
+
+
+def _volume(pod: Obj, events: Sequence[Obj]) -> Trouble | None:
+    if containers(pod) and any("running" in status.get("state", {}) for status in containers(pod)):
+        return None
+    for event in events:
+        if event.get("reason") in MOUNT_EVENTS and event.get("involvedObject", {}).get("uid") == pod["metadata"]["uid"]:
+            return Trouble(reasons.VOLUME_NOT_MOUNTED, mount_words(event.get("message", "")))
+    return None
+
+
+CHECKS: tuple[Check, ...] = (_node_lost, _unschedulable, _image, _container_start, _crashing, _volume)
+
+
+def mount_words(message: str) -> str:
+    """The part of a mount event that a person can act on."""
+    secret = re.search(r'secret "([^"]+)" not found', message)
+    if secret:
+        return f'Secret "{secret[1]}" does not exist in this namespace; make it, or correct credentialsSecret'
+    missing_key = re.search(r"references non-existent secret key: (\S+)", message)
+    if missing_key:
+        return (
+            f'a Secret of the spec lacks the key "{missing_key[1]}"; hf:// and https:// need "token", s3:// needs '
+            + ('"accessKeyId" and "secretAccessKey"')
+        )
+    return f"a volume of the pod cannot be mounted: {message}"
+
+
+def pull_words(message: str) -> str:
+    """The registry's answer without the kubelet's changing back-off words."""
+    return "" if message.startswith("Back-off") else message
+
+
+def oom_words(pod: Obj) -> str:
+    """What to lower, or raise, after the kernel killed a container for memory."""
+    limit = first_container(pod).get("resources", {}).get("limits", {}).get("memory", "none")
+    return (
+        f"the container was killed for memory (limit {limit}). Lower training.maxSequenceLength, training.tokensPerStep or "
+        "the model's size, or raise pod.resources.limits.memory"
+    )
+
+
+def asked_words(pod: Obj) -> str:
+    """Requests of the first container: ``cpu 1, memory 4Gi, nvidia.com/gpu 1``."""
+    requests = first_container(pod).get("resources", {}).get("requests", {})
+    return "asks for " + ", ".join(f"{name} {amount}" for name, amount in sorted(requests.items()))
+
+
+def condition(obj: Obj, kind: str) -> Obj | None:
+    """A condition of a built-in object by type."""
+    found = [item for item in obj.get("status", {}).get("conditions", []) if item.get("type") == kind]
+    return found[0] if found else None
+
+
+def containers(pod: Obj) -> list[Obj]:
+    """Statuses of the pod's containers."""
+    return list(pod.get("status", {}).get("containerStatuses", []))
+
+
+def first_container(pod: Obj) -> Obj:
+    """The main container as asked for; empty where the cache keeps no spec."""
+    found = pod.get("spec", {}).get("containers", [])
+    return dict(found[0]) if found else {}
+
+
+def node_of(pod: Obj) -> str:
+    """Name of the pod's node."""
+    return str(pod.get("spec", {}).get("nodeName", "?"))

@@ -1,0 +1,46 @@
+"""Condition reasons that the operator finds itself. Those that pods report are ``tuneloop_core.stages.Reason``."""
+
+from typing import Final
+
+# Calm
+SUCCEEDED: Final = "Succeeded"
+READY: Final = "Ready"
+SUSPENDED: Final = "Suspended"
+STOPPING: Final = "Stopping"
+
+# On the way
+CREATED: Final = "Created"
+RUNNING: Final = "Running"
+STARTING: Final = "Starting"
+RETRYING: Final = "Retrying"
+RESULT_MISSING: Final = "ResultMissing"
+QUEUE_WAITING: Final = "QueueWaiting"
+WAITING_FOR_JOB: Final = "WaitingForFineTuneJob"
+ROLLING_OUT: Final = "RollingOut"
+ADAPTERS_LOADING: Final = "AdaptersLoading"
+SCALED_TO_ZERO: Final = "ScaledToZero"
+
+# Lifted from children
+QUOTA_EXCEEDED: Final = "QuotaExceeded"
+POD_REFUSED: Final = "PodRefused"
+UNSCHEDULABLE: Final = "Unschedulable"
+IMAGE_NOT_PULLED: Final = "ImageNotPulled"
+VOLUME_NOT_MOUNTED: Final = "VolumeNotMounted"
+CLAIM_PENDING: Final = "ClaimPending"
+CONTAINER_NOT_STARTED: Final = "ContainerNotStarted"
+OOM_KILLED: Final = "OutOfMemory"
+EVICTED: Final = "Evicted"
+NODE_LOST: Final = "NodeLost"
+DEADLINE_EXCEEDED: Final = "DeadlineExceeded"
+CRASHING: Final = "CrashLooping"
+
+# A person must act
+NAME_TAKEN: Final = "NameTaken"
+GATE_FAILED: Final = "GateFailed"
+RETRIES_EXHAUSTED: Final = "RetriesExhausted"
+INVALID_RESULT: Final = "InvalidResult"
+FINETUNEJOB_FAILED: Final = "FineTuneJobFailed"
+ADAPTER_FAILED: Final = "AdapterFailed"
+WRONG_ARTIFACT: Final = "WrongArtifact"
+INVALID_SPEC: Final = "InvalidSpec"
+REFUSED_BY_CLUSTER: Final = "RefusedByCluster"

@@ -1,0 +1,108 @@
+"""What a finished stage puts into the status of a FineTuneJob. Pure; a result that does not parse raises ValidationError."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tuneloop_core.api.finetunejob import FineTuneJob
+from tuneloop_core.api.finetunejob_status import (
+    ArtifactStatus,
+    CurvePoint,
+    DatasetStatus,
+    EvaluationStatus,
+    FineTuneJobStatus,
+    ModelStatus,
+    PlanStatus,
+    ProgressStatus,
+    ScoresStatus,
+    UsageStatus,
+)
+from tuneloop_core.plan import plan_steps
+from tuneloop_core.stages import CheckResult, FetchResult, PublishResult, Scores, Stage, Termination, TrainResult
+from tuneloop_operator.policy import gates
+
+Fields = dict[str, Any]
+
+
+def absorb(stage: Stage, job: FineTuneJob, said: Termination, seconds: float) -> Fields:
+    """Status fields that the stage's result sets; ``seconds`` is how long its pods ran."""
+    result = said.result or {}
+    absorbers: dict[Stage, Callable[[], Fields]] = {
+        Stage.FETCH: lambda: _fetched(job, FetchResult.model_validate(result)),
+        Stage.CHECK: lambda: _checked(job, CheckResult.model_validate(result)),
+        Stage.TRAIN: lambda: _trained(job, TrainResult.model_validate(result), seconds),
+        Stage.PUBLISH: lambda: _published(PublishResult.model_validate(result)),
+    }
+    return absorbers[stage]()
+
+
+def _fetched(job: FineTuneJob, found: FetchResult) -> Fields:
+    model = ModelStatus(uri=found.model_uri, commit=found.model_commit, path=found.model_path, bytes=found.model_bytes)
+    dataset = DatasetStatus(
+        uri=job.spec.dataset.uri, digest=found.dataset_digest, path=found.dataset_path, bytes=found.dataset_bytes
+    )
+    return {"model": model, "dataset": dataset}
+
+
+def _checked(job: FineTuneJob, found: CheckResult) -> Fields:
+    known = job.status.dataset or DatasetStatus()
+    return {"dataset": known.model_copy(update=found.model_dump())}
+
+
+def _trained(job: FineTuneJob, found: TrainResult, seconds: float) -> Fields:
+    base, tuned = _scores(found.base), _scores(found.tuned)
+    verdicts = gates.evaluate(job.spec.evaluation.gates, base, tuned)
+    accelerators = job.spec.resources.accelerators
+    return {
+        "evaluation": EvaluationStatus(base=base, tuned=tuned, gates=verdicts),
+        "curve": [CurvePoint(step=step, loss=round(loss, 4)) for step, loss in found.curve],
+        "resumes": found.resumes,
+        "progress": ProgressStatus(
+            phase="Done",
+            step=found.steps,
+            total_steps=found.steps,
+            percent=100,
+            loss=round(found.final_loss, 4),
+            tokens_per_second=round(found.tokens_per_second, 1),
+        ),
+        "usage": UsageStatus(
+            accelerator_seconds=round(accelerators * max(seconds, found.seconds), 1),
+            training_seconds=round(found.seconds, 1),
+        ),
+    }
+
+
+def _scores(found: Scores) -> ScoresStatus:
+    rounded = {
+        name: round(value, 4) if isinstance(value, float) else value for name, value in found.model_dump().items()
+    }
+    return ScoresStatus(**rounded)
+
+
+def _published(found: PublishResult) -> Fields:
+    artifact = ArtifactStatus(
+        kind=found.kind, uri=found.exported_uri, digest=found.digest, path=found.path, bytes=found.bytes
+    )
+    return {"artifact": artifact}
+
+
+def plan(job: FineTuneJob, status_dataset: DatasetStatus) -> PlanStatus:
+    """The plan stage: it needs no pod."""
+    training = job.spec.training
+    found = plan_steps(status_dataset.train_tokens, training.epochs, training.tokens_per_step, training.max_steps)
+    return PlanStatus(steps=found.steps, tokens=found.tokens, message=found.message)
+
+
+def fetch_result(status: FineTuneJobStatus) -> FetchResult | None:
+    """What fetch found, as the status remembers it: later stages need it when fetch's Job is long gone."""
+    model, dataset = status.model, status.dataset
+    if model is None or dataset is None or not model.path:
+        return None
+    return FetchResult(
+        model_uri=model.uri,
+        model_path=model.path,
+        model_commit=model.commit,
+        model_bytes=model.bytes,
+        dataset_path=dataset.path,
+        dataset_digest=dataset.digest,
+        dataset_bytes=dataset.bytes,
+    )

@@ -1,0 +1,228 @@
+"""Where one stage stands, from its Job and pods: done, on the way, stalled or failed. Pure.
+
+CPU stages that failed are tried again for ever, with backoff, since what they read can be mended from outside; a
+failed train stage is final. A stage recorded as done is never judged again, even when its Job is gone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from tuneloop_core.api.finetunejob_status import StageStatus
+from tuneloop_core.constants import QUEUE_LABEL
+from tuneloop_core.stages import Stage, Termination
+from tuneloop_operator.policy import reasons
+from tuneloop_operator.policy.actions import Action, CreateStage, DeleteJob, PatchJob
+from tuneloop_operator.policy.conditions import cut, parse_time
+from tuneloop_operator.policy.pods import Trouble, condition, find_trouble, refused
+from tuneloop_operator.policy.terminations import last_termination, why_failed
+
+Obj = dict[str, Any]
+
+FIRST_RETRY_SECONDS = 30.0
+LAST_RETRY_SECONDS = 600.0
+PATIENCE_SECONDS = 5.0  # how long a pod may take to appear or start before we ask why
+
+
+class State(StrEnum):
+    """Where a stage stands."""
+
+    DONE = "Done"
+    RUNNING = "Running"
+    PENDING = "Pending"
+    STALLED = "Stalled"
+    FAILED = "Failed"
+    SUSPENDED = "Suspended"
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """What the cluster knows of one stage; ``events`` only where they were asked for."""
+
+    job: Obj | None = None
+    pods: tuple[Obj, ...] = ()
+    events: tuple[Obj, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One stage to judge."""
+
+    stage: Stage
+    previous: StageStatus
+    facts: StageFacts
+    owner_uid: str
+    suspend: bool
+    retries: int
+    now: datetime
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judgement; ``said`` carries the result of a stage that is done."""
+
+    state: State
+    reason: str
+    message: str
+    actions: tuple[Action, ...] = ()
+    look_again: float | None = None
+    said: Termination | None = None
+    counted_uid: str = field(default="")  # the failed Job that this verdict counts as an attempt
+
+
+def judge(case: Case) -> Verdict:
+    """Where the stage stands and what to do about it."""
+    job = case.facts.job
+    if job is None:
+        return _without_job(case)
+    if not any(owner["uid"] == case.owner_uid for owner in job["metadata"].get("ownerReferences", [])):
+        return name_taken("Job", job["metadata"]["name"])
+    if job["metadata"].get("deletionTimestamp"):
+        return Verdict(State.PENDING, reasons.RETRYING, "the old Job is being removed", look_again=PATIENCE_SECONDS)
+    if _is(job, "Complete"):
+        return _completed(case, job)
+    if _is(job, "Failed"):
+        return _failed(case, job)
+    return _active(case, job)
+
+
+def name_taken(kind: str, name: str) -> Verdict:
+    """A foreign object has the name that we need."""
+    message = f"{kind} {name} exists already and belongs to somebody else; delete it, or make this resource under another name"
+    return Verdict(State.STALLED, reasons.NAME_TAKEN, message, look_again=60.0)
+
+
+def retry_seconds(attempts: int) -> float:
+    """Wait before the next Job of a failed CPU stage: 30 s doubling to 10 minutes."""
+    return min(FIRST_RETRY_SECONDS * 2.0 ** max(0, min(attempts, 20) - 1), LAST_RETRY_SECONDS)
+
+
+def _is(job: Obj, kind: str) -> bool:
+    found = condition(job, kind)
+    return found is not None and found.get("status") == "True"
+
+
+def _without_job(case: Case) -> Verdict:
+    wait = _until_retry(case)
+    if wait > 0:
+        return Verdict(State.STALLED, case.previous.reason, case.previous.message, look_again=wait)
+    if case.suspend:
+        return Verdict(
+            State.SUSPENDED, reasons.SUSPENDED, f"suspended before {case.stage.value}; set spec.suspend to false"
+        )
+    return Verdict(State.PENDING, reasons.CREATED, f"making the {case.stage.value} Job", (CreateStage(case.stage),))
+
+
+def _until_retry(case: Case) -> float:
+    """Seconds until a failed stage is tried again; 0 when it did not fail or its time has come."""
+    if case.previous.state != "Failed" or case.previous.finish_time is None:
+        return 0.0
+    due = parse_time(case.previous.finish_time) + timedelta(seconds=retry_seconds(case.previous.attempts))
+    return max(0.0, (due - case.now).total_seconds())
+
+
+def _completed(case: Case, job: Obj) -> Verdict:
+    said = last_termination(case.facts.pods, case.stage, outcome="Succeeded")
+    if said is not None and said.result is not None:
+        return Verdict(State.DONE, reasons.SUCCEEDED, said.message or f"{case.stage.value} succeeded", said=said)
+    # The result is in the work folder: the stage run again answers in seconds.
+    ended = parse_time(str(job["status"].get("completionTime") or case.now.isoformat()))
+    wait = (ended + timedelta(seconds=PATIENCE_SECONDS) - case.now).total_seconds()
+    message = f"{case.stage.value} ended without leaving its result; it is run again and answers from its work folder"
+    if wait > 0:  # the pod's last status may still be on its way
+        return Verdict(State.RUNNING, reasons.RESULT_MISSING, message, look_again=wait)
+    return Verdict(State.PENDING, reasons.RESULT_MISSING, message, (_delete(case, job),))
+
+
+def _failed(case: Case, job: Obj) -> Verdict:
+    why = why_failed(job, case.facts.pods, case.stage)
+    if case.stage is Stage.TRAIN:
+        return Verdict(State.FAILED, why.reason, _final_words(why, job), counted_uid=job["metadata"]["uid"])
+    message = f"{cut(why.message, 900)} Tried again by itself with growing waits"
+    if case.previous.job_uid != job["metadata"]["uid"] or case.previous.state != "Failed":
+        wait = retry_seconds(case.previous.attempts + 1)
+        return Verdict(State.STALLED, why.reason, message, look_again=wait, counted_uid=job["metadata"]["uid"])
+    wait = _until_retry(case)
+    if wait > 0 or case.suspend:
+        return Verdict(State.STALLED, why.reason, message, look_again=max(wait, 1.0) if wait else None)
+    return Verdict(State.STALLED, why.reason, message, (_delete(case, job),))
+
+
+def _final_words(why: Trouble, job: Obj) -> str:
+    tries = int(job.get("status", {}).get("failed", 0))
+    words = f"after {tries} tries: " if tries > 1 else ""
+    return f"{words}{cut(why.message, 850)} The work is kept; make a new job under another name"
+
+
+def _active(case: Case, job: Obj) -> Verdict:
+    if case.stage is Stage.TRAIN:
+        steered = _steer(case, job)
+        if steered is not None:
+            return steered
+    if case.previous.state == "Failed":  # a retry after a failure: stalled until it ends otherwise
+        return Verdict(State.STALLED, case.previous.reason, case.previous.message, look_again=30.0)
+    trouble = find_trouble(case.facts.pods, case.facts.events) or _no_pod(case, job)
+    if trouble is not None:
+        return Verdict(State.PENDING, trouble.reason, trouble.message, look_again=30.0)
+    if any(pod.get("status", {}).get("phase") == "Running" for pod in case.facts.pods):
+        return Verdict(State.RUNNING, reasons.RUNNING, f"{case.stage.value} is running")
+    return Verdict(
+        State.PENDING, reasons.STARTING, f"the {case.stage.value} pod is starting", look_again=PATIENCE_SECONDS
+    )
+
+
+def _steer(case: Case, job: Obj) -> Verdict | None:
+    """Suspend, resume, retries: the fields of the train Job that a user may turn while it runs."""
+    queue = job["metadata"].get("labels", {}).get(QUEUE_LABEL, "")
+    held = bool(job["spec"].get("suspend", False))
+    if case.suspend:
+        return _suspended(case, job, held=held)
+    if held and queue:
+        return Verdict(State.PENDING, reasons.QUEUE_WAITING, f"waiting in queue {queue} for its turn", look_again=60.0)
+    changes: dict[str, Any] = {"suspend": False} if held else {}
+    if job["spec"].get("backoffLimit") != case.retries:
+        changes["backoffLimit"] = case.retries
+    if changes:
+        return Verdict(State.PENDING, reasons.STARTING, "training goes on", (_patch(case, job, changes),))
+    return None
+
+
+def _suspended(case: Case, job: Obj, *, held: bool) -> Verdict:
+    if not held:
+        return Verdict(State.PENDING, reasons.STOPPING, "saving a checkpoint", (_patch(case, job, {"suspend": True}),))
+    alive = [pod for pod in case.facts.pods if pod.get("status", {}).get("phase") in ("Pending", "Running")]
+    if alive:
+        return Verdict(State.PENDING, reasons.STOPPING, "saving a checkpoint before the pod goes", look_again=30.0)
+    return Verdict(
+        State.SUSPENDED, reasons.SUSPENDED, "suspended; set spec.suspend to false to go on from the last checkpoint"
+    )
+
+
+def _no_pod(case: Case, job: Obj) -> Trouble | None:
+    if case.facts.pods:
+        return None
+    return refused(case.facts.events, f"Job {job['metadata']['name']}")
+
+
+def needs_events(facts: StageFacts, now: datetime) -> bool:
+    """Whether Events should be read: an unfinished Job whose pod is missing or has not started for some seconds."""
+    job = facts.job
+    if job is None or _is(job, "Complete") or _is(job, "Failed") or job["spec"].get("suspend"):
+        return False
+    pods: Sequence[Obj] = [
+        pod for pod in facts.pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+    ]
+    if any(pod.get("status", {}).get("phase") == "Running" for pod in pods):
+        return False
+    since = (pods[0] if pods else job)["metadata"].get("creationTimestamp", "")
+    return bool(since) and (now - parse_time(since)).total_seconds() >= PATIENCE_SECONDS
+
+
+def _delete(case: Case, job: Obj) -> DeleteJob:
+    return DeleteJob(case.stage, job["metadata"]["name"], job["metadata"]["uid"])
+
+
+def _patch(case: Case, job: Obj, spec: dict[str, Any]) -> PatchJob:
+    return PatchJob(case.stage, job["metadata"]["name"], spec)

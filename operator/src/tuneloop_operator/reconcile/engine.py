@@ -1,0 +1,102 @@
+"""One entry for every key: look the object up, hand it to its reconciler, measure. Never decides."""
+
+import logging
+import random
+import time
+from typing import Protocol
+
+from tuneloop_core.constants import FINETUNEJOB_KIND, MODELDEPLOYMENT_KIND
+from tuneloop_operator import metrics
+from tuneloop_operator.kube.errors import ConflictError, NotFoundError
+from tuneloop_operator.kube.resources import BY_KIND, Obj
+from tuneloop_operator.logs import current_key
+from tuneloop_operator.names import Key
+from tuneloop_operator.reconcile.context import Context
+
+logger = logging.getLogger(__name__)
+
+CONFLICT_SECONDS = 0.1
+
+
+class Reconciler(Protocol):
+    """One kind's reconciler."""
+
+    async def reconcile(self, key: Key, obj: Obj) -> float | None:
+        """One look; seconds until the next, or None."""
+
+
+class Engine:
+    """Dispatches keys to reconcilers."""
+
+    def __init__(self, context: Context, finetune: Reconciler, deployment: Reconciler) -> None:
+        self._context = context
+        self._reconcilers = {FINETUNEJOB_KIND: finetune, MODELDEPLOYMENT_KIND: deployment}
+        self._verified: dict[Key, float] = {}
+
+    async def process(self, key: Key) -> float | None:
+        """One look at one key; seconds until the next, or None when it is gone or needs none."""
+        token = current_key.set(key)
+        started = time.perf_counter()
+        outcome = "error"
+        try:
+            delay = await self._process(key)
+            outcome = "ok"
+            return delay
+        except ConflictError:
+            outcome = "conflict"  # our copy is old; the watch brings the new one
+            return CONFLICT_SECONDS
+        finally:
+            metrics.RECONCILES.labels(key.kind, outcome).inc()
+            metrics.RECONCILE_SECONDS.labels(key.kind).observe(time.perf_counter() - started)
+            current_key.reset(token)
+
+    async def _process(self, key: Key) -> float | None:
+        obj = await self._look_up(key)
+        if obj is None or obj["metadata"].get("deletionTimestamp"):
+            self._context.polls.forget(key)
+            self._verified.pop(key, None)
+            return None
+        try:
+            delay = await self._reconcilers[key.kind].reconcile(key, obj)
+        except NotFoundError:
+            return await self._after_not_found(key)
+        return self._resync(delay)
+
+    async def _after_not_found(self, key: Key) -> float | None:
+        """Something we wrote to is gone: read everything of this key anew."""
+        self._verified.pop(key, None)
+        await self._verify(key)
+        return CONFLICT_SECONDS if self._context.cache.get(*key) is not None else None
+
+    async def _look_up(self, key: Key) -> Obj | None:
+        """The cached object; once per resync it is read anew with its children.
+
+        A watch that was interrupted for long lists again and cannot tell what was deleted meanwhile.
+        """
+        now = time.monotonic()
+        last = self._verified.setdefault(key, now)
+        if now - last >= self._context.settings.resync_seconds:
+            await self._verify(key)
+            self._verified[key] = now
+        return self._context.cache.get(*key)
+
+    async def _verify(self, key: Key) -> None:
+        cache = self._context.cache
+        cached = [obj for obj in (cache.get(*key), *cache.all_children(key)) if obj is not None]
+        for obj in cached:
+            metadata = obj["metadata"]
+            try:
+                found = await self._context.client.get(BY_KIND[obj["kind"]], metadata["namespace"], metadata["name"])
+            except NotFoundError:
+                cache.remove(obj)
+                continue
+            if found["metadata"]["uid"] != metadata["uid"]:
+                cache.remove(obj)
+            cache.put(found)
+
+    def _resync(self, delay: float | None) -> float | None:
+        """Slow and jittered; a finished resource (None) is left alone until an event comes."""
+        if delay is None:
+            return None
+        slow = self._context.settings.resync_seconds * random.uniform(1.0, 1.2)  # noqa: S311
+        return min(delay, slow)

@@ -1,0 +1,88 @@
+"""What a namespace has once: the store's claim and the network policies. Never deletes either."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import defaultdict
+from typing import Any
+
+import orjson
+
+from tuneloop_core.constants import GROUP, STORE_CLAIM
+from tuneloop_core.settings import Settings
+from tuneloop_operator.build.policies import build_policies
+from tuneloop_operator.build.store import build_claim
+from tuneloop_operator.kube.client import Client
+from tuneloop_operator.kube.errors import ConflictError, NotFoundError
+from tuneloop_operator.kube.resources import CLAIMS, POLICIES
+from tuneloop_operator.reconcile.cache import Cache
+
+logger = logging.getLogger(__name__)
+
+Obj = dict[str, Any]
+
+APPLIED_ANNOTATION = f"{GROUP}/applied"
+LOOK_AGAIN_SECONDS = 600.0
+
+
+def with_digest(manifest: Obj) -> Obj:
+    """The manifest with a digest of itself, by which we see without a write that it is applied already."""
+    digest = hashlib.sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+    metadata = manifest["metadata"]
+    annotations = metadata.get("annotations", {}) | {APPLIED_ANNOTATION: digest}
+    return manifest | {"metadata": metadata | {"annotations": annotations}}
+
+
+def is_applied(manifest: Obj, found: Obj | None) -> bool:
+    """Whether ``found`` carries the digest of this manifest (made by ``with_digest``)."""
+    if found is None:
+        return False
+    annotations = found["metadata"].get("annotations") or {}
+    return bool(annotations.get(APPLIED_ANNOTATION) == manifest["metadata"]["annotations"][APPLIED_ANNOTATION])
+
+
+class Namespaces:
+    """Sees to each namespace at its first use and every ten minutes that it is in use."""
+
+    def __init__(self, client: Client, cache: Cache, settings: Settings) -> None:
+        self._client, self._cache, self._settings = client, cache, settings
+        self._seen: dict[str, float] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def ensure(self, namespace: str) -> None:
+        """Claim and policies are there when this returns; ApiError when the cluster refuses them."""
+        if self._is_fresh(namespace):
+            return
+        async with self._locks[namespace]:
+            if self._is_fresh(namespace):
+                return
+            await self._claim(namespace)
+            for manifest in build_policies(namespace, self._settings):
+                await self._policy(with_digest(manifest))
+            self._seen[namespace] = time.monotonic()
+
+    def _is_fresh(self, namespace: str) -> bool:
+        return time.monotonic() - self._seen.get(namespace, float("-inf")) < LOOK_AGAIN_SECONDS
+
+    async def _claim(self, namespace: str) -> None:
+        """A claim that somebody made under this name before us is used as it is."""
+        if self._cache.get(CLAIMS.kind, namespace, STORE_CLAIM) is not None:
+            return
+        try:
+            await self._client.get(CLAIMS, namespace, STORE_CLAIM)
+        except NotFoundError:
+            try:
+                await self._client.create(CLAIMS, build_claim(namespace, self._settings.store))
+                logger.info("made claim %s in namespace %s", STORE_CLAIM, namespace)
+            except ConflictError:
+                return
+
+    async def _policy(self, manifest: Obj) -> None:
+        metadata = manifest["metadata"]
+        try:
+            found = await self._client.get(POLICIES, metadata["namespace"], metadata["name"])
+        except NotFoundError:
+            found = None
+        if not is_applied(manifest, found):
+            await self._client.apply(POLICIES, manifest)

@@ -1,0 +1,102 @@
+"""Asks our pods how they are, on a timer, beside the reconciles: a pod that hangs never holds a worker.
+
+Answers are kept in memory only; a reconcile reads them like any other fact. Never writes to the API server.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+from tuneloop_core.serving import AdapterList, GatewayLoad, ServerStatus
+from tuneloop_core.stages import Progress
+from tuneloop_operator.names import Key
+
+logger = logging.getLogger(__name__)
+
+CONCURRENCY = 32
+
+
+class PodApi(Protocol):
+    """What is asked of pods; ``tuneloop_operator.kube.pods.PodClient`` is the real one."""
+
+    async def progress(self, ip: str) -> Progress | None:
+        """GET /progress of a training pod."""
+
+    async def server_status(self, ip: str) -> ServerStatus | None:
+        """GET /tuneloop/status of a server pod."""
+
+    async def poke(self, ip: str, adapters: AdapterList) -> ServerStatus | None:
+        """POST /tuneloop/adapters of a server pod."""
+
+    async def gateway_load(self, ip: str) -> GatewayLoad | None:
+        """GET /internal/load of a gateway pod."""
+
+
+class Polls:
+    """Targets by key, set by reconciles; answers by key, read by them."""
+
+    def __init__(self, pods: PodApi, interval: float, wake: Callable[[Key], None]) -> None:
+        self.pods, self._interval, self._wake = pods, interval, wake
+        self._training: dict[Key, str] = {}
+        self._progress: dict[Key, Progress] = {}
+        self._servers: dict[Key, tuple[str, ...]] = {}
+        self._statuses: dict[Key, dict[str, ServerStatus]] = {}
+        self._gate = asyncio.Semaphore(CONCURRENCY)
+
+    def watch_training(self, key: Key, ip: str | None) -> None:
+        """Poll the training pod of ``key`` at ``ip``, or stop with None."""
+        if ip:
+            self._training[key] = ip
+        else:
+            self._training.pop(key, None)
+            self._progress.pop(key, None)
+
+    def progress(self, key: Key) -> Progress | None:
+        """The last answer of the training pod."""
+        return self._progress.get(key)
+
+    def watch_servers(self, key: Key, ips: Iterable[str]) -> None:
+        """Poll the server pods of ``key`` at these addresses and no others."""
+        self._servers[key] = tuple(ips)
+        if not self._servers[key]:
+            self.forget(key)
+
+    def statuses(self, key: Key) -> dict[str, ServerStatus]:
+        """The last answers of the server pods, by address; those that did not answer last time are absent."""
+        return self._statuses.get(key, {})
+
+    def forget(self, key: Key) -> None:
+        """The resource is gone."""
+        for kept in (self._training, self._progress, self._servers, self._statuses):
+            kept.pop(key, None)  # type: ignore[attr-defined]
+
+    async def poke(self, key: Key, adapters: AdapterList) -> None:
+        """Tell the server pods of ``key`` their adapters; those that do not answer read the ConfigMap later."""
+        for ip in self._servers.get(key, ()):
+            await self.pods.poke(ip, adapters)
+
+    async def run(self) -> None:
+        """Poll for ever."""
+        while True:
+            await asyncio.sleep(self._interval)
+            rounds: list[Awaitable[None]] = [self._ask_training(key, ip) for key, ip in self._training.items()]
+            rounds += [self._ask_servers(key, ips) for key, ips in self._servers.items()]
+            for outcome in await asyncio.gather(*rounds, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    logger.error("poll failed", exc_info=outcome)
+
+    async def _ask_training(self, key: Key, ip: str) -> None:
+        async with self._gate:
+            answer = await self.pods.progress(ip)
+        if answer is not None and key in self._training and answer != self._progress.get(key):
+            self._progress[key] = answer
+            self._wake(key)
+
+    async def _ask_servers(self, key: Key, ips: tuple[str, ...]) -> None:
+        async with self._gate:
+            answers = {ip: await self.pods.server_status(ip) for ip in ips}
+        known = {ip: answer for ip, answer in answers.items() if answer is not None}
+        if key in self._servers and known != self._statuses.get(key, {}):
+            self._statuses[key] = known
+            self._wake(key)
