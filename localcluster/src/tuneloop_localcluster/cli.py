@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tuneloop_localcluster import apionly, cluster, components, controlplane, images, imagetable
 from tuneloop_localcluster.apiserver import ControlPlane
+from tuneloop_localcluster.background import in_background
 from tuneloop_localcluster.errors import ClusterError
 from tuneloop_localcluster.paths import Cache, cache
 from tuneloop_localcluster.progress import Progress
@@ -39,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
         made[name] = commands.add_parser(name, help=words, description=words)
         made[name].add_argument("--api-only", action="store_true", help="only etcd and kube-apiserver, on loopback")
         made[name].set_defaults(run=function)
+    made["up"].add_argument("--images", nargs="+", default=[], metavar="NAME", help="build and load these meanwhile")
+    made["down"].add_argument("--all", action="store_true", help="both variants")
     made["down"].add_argument("--purge", action="store_true", help="delete the cached images as well")
     words = "build images of this checkout as far as needed, give them to the cluster, print name=reference lines"
     load = commands.add_parser("load-image", help=words, description=words)
@@ -65,16 +68,23 @@ def _exclusively(lock: Path, progress: Progress) -> Iterator[None]:
 
 
 def _up(options: argparse.Namespace, here: Cache, progress: Progress) -> None:
+    if options.api_only and options.images:
+        raise ClusterError("--images needs a cluster that runs pods: leave --api-only out")
+    # Building images waits for the network where building programs waits for the CPU, so they go side by side.
+    built = in_background(lambda: images.build(options.images, progress)) if options.images else None
     with _exclusively(here.lock, progress):
         (apionly if options.api_only else cluster).up(here, progress)
+    if built is not None:
+        built()
+        _print(images.ensure(options.images, progress=progress), as_json=False)
     progress.say(f"done; export KUBECONFIG={_plane(options, here).state.admin_kubeconfig}")
 
 
 def _down(options: argparse.Namespace, here: Cache, progress: Progress) -> None:
     with _exclusively(here.lock, progress):
-        if options.api_only:
+        if options.api_only or options.all:
             apionly.down(here, progress)
-        else:
+        if options.all or not options.api_only:
             cluster.down(here, progress, purge=options.purge)
     progress.say("done")
 
@@ -107,5 +117,8 @@ def _build(options: argparse.Namespace, here: Cache, progress: Progress) -> None
 
 
 def _load_image(options: argparse.Namespace, here: Cache, progress: Progress) -> None:
-    references = images.ensure(options.names, registry=options.registry, progress=progress)
-    print(json.dumps(references) if options.json else "\n".join(f"{k}={v}" for k, v in references.items()))
+    _print(images.ensure(options.names, registry=options.registry, progress=progress), as_json=options.json)
+
+
+def _print(references: dict[str, str], *, as_json: bool) -> None:
+    print(json.dumps(references) if as_json else "\n".join(f"{k}={v}" for k, v in references.items()), flush=True)

@@ -23,6 +23,7 @@ from tuneloop_localcluster import (
     versions,
     waiting,
 )
+from tuneloop_localcluster.background import in_background
 from tuneloop_localcluster.components import CONTAINERD
 from tuneloop_localcluster.paths import Cache
 from tuneloop_localcluster.processes import Daemon, end
@@ -55,7 +56,7 @@ def provide(cache: Cache, progress: Progress) -> None:
     """Install packages and build programs; both at once, since one waits for the network and the other for the CPU."""
     if programs.missing(cache, versions.PROGRAM_SETS):
         requirements.require_disk(cache.root, requirements.BUILD_GIB, "building Kubernetes")
-    join = controlplane.in_background(lambda: requirements.install_packages(versions.PACKAGES, progress))
+    join = in_background(lambda: requirements.install_packages(versions.PACKAGES, progress))
     programs.build(cache, versions.PROGRAM_SETS, progress)
     join()
     programs.link(cache)

@@ -4,7 +4,6 @@ import http.client
 import ipaddress
 import shutil
 import ssl
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -96,24 +95,3 @@ def stop(plane: ControlPlane, names: Sequence[str]) -> None:
     """End these processes in this order: what writes to another ends before it."""
     for name in names:
         daemon(plane, name).stop()
-
-
-def in_background(work: Callable[[], None]) -> Callable[[], None]:
-    """Run `work` in a thread; the returned function waits for it and raises what it raised."""
-    failures: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=guarded, daemon=True)
-    thread.start()
-
-    def join() -> None:
-        thread.join()
-        if failures:
-            raise failures[0]
-
-    return join

@@ -1,17 +1,30 @@
 """What a cluster leaves on the machine outside its folder, and how it is taken away."""
 
+import contextlib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from tuneloop_localcluster.errors import ClusterError
-from tuneloop_localcluster.nodeconfig import CNI_NETWORK
 from tuneloop_localcluster.shell import run, try_run
 
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _CNI_RESULTS = Path("/var/lib/cni/results")
 _CONTAINER_LOGS = Path("/var/log/containers")
 _SHIM_SOCKETS = Path("/run/containerd/s")
+_DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
+# Removed if nothing is left in them, the inner ones first.
+_FOLDERS = (
+    _CNI_RESULTS,
+    _CNI_RESULTS.parent,
+    Path("/etc/cni/net.d"),
+    Path("/etc/cni"),
+    _CONTAINER_LOGS,
+    _SHIM_SOCKETS,
+    _SHIM_SOCKETS.parent,
+    _DEVICE_PLUGINS,
+    _DEVICE_PLUGINS.parent,
+)
 # The kubelet sets these on the whole machine.
 _KUBELET_SYSCTLS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
 
@@ -48,13 +61,18 @@ def delete_folder(folder: Path) -> None:
 
 def delete_traces(state: Path) -> None:
     """Delete what kubelet, CNI and shims wrote to fixed places outside the state folder."""
-    for result in _CNI_RESULTS.glob(f"{CNI_NETWORK}-*"):
-        result.unlink()
+    for result in _CNI_RESULTS.glob("*"):
+        if str(state) in result.read_text(errors="replace"):
+            result.unlink()
     for link in _CONTAINER_LOGS.glob("*"):
         if link.is_symlink() and state in link.readlink().parents:
             link.unlink()
-    for socket in unused_sockets(_SHIM_SOCKETS.glob("*"), Path("/proc/net/unix").read_text()):
+    sockets = [*_SHIM_SOCKETS.glob("*"), *_DEVICE_PLUGINS.glob("*.sock")]
+    for socket in unused_sockets(sockets, Path("/proc/net/unix").read_text()):
         socket.unlink(missing_ok=True)
+    for folder in _FOLDERS:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def unused_sockets(paths: Iterable[Path], listening: str) -> list[Path]:

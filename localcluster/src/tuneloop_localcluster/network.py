@@ -47,6 +47,8 @@ def create() -> None:
     run([*inside, "link", "set", _NODE_LINK, "up"])
     for target in (POD_RANGE, SERVICE_RANGE):
         run(["ip", "route", "add", target, "via", NODE_ADDRESS])
+    # Packets to anywhere else are refused at once; without this route they would vanish, and callers wait.
+    run([*inside, "route", "add", "unreachable", "default"])
     writes = "; ".join(f"echo {value} > /proc/sys/{name}" for name, value in _SYSCTLS.items())
     run([*ENTER, "sh", "-e", "-c", writes])
 
@@ -58,3 +60,7 @@ def delete() -> None:
     if NAMESPACE_FILE.exists() and not try_run(["ip", "netns", "del", NAMESPACE]):
         # After a reboot only an empty file is left of it.
         NAMESPACE_FILE.unlink(missing_ok=True)
+    folder = NAMESPACE_FILE.parent
+    if folder.is_mount() and not any(folder.iterdir()):
+        # `ip netns add` mounts the folder on itself, and again when it next needs it.
+        run(["umount", folder])

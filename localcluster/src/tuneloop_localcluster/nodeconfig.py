@@ -59,6 +59,7 @@ runtime_type = "io.containerd.runc.v2"
 
 [{cri}.containerd.runtimes.runc.options]
 SystemdCgroup = false
+Root = "{state.root / "runc"}"
 
 [{cri}.cni]
 bin_dir = "/usr/lib/cni"
