@@ -1,0 +1,88 @@
+"""Finding the assistant's turns in a rendered conversation, for templates without ``{% generation %}`` markers.
+
+A chat template is a program: it may add a default system prompt, strip texts, drop the thinking of earlier turns or
+treat the last turn otherwise. So nothing is assumed about its text. A turn's span starts where the model is asked to
+go on (the render of what came before, with the generation prompt) and ends where its turn ends; where that prefix
+does not hold, the content is located by rendering twice with different stand-ins. Never tokenizes; a span that cannot
+be proven raises ``SpanError``.
+"""
+
+from collections.abc import Sequence
+from os.path import commonprefix
+from typing import Protocol
+
+Message = dict[str, str]
+Span = tuple[int, int]  # characters, end excluded
+
+STAND_INS = ("\u00abqxv7\u00bb", "jz\u00a73wk")
+
+
+class Render(Protocol):
+    """A chat template: messages to text. May raise any exception for messages it does not like."""
+
+    def __call__(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """Render."""
+        ...
+
+
+class SpanError(ValueError):
+    """The template's output gives no provable place for an assistant's message."""
+
+
+def find_spans(render: Render, messages: Sequence[Message], closers: Sequence[str] = ()) -> tuple[str, list[Span]]:
+    """Render a conversation and find what the model should learn to write.
+
+    ``closers`` are the tokenizer's special tokens: one that follows an answer directly ends the turn and is trained
+    with it, so that the model learns to stop. Returns the text and one span for each assistant message, in order.
+    """
+    text = render(messages, add_generation_prompt=False)
+    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    spans = [_turn_span(render, messages, index, text, closers) for index in turns]
+    if any(later[0] < earlier[1] for earlier, later in zip(spans, spans[1:], strict=False)):
+        raise SpanError("the template writes assistant messages in another order than they came")
+    return text, spans
+
+
+def _turn_span(render: Render, messages: Sequence[Message], index: int, text: str, closers: Sequence[str]) -> Span:
+    content_start, content_end = _content_span(render, messages, index, text)
+    end = _past_closer(text, content_end, closers)
+    start = _prefix_length(render, messages, index, text)
+    return (content_start if start is None or start > content_start else start), end
+
+
+def _prefix_length(render: Render, messages: Sequence[Message], index: int, text: str) -> int | None:
+    """Where generation would start, if the render of the earlier messages is a prefix of the whole."""
+    try:
+        prefix = render(messages[:index], add_generation_prompt=True)
+    except Exception:  # noqa: BLE001 - templates raise what they like; the other way then decides
+        return None
+    return len(prefix) if text.startswith(prefix) else None
+
+
+def _content_span(render: Render, messages: Sequence[Message], index: int, text: str) -> Span:
+    """Where the content of message ``index`` lies: between what two stand-ins leave unchanged."""
+    first, second = (render(_replaced(messages, index, word), add_generation_prompt=False) for word in STAND_INS)
+    head = len(commonprefix([first, second]))
+    tail = first[head + len(STAND_INS[0]) :]
+    if first[head : head + len(STAND_INS[0])] != STAND_INS[0] or second != first[:head] + STAND_INS[1] + tail:
+        raise SpanError(f"the template does not write message {index} (assistant) once and unchanged")
+    end = len(text) - len(tail)
+    _verify(text, first[:head], tail, messages[index]["content"], index)
+    return head, end
+
+
+def _verify(text: str, head: str, tail: str, content: str, index: int) -> None:
+    between = text[len(head) : len(text) - len(tail)]
+    whole = text.startswith(head) and text.endswith(tail) and len(head) + len(tail) <= len(text)
+    if not whole or between.strip() != content.strip():
+        raise SpanError(f"the template rewrites the text of message {index} (assistant)")
+
+
+def _replaced(messages: Sequence[Message], index: int, content: str) -> list[Message]:
+    return [{**message, "content": content} if at == index else message for at, message in enumerate(messages)]
+
+
+def _past_closer(text: str, end: int, closers: Sequence[str]) -> int:
+    """Extend over the special token that directly follows, the longest that fits."""
+    fitting = [closer for closer in closers if closer and text.startswith(closer, end)]
+    return end + max(map(len, fitting), default=0)

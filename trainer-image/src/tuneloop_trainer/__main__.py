@@ -1,0 +1,39 @@
+"""``python -m tuneloop_trainer fetch|check|train|publish``: one stage, its input from the environment.
+
+Only decides which module runs, and sets what libraries read from the environment before they are imported.
+"""
+
+import importlib
+import os
+import sys
+
+from tuneloop_core.stages import Stage
+
+from tuneloop_trainer.paths import Paths
+from tuneloop_trainer.stage import always_holds, run_stage
+
+STAGES = (Stage.FETCH, Stage.CHECK, Stage.TRAIN, Stage.PUBLISH)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the stage that the command line names; the exit code is the contract's."""
+    if len(arguments) != 1 or arguments[0] not in STAGES:
+        sys.stderr.write(f"usage: python -m tuneloop_trainer {'|'.join(STAGES)}\n")
+        return 64
+    stage = Stage(arguments[0])
+    _prepare_environment(stage)
+    module = importlib.import_module(f"tuneloop_trainer.{stage}")
+    return run_stage(stage, module.run, Paths.from_environment(), getattr(module, "holds", always_holds))
+
+
+def _prepare_environment(stage: Stage) -> None:
+    """The hub's native client follows its own URLs, so it is off; stages after fetch never ask a hub at all."""
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if stage is not Stage.FETCH:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,73 @@
+"""Which documents make which step, and how a step is packed: a pure function of lengths, settings and seed.
+
+A position in training is therefore two numbers, step and microbatch, and resuming needs no state of a data loader.
+Steps of an epoch have nearly equal token counts, so that none is a noisy remainder. Never reads a token.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The whole training run as steps over documents."""
+
+    lengths: npt.NDArray[np.int64]
+    tokens_per_step: int
+    epochs: int
+    max_steps: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Epoch tokens over ``tokens_per_step``, rounded, at least one and at most one step a document."""
+        wanted = round(int(self.lengths.sum()) / self.tokens_per_step)
+        return max(1, min(wanted, len(self.lengths)))
+
+    @property
+    def total_steps(self) -> int:
+        """All epochs, or ``max_steps`` if that is fewer."""
+        steps = self.epochs * self.steps_per_epoch
+        return min(steps, self.max_steps) if self.max_steps else steps
+
+    def documents(self, step: int) -> npt.NDArray[np.int64]:
+        """The documents of a step, counted from 0."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
+        ends = self._ends(order)
+        return order[ends[within - 1] if within else 0 : ends[within]]
+
+    def _ends(self, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where each step ends in the order: equal shares of the tokens, at least one document each."""
+        steps, count = self.steps_per_epoch, len(order)
+        reached = np.cumsum(self.lengths[order])
+        shares = reached[-1] * (np.arange(1, steps + 1) / steps)
+        ends = np.searchsorted(reached, shares - 0.5, side="left") + 1
+        number = np.arange(steps)
+        ends = np.maximum.accumulate(ends - number) + number  # strictly increasing
+        return np.minimum(ends, count - (steps - 1 - number))
+
+
+def pack(
+    documents: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], capacity: int, packing: bool
+) -> list[list[int]]:
+    """Documents in as few packs of at most ``capacity`` tokens as first-fit decreasing finds; longer ones alone.
+
+    Without packing, one document a pack. The packs' order is fixed by lengths and numbers alone.
+    """
+    if not packing:
+        return [[int(document)] for document in documents]
+    packs: list[list[int]] = []
+    room: list[int] = []
+    for document in sorted(documents.tolist(), key=lambda number: (-int(lengths[number]), number)):
+        length = int(lengths[document])
+        place = next((index for index, left in enumerate(room) if left >= length), None)
+        if place is None:
+            packs.append([document])
+            room.append(capacity - length)
+        else:
+            packs[place].append(document)
+            room[place] -= length
+    return packs

@@ -1,0 +1,25 @@
+"""The one exception that stages raise for what they understand: a reason from the contract and words for a person."""
+
+from tuneloop_core.constants import EXIT_TERMINATED, EXIT_TRANSIENT, EXIT_USER_ERROR
+from tuneloop_core.stages import Reason
+
+_TRANSIENT = frozenset({Reason.HUB_UNAVAILABLE})
+_COUNTS_AS_TRY = frozenset({Reason.OUT_OF_MEMORY, Reason.INTERNAL_ERROR, Reason.EXPORT_FAILED})
+
+
+class StageError(Exception):
+    """A failure with a reason. The message says what was found, what would be right, what to do next; no secrets."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+    @property
+    def exit_code(self) -> int:
+        """42 for what a person must mend, 75 for what time may mend, 143 after SIGTERM, else 1."""
+        if self.reason is Reason.TERMINATED:
+            return EXIT_TERMINATED
+        if self.reason in _TRANSIENT:
+            return EXIT_TRANSIENT
+        return 1 if self.reason in _COUNTS_AS_TRY else EXIT_USER_ERROR

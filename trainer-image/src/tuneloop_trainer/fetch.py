@@ -1,0 +1,231 @@
+"""Stage fetch: bring model and dataset into the store, under names that say exactly what they are.
+
+The only stage with tokens and a way out of the cluster. Nothing that was downloaded is run or loaded here. A model is
+kept by repository and commit and shared by the namespace; a dataset by the digest of its files.
+"""
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tuneloop_core.api.sources import DatasetSource, ModelSource
+from tuneloop_core.constants import STORE_DATASETS, STORE_MODELS
+from tuneloop_core.stages import FetchInput, FetchResult, Reason
+
+from tuneloop_trainer.download import Downloader, S3Credentials
+from tuneloop_trainer.errors import StageError
+from tuneloop_trainer.files import (
+    copy_file,
+    folder_aside,
+    folder_bytes,
+    folder_digest,
+    gib,
+    seal,
+    sealed_digest,
+    store_full,
+    store_full_told,
+)
+from tuneloop_trainer.guard import AddressGuard
+from tuneloop_trainer.hub import Hub, Repository, check_config, is_wanted
+from tuneloop_trainer.paths import Paths
+
+log = logging.getLogger("tuneloop")
+
+STALE_SECONDS = 24 * 3600
+REPORT_SECONDS = 5.0
+
+
+def run(stage_input: FetchInput, paths: Paths, guard: AddressGuard | None = None) -> FetchResult:
+    """Fetch the model, then the dataset if there is one."""
+    guard = guard or AddressGuard(stage_input.refused_addresses)
+    _remove_stale(paths.models, paths.datasets)
+    result = _fetch_model(stage_input, ModelSource.model_validate(stage_input.model), paths, guard)
+    if stage_input.dataset is None:
+        return result
+    dataset = DatasetSource.model_validate(stage_input.dataset)
+    folder, cached = _fetch_dataset(stage_input, dataset, paths, guard)
+    return result.model_copy(
+        update={
+            "dataset_path": f"{STORE_DATASETS}/{folder.name}",
+            "dataset_digest": sealed_digest(folder),
+            "dataset_bytes": folder_bytes(folder),
+            "cached": result.cached and cached,
+        }
+    )
+
+
+def holds(earlier: dict[str, Any], paths: Paths) -> bool:
+    """Whether what an earlier run fetched still lies in the store (models are a cache)."""
+    result = FetchResult.model_validate(earlier)
+    folders = [paths.models.parent / result.model_path]
+    if result.dataset_path:
+        folders.append(paths.datasets.parent / result.dataset_path)
+    return all(sealed_digest(folder) for folder in folders)
+
+
+# ---- models --------------------------------------------------------------------------------------------------------
+
+
+def _fetch_model(stage_input: FetchInput, model: ModelSource, paths: Paths, guard: AddressGuard) -> FetchResult:
+    if model.uri.startswith("hf://"):
+        hub = Hub(stage_input.hub_endpoint, paths.secret("model", "token"), guard)
+        return _hub_model(hub, model, paths, stage_input.max_bytes)
+    if model.uri.startswith("pvc://"):
+        return _claim_model(model, _claim_folder(paths, stage_input.pvc_model_path, model.uri, "model"), paths)
+    scheme = model.uri.split("://", 1)[0]
+    message = f"model.uri {model.uri}: this release fetches models from hf:// and pvc://, not {scheme}://."
+    raise StageError(Reason.MODEL_UNSUPPORTED, message)
+
+
+def _hub_model(hub: Hub, model: ModelSource, paths: Paths, max_bytes: int) -> FetchResult:
+    name = model.uri.removeprefix("hf://")
+    repository = hub.resolve_model(name, model.revision)
+    uri = f"hf://{name}@{repository.commit}"
+    log.info("%s at %s is commit %s, %s", model.uri, model.revision, repository.commit, gib(repository.bytes))
+    target = paths.models / "hf" / name.replace("/", "--") / repository.commit
+    cached = bool(sealed_digest(target))
+    if not cached:
+        _require_allowed(repository, max_bytes, model.uri)
+        _download(hub, repository, target, model.uri, lambda folder: check_config(folder, model.uri))
+    return _model_result(uri, target, paths, repository.commit, cached)
+
+
+def _claim_model(model: ModelSource, source: Path, paths: Paths) -> FetchResult:
+    if not source.is_dir():
+        raise StageError(Reason.MODEL_NOT_FOUND, f"{model.uri}: there is no such folder in the claim.")
+    files = [path for path in sorted(source.iterdir()) if path.is_file() and is_wanted(path.name)]
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise StageError(Reason.MODEL_UNSUPPORTED, f"{model.uri} has no .safetensors weights at its root.")
+    check_config(source, model.uri)
+    folder, cached = _copy_sealed(files, source, paths.models / "pvc", model.uri)
+    digest = sealed_digest(folder)
+    return _model_result(f"{model.uri}@{digest}", folder, paths, digest, cached)
+
+
+def _model_result(uri: str, folder: Path, paths: Paths, commit: str, cached: bool) -> FetchResult:
+    log.info("%s is in the store%s", uri, " already" if cached else "")
+    path = f"{STORE_MODELS}/{folder.relative_to(paths.models).as_posix()}"
+    return FetchResult(
+        model_uri=uri, model_path=path, model_commit=commit, model_bytes=folder_bytes(folder), cached=cached
+    )
+
+
+# ---- datasets ------------------------------------------------------------------------------------------------------
+
+
+def _fetch_dataset(
+    stage_input: FetchInput, dataset: DatasetSource, paths: Paths, guard: AddressGuard
+) -> tuple[Path, bool]:
+    if dataset.uri.startswith("pvc://"):
+        source = _claim_folder(paths, stage_input.pvc_dataset_path, dataset.uri, "dataset")
+        files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+        if not files:
+            raise StageError(Reason.DATASET_NOT_FOUND, f"{dataset.uri}: there is no such file or folder in the claim.")
+        root = source.parent if source.is_file() else source
+        return _copy_sealed(files, root, paths.datasets, dataset.uri)
+    with folder_aside(paths.datasets) as aside, reporting(aside, dataset.uri), store_full_told(aside, dataset.uri):
+        _download_dataset(stage_input, dataset, paths, guard, aside)
+        target = paths.datasets / folder_digest(aside).removeprefix("sha256:")
+        cached = bool(sealed_digest(target))
+        seal(aside, target)
+        return target, cached
+
+
+def _download_dataset(
+    stage_input: FetchInput, dataset: DatasetSource, paths: Paths, guard: AddressGuard, aside: Path
+) -> None:
+    downloader = Downloader(guard, stage_input.max_bytes)
+    if dataset.uri.startswith("hf://datasets/"):
+        hub = Hub(stage_input.hub_endpoint, paths.secret("dataset", "token"), guard)
+        org, name, *file = dataset.uri.removeprefix("hf://datasets/").split("/")
+        repository = hub.resolve_dataset(f"{org}/{name}", "/".join(file))
+        _require_allowed(repository, stage_input.max_bytes, dataset.uri)
+        hub.download(repository, aside)
+    elif dataset.uri.startswith("s3://"):
+        keys = (paths.secret("dataset", key) for key in ("accessKeyId", "secretAccessKey", "sessionToken"))
+        downloader.s3(dataset.uri, dataset.endpoint, S3Credentials(*keys), aside)
+    elif dataset.uri.startswith("https://"):
+        downloader.https(dataset.uri, paths.secret("dataset", "token"), aside)
+    else:
+        message = f"dataset.uri {dataset.uri}: hf://datasets/, s3://, https:// and pvc:// are read."
+        raise StageError(Reason.DATASET_NOT_FOUND, message)
+
+
+# ---- shared --------------------------------------------------------------------------------------------------------
+
+
+def _download(hub: Hub, repository: Repository, target: Path, uri: str, check: Callable[[Path], None]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if repository.bytes > free:
+        raise store_full(target.parent, uri, repository.bytes)
+    with folder_aside(target.parent) as aside, reporting(aside, uri), store_full_told(aside, uri):
+        hub.download(repository, aside)
+        check(aside)
+        seal(aside, target)
+
+
+def _copy_sealed(files: list[Path], root: Path, parent: Path, uri: str) -> tuple[Path, bool]:
+    """Copy files of a claim into a folder named by its digest."""
+    with folder_aside(parent) as aside, reporting(aside, uri), store_full_told(aside, uri):
+        for path in files:
+            copy_file(path, aside / path.relative_to(root))
+        target = parent / folder_digest(aside).removeprefix("sha256:")
+        cached = bool(sealed_digest(target))
+        seal(aside, target)
+        return target, cached
+
+
+def _claim_folder(paths: Paths, mount: str, uri: str, which: str) -> Path:
+    """The path of a ``pvc://`` URI below its mount; links that lead out of the claim are refused."""
+    base = (paths.root / mount.lstrip("/") if mount else paths.claim(which)).resolve()
+    inner = uri.removeprefix("pvc://").partition("/")[2].strip("/")
+    folder = (base / inner).resolve()
+    if not folder.is_relative_to(base):
+        raise StageError(Reason.URI_REFUSED, f"{uri} leads out of its claim through a link.")
+    return folder
+
+
+def _require_allowed(repository: Repository, max_bytes: int, uri: str) -> None:
+    if max_bytes and repository.bytes > max_bytes:
+        reason = Reason.MODEL_UNSUPPORTED if repository.kind == "model" else Reason.DATASET_INVALID
+        message = f"{uri} has {gib(repository.bytes)}; hub.maxBytes of this installation allows {gib(max_bytes)}."
+        raise StageError(reason, message)
+
+
+def _remove_stale(*folders: Path) -> None:
+    """Remove what fetches that died a day ago left aside."""
+    for folder in folders:
+        for path in folder.glob("**/.aside-*"):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def reporting(folder: Path, what: str) -> Iterator[None]:
+    """Log every few seconds how much has arrived."""
+    done = threading.Event()
+
+    def report() -> None:
+        while not done.wait(REPORT_SECONDS):
+            log.info("%s: %s so far", what, gib(_arrived(folder)))
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _arrived(folder: Path) -> int:
+    try:
+        return folder_bytes(folder)
+    except OSError:  # a file was renamed while it was counted
+        return 0

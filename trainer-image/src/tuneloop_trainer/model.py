@@ -1,0 +1,188 @@
+"""The foundation model with a LoRA adapter, and the two things asked of it: hidden states of a pack, and text.
+
+Loads safetensors only and runs no code of a repository. What a model needs for packed documents is proven on the
+model itself before training (``verify``), not looked up in a list of architectures.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tuneloop_core.api.finetunejob import LoRASettings
+from tuneloop_core.stages import Reason
+
+from tuneloop_trainer import attention
+from tuneloop_trainer.errors import StageError
+from tuneloop_trainer.loss import Head, summed_loss
+from tuneloop_trainer.machine import Machine
+from tuneloop_trainer.tokens import Document
+
+log = logging.getLogger("tuneloop")
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+
+
+@dataclass
+class TunedModel:
+    """A PEFT model, its frozen head, and how attention is computed over packs."""
+
+    peft: PeftModel
+    head: Head
+    machine: Machine
+    isolates: bool = True  # packs of several documents are proven to be isolated
+
+    @property
+    def causal(self) -> Any:
+        """The transformers model inside, with the adapter's layers in place."""
+        return self.peft.get_base_model()
+
+    @property
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The trained parameters by name."""
+        return {name: parameter for name, parameter in self.peft.named_parameters() if parameter.requires_grad}
+
+    @property
+    def total_parameters(self) -> int:
+        """Parameters of the base model."""
+        return sum(p.numel() for p in self.peft.parameters()) - self.trainable_parameters
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Parameters of the adapter."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+    def hidden(self, documents: list[Document]) -> torch.Tensor:
+        """Last hidden states of a pack, (tokens, hidden size); each document sees itself only."""
+        ids = torch.cat([torch.from_numpy(document.ids.astype("int64")) for document in documents])
+        arguments = attention.packing_arguments([len(document.ids) for document in documents], self.machine.device)
+        output = self.causal.base_model(input_ids=ids.unsqueeze(0).to(self.machine.device), use_cache=False, **arguments)
+        states: torch.Tensor = output.last_hidden_state
+        return states.squeeze(0)
+
+    def loss(self, documents: list[Document]) -> tuple[torch.Tensor, int]:
+        """Summed cross-entropy over the trained tokens of a pack, in nats, and how many they are."""
+        positions, targets = trained_positions(documents)
+        hidden = self.hidden(documents)[positions.to(self.machine.device)]
+        return summed_loss(hidden, targets.to(self.machine.device), self.head), len(targets)
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """The base model alone."""
+        with self.peft.disable_adapter():
+            yield
+
+    @contextmanager
+    def generating(self) -> Iterator[None]:
+        """Attention and cache as generation needs them."""
+        before = self.causal.config._attn_implementation
+        self.causal.set_attn_implementation("sdpa" if before == attention.NAME else before)
+        try:
+            yield
+        finally:
+            self.causal.set_attn_implementation(before)
+
+
+def trained_positions(documents: list[Document]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions in the pack whose next token is trained, and those next tokens. A document's first token is never one."""
+    positions, targets, start = [], [], 0
+    for document in documents:
+        marked = torch.from_numpy(document.trained[1:].astype("bool")).nonzero().squeeze(1)
+        positions.append(marked + start)
+        targets.append(torch.from_numpy(document.ids[1:].astype("int64"))[marked])
+        start += len(document.ids)
+    return torch.cat(positions), torch.cat(targets)
+
+
+def load_model(folder: Path, machine: Machine, lora: LoRASettings, seed: int) -> TunedModel:
+    """The model in a folder with a fresh adapter; raises ``ModelUnsupported`` in words."""
+    attention.register()
+    causal = _load_causal(folder, machine)
+    torch.manual_seed(seed)
+    try:
+        peft = get_peft_model(causal, _lora_config(lora))
+    except ValueError as error:
+        message = f"method.lora.targetModules {lora.target_modules} does not fit this model: {error}"
+        raise StageError(Reason.MODEL_UNSUPPORTED, message) from error
+    for parameter in peft.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(machine.dtype)
+    return TunedModel(peft.to(machine.device), Head.of(causal), machine)
+
+
+def _load_causal(folder: Path, machine: Machine) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 - slow to import
+
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        config = AutoConfig.from_pretrained(folder, **options)
+        implementation = "eager" if getattr(config, "attn_logit_softcapping", None) else attention.NAME
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=machine.dtype, use_safetensors=True, attn_implementation=implementation, **options
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise StageError(Reason.MODEL_UNSUPPORTED, f"the model cannot be loaded: {error}") from error
+
+
+def _lora_config(lora: LoRASettings) -> LoraConfig:
+    """Plain LoRA, as vLLM loads it: no bias, no whole modules. No dropout, so that packing changes nothing."""
+    modules = lora.target_modules.split(",")
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules="all-linear" if modules == ["all-linear"] else modules,
+        lora_dropout=0.0,
+        bias="none",
+    )
+
+
+# ---- proofs before training ----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def verify(model: TunedModel, documents: list[Document]) -> None:
+    """Prove on this model that our loss is its own and that packed documents do not see each other.
+
+    Switches to transformers' masks, and then to single documents, where packing is not proven; raises
+    ``ModelUnsupported`` if not even the loss of one document agrees.
+    """
+    samples = [_shortened(document) for document in documents[:2]]
+    if not _loss_agrees(model, samples[0]):
+        message = "the model's logits are more than its last layer's product; such heads cannot be trained here."
+        raise StageError(Reason.MODEL_UNSUPPORTED, message)
+    if len(samples) < 2 or _isolated(model, samples):
+        return
+    log.warning("packed documents are not isolated by this model's attention; trying transformers' own masks")
+    model.causal.set_attn_implementation("sdpa")
+    if not _isolated(model, samples):
+        log.warning("packing is off: this model carries state from one document to the next")
+        model.isolates = False
+
+
+def _loss_agrees(model: TunedModel, sample: Document) -> bool:
+    positions, targets = trained_positions([sample])
+    ours = summed_loss(model.hidden([sample])[positions], targets.to(model.machine.device), model.head)
+    ids = torch.from_numpy(sample.ids.astype("int64")).unsqueeze(0).to(model.machine.device)
+    with model.generating():
+        logits = model.causal(input_ids=ids, use_cache=False).logits[0, positions].float()
+    theirs = torch.nn.functional.cross_entropy(logits, targets.to(model.machine.device), reduction="sum")
+    return bool(torch.isclose(ours.float(), theirs, rtol=TOLERANCE[model.machine.dtype], atol=1e-3))
+
+
+def _isolated(model: TunedModel, samples: list[Document]) -> bool:
+    together = model.hidden(samples).float()
+    apart = torch.cat([model.hidden([sample]).float() for sample in samples])
+    error = (together - apart).norm() / apart.norm()
+    return bool(error < TOLERANCE[model.machine.dtype])
+
+
+def _shortened(document: Document) -> Document:
+    """At most 64 tokens around the first trained one, so that the proof costs little."""
+    first = int(document.trained.argmax())
+    window = slice(max(0, first - 32), first + 32)
+    return Document(document.ids[window], document.trained[window])

@@ -1,0 +1,94 @@
+"""AdamW over float32 copies of the adapter, with gradients summed in float32, and a cosine schedule with warm-up.
+
+A bfloat16 weight cannot hold the small updates of fine-tuning, and a bfloat16 sum loses the small gradients; both are
+therefore kept in float32 here, which costs little for an adapter. State is plain tensors by name, so that a checkpoint
+is a safetensors file and resuming is exact.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+MAX_NORM = 1.0
+WARMUP_SHARE = 0.03
+
+
+class AdapterOptimizer:
+    """Optimises named parameters; call ``step`` after the microbatches of a step went backward."""
+
+    def __init__(self, parameters: dict[str, torch.nn.Parameter]) -> None:
+        self._parameters = parameters
+        self._masters = {name: p.detach().float().clone() for name, p in parameters.items()}
+        self._sums = {name: torch.zeros_like(master) for name, master in self._masters.items()}
+        self._first = {name: torch.zeros_like(master) for name, master in self._masters.items()}
+        self._second = {name: torch.zeros_like(master) for name, master in self._masters.items()}
+        self.steps = 0
+        for name, parameter in parameters.items():
+            parameter.register_post_accumulate_grad_hook(self._collector(name))
+
+    def step(self, learning_rate: float) -> float:
+        """One update; returns the gradient's norm before clipping (not finite if a gradient is not)."""
+        norm = torch.linalg.vector_norm(torch.stack([s.norm() for s in self._sums.values()])).item()
+        if not math.isfinite(norm):
+            return norm
+        self.steps += 1
+        scale = min(1.0, MAX_NORM / (norm + 1e-6))
+        for name, parameter in self._parameters.items():
+            self._update(name, parameter, scale, learning_rate)
+        self.clear()
+        return norm
+
+    def clear(self) -> None:
+        """Forget the gradients of an unfinished step."""
+        torch._foreach_zero_(list(self._sums.values()))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All tensors that resuming needs, by ``<kind>.<parameter>``."""
+        return {f"{kind}.{name}": tensor.contiguous() for kind, name, tensor in self._tensors()}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, torch.Tensor], steps: int) -> None:
+        """Restore what ``state`` gave; raises ``KeyError`` if a tensor is missing."""
+        for kind, name, tensor in self._tensors():
+            tensor.copy_(state[f"{kind}.{name}"])
+        self.steps = steps
+        for name, parameter in self._parameters.items():
+            parameter.copy_(self._masters[name])
+
+    def _tensors(self) -> Iterator[tuple[str, str, torch.Tensor]]:
+        kinds = {"weight": self._masters, "gradient": self._sums, "first": self._first, "second": self._second}
+        for kind, tensors in kinds.items():
+            for name, tensor in tensors.items():
+                yield kind, name, tensor
+
+    def _collector(self, name: str):  # type: ignore[no-untyped-def]
+        def collect(parameter: torch.Tensor) -> None:
+            if parameter.grad is not None:
+                self._sums[name] += parameter.grad
+                parameter.grad = None
+
+        return collect
+
+    @torch.no_grad()
+    def _update(self, name: str, parameter: torch.nn.Parameter, scale: float, learning_rate: float) -> None:
+        """Adam (arXiv:1412.6980) with bias correction; no weight decay, as is usual for adapters."""
+        gradient = self._sums[name] * scale
+        first, second = self._first[name], self._second[name]
+        first.lerp_(gradient, 1 - BETAS[0])
+        second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        size = learning_rate / (1 - BETAS[0] ** self.steps)
+        denominator = second.sqrt().div_(math.sqrt(1 - BETAS[1] ** self.steps)).add_(EPSILON)
+        self._masters[name].addcdiv_(first, denominator, value=-size)
+        parameter.copy_(self._masters[name])
+
+
+def learning_rate(step: int, total_steps: int, peak: float) -> float:
+    """Rate of a step counted from 0: linear warm-up over 3 % of the steps, then half a cosine down to zero."""
+    warmup = max(1, round(total_steps * WARMUP_SHARE))
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, total_steps - warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * done))

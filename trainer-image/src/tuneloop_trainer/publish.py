@@ -1,0 +1,142 @@
+"""Stage publish: put the adapter into the store as an artifact that says what it is and where it came from.
+
+Adapter, tokenizer, manifest, model card and scores in one folder named by its digest. Plain LoRA, so that PEFT and
+vLLM load it as it lies there. Never loads the model; the same input gives the same digest.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from tuneloop_core.api.finetunejob import FineTuneJobSpec
+from tuneloop_core.constants import STORE_ARTIFACTS
+from tuneloop_core.gates import judge
+from tuneloop_core.stages import (
+    CheckResult,
+    GateResult,
+    PublishInput,
+    PublishResult,
+    Reason,
+    Stage,
+    TrainResult,
+    Wire,
+)
+
+from tuneloop_trainer.card import model_card
+from tuneloop_trainer.errors import StageError
+from tuneloop_trainer.files import copy_file, folder_aside, folder_bytes, folder_digest, is_whole, seal, sealed_digest
+from tuneloop_trainer.hub import is_wanted
+from tuneloop_trainer.paths import Paths
+from tuneloop_trainer.stage import read_record
+
+log = logging.getLogger("tuneloop")
+
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+NOT_TOKENIZER = ("config.json", "generation_config.json")
+
+
+class Manifest(Wire):
+    """``manifest.json``: everything needed to say how an artifact came to be."""
+
+    kind: str
+    name: str
+    namespace: str
+    model: dict[str, str]
+    dataset: dict[str, Any]
+    images: dict[str, str]
+    operator_version: str
+    spec: dict[str, Any]
+    training: dict[str, Any]
+    evaluation: dict[str, Any]
+
+
+def run(stage_input: PublishInput, paths: Paths) -> PublishResult:
+    """Assemble the artifact; returns where it lies."""
+    check = CheckResult.model_validate(_result_of(Stage.CHECK, paths))
+    train = TrainResult.model_validate(_result_of(Stage.TRAIN, paths))
+    adapter = paths.work / "train/adapter"
+    if not is_whole(adapter):
+        raise StageError(Reason.CHECKPOINT_CORRUPT, f"{adapter} does not match its digest; the disk may be failing.")
+    spec = FineTuneJobSpec.model_validate(stage_input.spec)
+    gates = judge(spec.evaluation.gates, train.base, train.tuned)
+    manifest = _manifest(stage_input, spec, check, train, gates)
+    with folder_aside(paths.artifacts) as aside:
+        _assemble(aside, adapter, paths, manifest)
+        target = paths.artifacts / folder_digest(aside).removeprefix("sha256:")
+        digest = seal(aside, target)
+    log.info("published %s", digest)
+    path = f"{STORE_ARTIFACTS}/{target.name}"
+    return PublishResult(kind="Adapter", path=path, digest=digest, bytes=folder_bytes(target), gates=gates)
+
+
+def holds(earlier: dict[str, Any], paths: Paths) -> bool:
+    """Whether the artifact of an earlier run still lies there."""
+    result = PublishResult.model_validate(earlier)
+    return sealed_digest(paths.artifacts.parent / result.path) == result.digest
+
+
+def _result_of(stage: Stage, paths: Paths) -> dict[str, Any]:
+    record = read_record(stage, paths)
+    if record is None:
+        raise StageError(Reason.INTERNAL_ERROR, f"{paths.result(stage)} is missing: {stage} has not finished here.")
+    return record.result
+
+
+def _manifest(
+    stage_input: PublishInput, spec: FineTuneJobSpec, check: CheckResult, train: TrainResult, gates: list[GateResult]
+) -> Manifest:
+    fetch = stage_input.fetch
+    return Manifest(
+        kind="Adapter",
+        name=stage_input.name,
+        namespace=stage_input.namespace,
+        model={"uri": spec.model.uri, "revision": spec.model.revision, "resolved": fetch.model_uri, "commit": fetch.model_commit},
+        dataset={
+            "uri": spec.dataset.uri,
+            "digest": fetch.dataset_digest,
+            **check.model_dump(mode="json", by_alias=True, exclude={"example"}),
+        },
+        images={"trainer": stage_input.trainer_image},
+        operator_version=stage_input.operator_version,
+        spec=spec.to_dict(),
+        training=train.model_dump(mode="json", by_alias=True, exclude={"base", "tuned", "curve"}),
+        evaluation={
+            "base": train.base.model_dump(mode="json", by_alias=True),
+            "tuned": train.tuned.model_dump(mode="json", by_alias=True),
+            "gates": [gate.model_dump(mode="json", by_alias=True) for gate in gates],
+            "curve": train.curve,
+        },
+    )
+
+
+def _assemble(folder: Path, adapter: Path, paths: Paths, manifest: Manifest) -> None:
+    copy_file(adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
+    _write(folder / ADAPTER_CONFIG, _adapter_config(adapter / ADAPTER_CONFIG, manifest))
+    for path in sorted(paths.model.iterdir()):
+        if path.is_file() and is_wanted(path.name) and _is_tokenizer_file(path.name):
+            copy_file(path, folder / path.name)
+    document = manifest.model_dump(mode="json", by_alias=True)
+    _write(folder / "manifest.json", document)
+    _write(folder / "evaluation.json", document["evaluation"])
+    (folder / "README.md").write_text(model_card(manifest.model_dump(mode="json", by_alias=True)), encoding="utf-8")
+
+
+def _adapter_config(path: Path, manifest: Manifest) -> dict[str, Any]:
+    """PEFT's configuration, naming the base by its URI and commit instead of a path in a pod."""
+    config: dict[str, Any] = json.loads(path.read_text())
+    uri = manifest.model["uri"]
+    return {
+        **dict(sorted(config.items())),
+        "target_modules": sorted(config["target_modules"]),
+        "base_model_name_or_path": uri.removeprefix("hf://"),
+        "revision": manifest.model["commit"] if uri.startswith("hf://") else None,
+    }
+
+
+def _is_tokenizer_file(name: str) -> bool:
+    return not name.endswith((".safetensors", ".safetensors.index.json")) and name not in NOT_TOKENIZER
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,151 @@
+"""The protocol around every stage: input in, result file, last words, exit code.
+
+A stage's own module only computes; here it is made idempotent (a finished result for the same input is answered at
+once) and every failure becomes a reason and a message. Never knows what a stage does.
+"""
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pydantic
+from tuneloop_core.constants import STAGE_INPUT_ENV, TERMINATION_MESSAGE_LIMIT
+from tuneloop_core.stages import (
+    CheckInput,
+    FetchInput,
+    PublishInput,
+    Reason,
+    Stage,
+    Termination,
+    TrainInput,
+    Wire,
+)
+
+from tuneloop_trainer.errors import StageError
+from tuneloop_trainer.files import store_full_told, write_json
+from tuneloop_trainer.paths import Paths
+
+log = logging.getLogger("tuneloop")
+
+INPUTS: dict[Stage, type[FetchInput] | type[CheckInput] | type[TrainInput] | type[PublishInput]] = {
+    Stage.FETCH: FetchInput,
+    Stage.CHECK: CheckInput,
+    Stage.TRAIN: TrainInput,
+    Stage.PUBLISH: PublishInput,
+}
+
+StageFunction = Callable[[Any, Paths], Wire]
+Holds = Callable[[dict[str, Any], Paths], bool]
+
+
+def always_holds(_result: dict[str, Any], _paths: Paths) -> bool:
+    """A result that cannot go stale."""
+    return True
+
+
+class StageRecord(Wire):
+    """``/work/<stage>/result.json``: the result, and the digest of the input it belongs to."""
+
+    input_digest: str
+    result: dict[str, Any]
+
+
+def run_stage(stage: Stage, function: StageFunction, paths: Paths, holds: Holds = always_holds) -> int:
+    """Run one stage under the protocol; returns the exit code. Never raises.
+
+    ``holds`` says whether an earlier result is still true; one that is not is computed again.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True)
+    try:
+        termination = _succeed(stage, function, paths, holds)
+        code = 0
+    except StageError as error:
+        log.error("%s: %s", error.reason, error.message)  # noqa: TRY400 - the words are enough
+        termination, code = _failure(stage, error.reason, error.message), error.exit_code
+    except Exception as error:
+        log.exception("unexpected failure")
+        message = f"{type(error).__name__}: {error}. The pod's log has the traceback."
+        termination, code = _failure(stage, Reason.INTERNAL_ERROR, message), 1
+    _say_last_words(termination, paths)
+    return code
+
+
+def input_digest(text: str) -> str:
+    """The digest that ties results and checkpoints to one input."""
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_record(stage: Stage, paths: Paths) -> StageRecord | None:
+    """A stage's finished result, or None."""
+    path = paths.result(stage)
+    if not path.is_file():
+        return None
+    try:
+        return StageRecord.model_validate_json(path.read_bytes())
+    except pydantic.ValidationError:
+        return None
+
+
+def _succeed(stage: Stage, function: StageFunction, paths: Paths, holds: Holds) -> Termination:
+    text = os.environ.get(STAGE_INPUT_ENV, "")
+    stage_input = _parse_input(stage, text)
+    digest = input_digest(text)
+    record = read_record(stage, paths)
+    if record is not None and record.input_digest == digest and holds(record.result, paths):
+        log.info("%s was finished before; answering from its result", stage)
+        return _success(stage, record.result)
+    with store_full_told(paths.work, f"the {stage} stage"):
+        result = function(stage_input, paths).model_dump(mode="json", by_alias=True)
+        write_json(paths.result(stage), StageRecord(input_digest=digest, result=result).model_dump(by_alias=True))
+    return _success(stage, result)
+
+
+def _parse_input(stage: Stage, text: str) -> Wire:
+    try:
+        return INPUTS[stage].model_validate_json(text)
+    except pydantic.ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5])
+        message = f"{STAGE_INPUT_ENV} is not the input of {stage}: {problems}. Operator and trainer image differ?"
+        raise StageError(Reason.INTERNAL_ERROR, message) from None
+
+
+def _success(stage: Stage, result: dict[str, Any]) -> Termination:
+    return Termination(stage=stage, outcome="Succeeded", result=result)
+
+
+def _failure(stage: Stage, reason: Reason, message: str) -> Termination:
+    return Termination(stage=stage, outcome="Failed", reason=reason, message=_shortened(message, 1024))
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _say_last_words(termination: Termination, paths: Paths) -> None:
+    """Write the termination message, thinner if it is too long for the kubelet."""
+    data = _fitted(termination)
+    try:
+        paths.termination_log.parent.mkdir(parents=True, exist_ok=True)
+        paths.termination_log.write_bytes(data)
+    except OSError as error:
+        log.warning("no termination message could be written: %s", error)
+
+
+def _fitted(termination: Termination) -> bytes:
+    data = _as_bytes(termination)
+    result = dict(termination.result or {})
+    for key in ("example", "curve"):
+        if len(data) > TERMINATION_MESSAGE_LIMIT and key in result:
+            result[key] = "" if key == "example" else result[key][:: max(1, len(result[key]) // 16)]
+            data = _as_bytes(termination.model_copy(update={"result": result}))
+    if len(data) > TERMINATION_MESSAGE_LIMIT:
+        short = _shortened(termination.message, 300)
+        data = _as_bytes(termination.model_copy(update={"message": short, "result": termination.result and result}))
+    return data
+
+
+def _as_bytes(termination: Termination) -> bytes:
+    return termination.model_dump_json(by_alias=True, exclude_none=True).encode()

@@ -1,0 +1,79 @@
+"""Tokenized documents on disk: written once by check, mapped by train, so that no accelerator waits for a tokenizer.
+
+Three flat files: token ids (int32), which of them carry loss (uint8), and where each document ends (int64). Read
+through memory maps: a dataset larger than memory costs page cache only.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+IDS, TRAINED, ENDS = "tokens.i32", "trained.u8", "ends.i64"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One example: ids (int32) and, for each, whether the loss counts it (uint8)."""
+
+    ids: npt.NDArray[np.int32]
+    trained: npt.NDArray[np.uint8]
+
+
+class TokenWriter:
+    """Appends documents; the files are complete when it closes."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files = [(folder / name).open("wb") for name in (IDS, TRAINED, ENDS)]
+        self._end = 0
+
+    def append(self, ids: list[int], trained: list[int]) -> None:
+        """Add one document; both lists have its length."""
+        self._end += len(ids)
+        ends = np.array([self._end], dtype=np.int64)
+        arrays = (np.array(ids, dtype=np.int32), np.array(trained, dtype=np.uint8), ends)
+        for stream, array in zip(self._files, arrays, strict=True):
+            stream.write(array.tobytes())
+
+    def __enter__(self) -> "TokenWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for stream in self._files:
+            stream.flush()
+            os.fsync(stream.fileno())
+            stream.close()
+
+
+class TokenStore:
+    """Documents by number."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ends = _mapped(folder / ENDS, np.dtype(np.int64))
+        self._ids = _mapped(folder / IDS, np.dtype(np.int32))
+        self._trained = _mapped(folder / TRAINED, np.dtype(np.uint8))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each document."""
+        return np.diff(self._ends, prepend=0)
+
+    def document(self, number: int) -> Document:
+        """The document ``number``, counted from 0."""
+        start, end = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
+        return Document(self._ids[start:end], self._trained[start:end])
+
+
+def _mapped(path: Path, dtype: "np.dtype[np.generic]") -> npt.NDArray[np.generic]:
+    if not path.stat().st_size:  # an empty file cannot be mapped
+        return np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")

@@ -1,0 +1,208 @@
+"""Stage train: base evaluation, LoRA training with checkpoints, tuned evaluation, in one process.
+
+Base first: it is the reference, and it shows trouble with memory before hours are spent. Its scores are kept, so that
+a pod that goes on from a checkpoint does not measure again. Runs without token, network and service account.
+"""
+
+import logging
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pydantic
+import torch
+from tuneloop_core.api.finetunejob import CheckpointSettings, EvaluationSettings, Method, Training
+from tuneloop_core.api.formats import parse_duration
+from tuneloop_core.stages import Reason, TrainInput, TrainResult
+
+from tuneloop_trainer.batches import Schedule
+from tuneloop_trainer.checkpoints import Checkpoints, TrainingState
+from tuneloop_trainer.encode import Encoder, load_encoder
+from tuneloop_trainer.errors import StageError
+from tuneloop_trainer.evaluation import Evaluated, HeldOut, evaluate, generation_tokens
+from tuneloop_trainer.files import folder_aside, seal, write_atomic
+from tuneloop_trainer.loop import PACK_TOKENS, Loop, out_of_memory
+from tuneloop_trainer.machine import Machine, peak_memory, prepare_machine
+from tuneloop_trainer.model import TunedModel, load_model, verify
+from tuneloop_trainer.paths import Paths
+from tuneloop_trainer.progress import Board, ProgressServer, thinned
+from tuneloop_trainer.stage import input_digest
+from tuneloop_trainer.tokens import TokenStore
+
+log = logging.getLogger("tuneloop")
+
+
+def run(stage_input: TrainInput, paths: Paths) -> TrainResult:
+    """Train; raises ``Terminated`` (exit 143) after SIGTERM with the checkpoint saved."""
+    board = Board(metrics_file=paths.work / "train/metrics.jsonl")
+    (paths.work / "train").mkdir(parents=True, exist_ok=True)
+    server = ProgressServer(board)
+    try:
+        with stopping() as stop:
+            return _Run(stage_input, paths, board, stop).run()
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise out_of_memory(Training.model_validate(stage_input.training), error) from error
+    finally:
+        server.close()
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets."""
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Run:
+    """The settings of one run, parsed, and its parts."""
+
+    def __init__(self, stage_input: TrainInput, paths: Paths, board: Board, stop: threading.Event) -> None:
+        self.digest = input_digest(stage_input.model_dump_json())
+        self.method = Method.model_validate(stage_input.method)
+        self.training = Training.model_validate(stage_input.training)
+        self.checkpoint = CheckpointSettings.model_validate(stage_input.checkpoint)
+        self.evaluation = EvaluationSettings.model_validate(stage_input.evaluation)
+        self.folder = paths.work / "train"
+        self.paths, self.board, self.stop = paths, board, stop
+        self.machine = prepare_machine(stage_input.accelerators)
+        self.capacity = PACK_TOKENS[self.machine.device.type]
+
+    def run(self) -> TrainResult:
+        """Everything, in order."""
+        log.info("training on %s", self.machine.words)
+        model, encoder = self._load()
+        store = TokenStore(self.paths.data / "train")
+        held_out = HeldOut(
+            TokenStore(self.paths.data / "validation"), self.paths.data / "validation.jsonl", self.evaluation, self.training.seed
+        )
+        verify(model, [store.document(number) for number in range(min(2, len(store)))])
+        loop = self._loop(model, store)
+        self._plan_costs(loop.schedule, held_out, encoder)
+        base = self._base(model, encoder, held_out)
+        state = self._train(loop)
+        self._save_adapter(model)
+        self.board.enter("TunedEvaluation")
+        tuned = evaluate(model, encoder, held_out, self.capacity, self._tick)
+        self._write_samples(encoder, held_out, base, tuned)
+        self.board.enter("Done")
+        return self._result(loop, state, model, base, tuned)
+
+    def _load(self) -> tuple[TunedModel, Encoder]:
+        encoder = load_encoder(self.paths.model)
+        return load_model(self.paths.model, self.machine, self.method.lora, self.training.seed), encoder
+
+    def _loop(self, model: TunedModel, store: TokenStore) -> Loop:
+        settings = self.training
+        schedule = Schedule(store.lengths, settings.tokens_per_step, settings.epochs, settings.max_steps, settings.seed)
+        checkpoints = Checkpoints(self.folder / "checkpoints", self.checkpoint.keep)
+        seconds = parse_duration(self.checkpoint.interval)
+        state = TrainingState(input_digest=self.digest, capacity=self.capacity)
+        return Loop(model, store, schedule, settings, checkpoints, seconds, self.board, self.stop, state)
+
+    def _plan_costs(self, schedule: Schedule, held_out: HeldOut, encoder: Encoder) -> None:
+        """Shares of the phases for percent and ETA: backward costs twice what forward does."""
+        evaluation = held_out.tokens + generation_tokens(held_out.questions(encoder), self.evaluation)
+        epochs = schedule.total_steps / schedule.steps_per_epoch
+        training = 3 * float(schedule.lengths.sum()) * epochs
+        self.board.costs = {"BaseEvaluation": evaluation, "Training": training, "TunedEvaluation": evaluation}
+        self.board.update(total_steps=schedule.total_steps)
+
+    def _base(self, model: TunedModel, encoder: Encoder, held_out: HeldOut) -> Evaluated:
+        """The base model's scores, from an earlier try if there was one."""
+        path = self.folder / "base.json"
+        if (kept := _read_kept(path, self.digest)) is not None:
+            log.info("the base model was evaluated before")
+            return kept
+        self.board.enter("BaseEvaluation")
+        with model.without_adapter():
+            base = evaluate(model, encoder, held_out, self.capacity, self._tick)
+        write_atomic(path, _Kept(input_digest=self.digest, evaluated=base).model_dump_json().encode())
+        log.info("base model: %s", base.scores.model_dump_json(exclude_none=True))
+        return base
+
+    def _train(self, loop: Loop) -> TrainingState:
+        self.board.enter("Training")
+        loop.resume()
+        self.board.update(
+            resumes=loop.state.resumes,
+            checkpoint_step=loop.checkpoints.last_step,
+            checkpoint_time=loop.checkpoints.last_time,
+            curve=thinned(loop.state.curve),
+        )
+        return loop.run()
+
+    def _save_adapter(self, model: TunedModel) -> None:
+        self.board.enter("Saving")
+        target = self.folder / "adapter"
+        with folder_aside(self.folder) as aside:
+            model.peft.save_pretrained(aside, safe_serialization=True, save_embedding_layers=False)
+            (aside / "README.md").unlink(missing_ok=True)  # publish writes the model card
+            shutil.rmtree(target, ignore_errors=True)
+            seal(aside, target)
+
+    def _tick(self, share: float) -> None:
+        self.board.update(share=share)
+        if self.stop.is_set():
+            raise StageError(Reason.TERMINATED, "stopped during evaluation; what was trained is in the checkpoint.")
+
+    def _write_samples(self, encoder: Encoder, held_out: HeldOut, base: Evaluated, tuned: Evaluated) -> None:
+        questions = held_out.questions(encoder)
+        lines = (
+            Sample(question=q.text, reference=q.reference, base=b, tuned=t).model_dump_json()
+            for q, b, t in zip(questions, base.answers, tuned.answers, strict=True)
+        )
+        write_atomic(self.folder / "samples.jsonl", "".join(line + "\n" for line in lines).encode())
+
+    def _result(
+        self, loop: Loop, state: TrainingState, model: TunedModel, base: Evaluated, tuned: Evaluated
+    ) -> TrainResult:
+        log.info("tuned model: %s", tuned.scores.model_dump_json(exclude_none=True))
+        return TrainResult(
+            base=base.scores,
+            tuned=tuned.scores,
+            steps=state.step,
+            epochs=round(state.step / loop.schedule.steps_per_epoch, 3),
+            tokens=state.tokens,
+            seconds=round(state.seconds, 2),
+            tokens_per_second=round(state.tokens / max(state.seconds, 1e-9), 1),
+            final_loss=round(state.last_loss or 0.0, 6),
+            peak_memory_bytes=peak_memory(self.machine.device),
+            trainable_parameters=model.trainable_parameters,
+            total_parameters=model.total_parameters,
+            resumes=state.resumes,
+            curve=thinned(state.curve),
+        )
+
+
+class Sample(pydantic.BaseModel):
+    """A line of samples.jsonl."""
+
+    question: str
+    reference: str
+    base: str
+    tuned: str
+
+
+class _Kept(pydantic.BaseModel):
+    """base.json: scores of the base model for one input."""
+
+    input_digest: str
+    evaluated: Evaluated
+
+
+def _read_kept(path: Path, digest: str) -> Evaluated | None:
+    try:
+        kept = _Kept.model_validate_json(path.read_bytes())
+    except (OSError, pydantic.ValidationError):
+        return None
+    return kept.evaluated if kept.input_digest == digest else None
+
+
+__all__ = ["Machine", "Sample", "run", "stopping"]
