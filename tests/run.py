@@ -66,14 +66,14 @@ def pytest_step(name: str, *paths: str, live: bool = False) -> Step:
     return Step(name, (PYTHON, "-m", "pytest", "-q", *paths), pytest=True, live=live)
 
 
-def image_steps(part: str) -> list[Step]:
-    """Types and tests of an image's package in its own locked environment, kept outside the checkout."""
-    env = {"UV_PROJECT_ENVIRONMENT": str(CACHE / "envs" / part)}
-    uv = str(ROOT / "scripts" / "uv")
-    run = (uv, "run", "--quiet", "--locked", "--project", part, "--directory", part)
+def image_steps(part: str, *extras: str) -> list[Step]:
+    """Tests of an image's package in its own locked environment, which lies in the cache."""
+    env = {"UV_PROJECT_ENVIRONMENT": str(CACHE / f"{part.removesuffix('-image')}-venv"), "VIRTUAL_ENV": ""}
+    uv, place = str(ROOT / "scripts" / "uv"), ("--quiet", "--directory", part, *extras)
+    run = (uv, "run", "--frozen", *place, "python", "-m", "pytest", "-q", "tests")
     return [
-        Step(f"{part} environment", (uv, "sync", "--quiet", "--locked", "--project", part), prepares=True, env=env),
-        Step(f"{part} tests", (*run, "python", "-m", "pytest", "-q", "tests"), pytest=True, live=True, env=env),
+        Step(f"{part} environment", (uv, "sync", "--locked", *place), prepares=True, env=env),
+        Step(f"{part} tests", run, pytest=True, live=True, env=env),
     ]
 
 
@@ -86,11 +86,14 @@ LINT = [
     Step("generated files", (PYTHON, "scripts/generate.py", "--check")),
 ]
 
+# The chart's tests render with the real helm; building it takes minutes, once per machine.
+HELM = Step("helm", (PYTHON, "tests/support/chart_render.py"), prepares=True)
+
 TIERS: dict[str, list[Step]] = {
     "lint": LINT,
-    "fast": [*LINT, pytest_step("unit and golden", "tests/unit")],
+    "fast": [*LINT, HELM, pytest_step("unit and golden", "tests/unit")],
     "apiserver": [pytest_step("apiserver", "tests/apiserver", live=True)],
-    "trainer": [*image_steps("trainer-image"), *image_steps("server-image")],
+    "trainer": [*image_steps("trainer-image"), *image_steps("server-image", "--extra", "cpu")],
     "e2e": [pytest_step("e2e", "tests/e2e", live=True)],
 }
 ALL = ("fast", "apiserver", "trainer", "e2e")
