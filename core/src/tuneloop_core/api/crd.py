@@ -125,8 +125,18 @@ def _open_api_schema(kind: Kind) -> Schema:
     # The API server checks names itself; the bound is for the cost of rules on the name.
     properties["metadata"] = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 253}}}
     properties["spec"][VALIDATIONS] = [*properties["spec"].get(VALIDATIONS, []), *kind.spec_rules]
-    properties["status"]["default"] = {"observedGeneration": -1}
+    properties["status"] = _without_defaults(properties["status"]) | {"default": {"observedGeneration": -1}}
     return schema | {"required": ["spec"], VALIDATIONS: [NAME_RULE, *schema.get(VALIDATIONS, [])]}
+
+
+def _without_defaults(node: Schema) -> Schema:
+    """A status is stored as the operator wrote it: a default filled in would look like a change to write again."""
+    result = {key: value for key, value in node.items() if key != "default"}
+    if "properties" in node:
+        result["properties"] = {name: _without_defaults(child) for name, child in node["properties"].items()}
+    if "items" in node:
+        result["items"] = _without_defaults(node["items"])
+    return result
 
 
 def manifest(kind: Kind) -> dict[str, Any]:

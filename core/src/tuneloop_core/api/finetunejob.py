@@ -66,9 +66,7 @@ class Training(SpecModel):
         default="4h",
         description="Stop training after this time, all tries together; what was learnt by then is evaluated.",
         json_schema_extra=rules(
-            duration_rule(
-                "duration(self) >= duration('1m')", 'maxDuration must be at least "1m"; use maxSteps for short runs'
-            )
+            duration_rule("duration(self) >= duration('1s')", 'maxDuration must be at least "1s"; "4h" is the default')
         ),
     )
     learning_rate: Decimal = Field(
@@ -120,11 +118,11 @@ class CheckpointSettings(SpecModel):
 
     interval: Duration = Field(
         default="10m",
-        description="Time between checkpoints, at least 10s; one is also written when the pod is told to stop.",
+        description="Time between checkpoints; one is also written when the pod is told to stop.",
         json_schema_extra=rules(
             duration_rule(
-                "duration(self) >= duration('10s')",
-                'interval must be at least "10s": each checkpoint holds up training',
+                "duration(self) >= duration('1s')",
+                'interval must be at least "1s"; minutes are usual, since each checkpoint holds up training',
             )
         ),
     )

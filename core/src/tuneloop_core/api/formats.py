@@ -38,7 +38,7 @@ ResourceName = Annotated[
     str,
     _worded(
         SUBDOMAIN_PATTERN,
-        "must be the name of an object in this namespace: lower-case letters, digits, '-' and '.'",
+        "must be an object's name: lower-case letters, digits, '-' and '.', with a letter or digit at both ends",
         253,
     ),
 ]

@@ -12,7 +12,18 @@ from tuneloop_core.api.affinity import Affinity
 from tuneloop_core.api.base import SpecModel, cel, rules
 from tuneloop_core.api.formats import Quantity, ResourceName
 
-_LabelValue = Annotated[str, Field(max_length=63)]
+_LabelValue = Annotated[
+    str,
+    Field(
+        max_length=63,
+        json_schema_extra=rules(
+            cel(
+                "self.matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$')",
+                "a label's value is letters, digits, '-', '_' and '.', beginning and ending with a letter or digit",
+            )
+        ),
+    ),
+]
 _AnnotationValue = Annotated[str, Field(max_length=1024)]
 
 _RESERVED_PREFIXES = (
@@ -94,6 +105,19 @@ class ResourceRequirements(SpecModel):
 
 class Toleration(SpecModel):
     """core/v1 Toleration: a node's taint that the pod accepts."""
+
+    model_config = {
+        "json_schema_extra": rules(
+            cel(
+                "self.operator == 'Equal' ? has(self.key) && self.key != '' : !has(self.value) || self.value == ''",
+                "a toleration is a key with operator Equal and a value, or operator Exists without a value",
+            ),
+            cel(
+                "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+                "tolerationSeconds goes with effect NoExecute only",
+            ),
+        )
+    }
 
     key: str = Field(default="", max_length=317, description="The taint's key; empty with Exists means every taint.")
     operator: Literal["Exists", "Equal"] = Field(default="Equal", description="Exists ignores the value.")

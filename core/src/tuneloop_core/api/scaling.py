@@ -3,7 +3,7 @@
 Never decides: the autoscaler and the rollout are the operator's.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -93,7 +93,9 @@ class CanaryLimits(SpecModel):
 class Canary(SpecModel):
     """A new revision takes a growing share of the traffic."""
 
-    steps: list[int] = Field(default=[10, 50], max_length=10, description="Shares of the traffic, percent, rising.")
+    steps: list[Annotated[int, Field(ge=1, le=100)]] = Field(
+        default=[10, 50], max_length=10, description="Shares of the traffic, percent, rising."
+    )
     interval: Duration = Field(default="5m", description="Time at each step.")
     min_requests: int = Field(default=50, ge=1, le=1_000_000, description="Requests needed to judge a step.")
     max_duration: Duration = Field(default="1h", description="Give up after this time.")

@@ -33,8 +33,7 @@ def _matches(*forms: str) -> str:
 
 
 NO_DOTS: Final = cel(
-    "!self.contains('/../') && !self.endsWith('/..') && !self.contains('/./') && !self.contains('%2e') && "
-    "!self.contains('%2E')",
+    "!self.matches('/[.]{1,2}(/|$)') && !self.matches('(?i)%2e')",
     "a path must lead downwards from its root: no '..' or '.' in it",
 )
 
@@ -47,7 +46,7 @@ _REFUSED_NAMES: Final = (
     f"metadata([.]google[.]internal|[.]goog)?{_END}",
     f"instance-data([.]ec2[.]internal)?{_END}",
     f"kubernetes([.]default([.]svc([.][^/:]*)?)?)?{_END}",
-    "(0|127|169[.]254)[.]",
+    "(0|127|169[.]254)[.][0-9.]+(:|/|$)",
     f"100[.]100[.]100[.]200{_END}",
     "[[]fd00:0?ec2:",
 )
@@ -73,7 +72,7 @@ def model_uri_rules() -> list[dict[str, str]]:
     return [
         cel(
             f"{_matches(HF_MODEL, S3, OCI, PVC)} && !self.startsWith('hf://datasets/')",
-            f"model uri must be {_MODEL_WORDS}",
+            f"must be {_MODEL_WORDS}",
         ),
         NO_DOTS,
     ]
@@ -82,7 +81,7 @@ def model_uri_rules() -> list[dict[str, str]]:
 def dataset_uri_rules() -> list[dict[str, str]]:
     """Rules of dataset.uri."""
     return [
-        cel(_matches(HF_DATASET, S3, PVC, HTTPS), f"dataset uri must be {_DATASET_WORDS}"),
+        cel(_matches(HF_DATASET, S3, PVC, HTTPS), f"must be {_DATASET_WORDS}"),
         NO_DOTS,
         PUBLIC_HOST,
     ]
@@ -93,7 +92,7 @@ def output_uri_rules() -> list[dict[str, str]]:
     return [
         cel(
             f"{_matches(S3, OCI, HF_MODEL, PVC)} && !self.startsWith('hf://datasets/')",
-            "output uri must be s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG], hf://ORG/NAME or pvc://CLAIM/PATH",
+            "must be s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG], hf://ORG/NAME or pvc://CLAIM/PATH",
         ),
         NO_DOTS,
     ]
