@@ -7,6 +7,7 @@ to somebody else since, or a file that outlived a reboot, never names a stranger
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -77,6 +78,8 @@ class Daemon:
         """Start it detached, in a session of its own and in the given cgroups, unless it runs already."""
         if self.pid is not None:
             return
+        if shutil.which(command[0]) is None:
+            raise ClusterError(f"{self.name} cannot start: there is no program {command[0]}")
         self._pid_file.parent.mkdir(parents=True, exist_ok=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         pid = _spawn([str(part) for part in command], self.log, cgroups)
