@@ -172,8 +172,8 @@ class Exchange:
         else:
             reply = errors.from_upstream(self._status, body, self._limits.retry_after_seconds)
             reply = Reply(reply.status, reply.body, reply.headers or self._headers, reply.content_type, reply.reason)
-            self.failure = "refused" if self._status in (401, 403, 404) or self._status >= 500 else ""
-            self.why = f"status {self._status}"
+            if self._status in (401, 403, 404) or self._status >= 500:  # the rest is the client's own doing
+                self.failure, self.why = "refused", f"status {self._status}"
         self.code = str(reply.status)
         self._client.reply(self._request, reply)
 

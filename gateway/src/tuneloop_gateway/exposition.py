@@ -74,7 +74,7 @@ class MeasuresCollector(Collector):
         return family
 
     def _failures(self) -> Metric:
-        text = "Server pods that failed a request: connect, stale, broken, silent."
+        text = "Server pods that failed a request: connect, broken, silent, refused."
         family = CounterMetricFamily("tuneloop_gateway_upstream_failures", text, labels=["kind"])
         for kind, count in sorted(self._measures.upstream_failures.items()):
             family.add_metric([kind], count)

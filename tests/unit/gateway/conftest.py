@@ -1,0 +1,59 @@
+"""Fixtures of the gateway's tests: a model server, and a gateway before it, on the event loop that runs in production."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import gateway_world as world
+import pytest
+import uvloop
+from openai import AsyncOpenAI
+from tuneloop_gateway.config import Limits
+from tuneloop_gateway.token_file import TokenFile
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop of production; its transports differ from asyncio's own in more than speed."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[world.ModelServer]:
+    """A model server that does what it is told."""
+    found = world.ModelServer()
+    async with world.listening(found.application()) as port:
+        found.port = port
+        yield found
+
+
+@pytest.fixture
+def limits() -> Limits:
+    """Small enough for a test to reach them; overridden where a test wants others."""
+    return Limits(body_bytes=64 * 1024)
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> TokenFile:
+    """The gateway's token towards servers."""
+    path = tmp_path / "token"
+    path.write_text("gateway-token\n")
+    found = TokenFile(path)
+    found.refresh()
+    return found
+
+
+@pytest.fixture
+async def team(limits: Limits, server: world.ModelServer, token: TokenFile) -> AsyncIterator[world.World]:
+    """Namespace team: deployment qa with the adapter support-bot, one ready replica."""
+    async with world.gateway(limits, server, token) as found:
+        found.route(
+            world.deployment("qa", adapters=["support-bot"]), world.endpoint_slice("qa", ["127.0.0.1"], server.port)
+        )
+        yield found
+
+
+@pytest.fixture
+async def openai(team: world.World) -> AsyncIterator[AsyncOpenAI]:
+    """The client that users have."""
+    async with AsyncOpenAI(base_url=team.url, api_key=world.KEY, max_retries=0, timeout=30) as client:
+        yield client
