@@ -213,7 +213,10 @@ class FineTuneJobSpec(SpecModel):
     method: Method = Field(default=Method(), description="Objective and adapter.")
     training: Training = Field(default=Training(), description="Length, rate and batch.")
     resources: TrainingResources = Field(default=TrainingResources(), description="Accelerators of the train stage.")
-    pod: PodSettings = Field(default=PodSettings(), description="Sizes, place and labels of the train pod.")
+    pod: PodSettings = Field(
+        default=PodSettings(),
+        description="Sizes, place and labels of the train pod; imagePullSecrets serve the pods of every stage.",
+    )
     checkpoint: CheckpointSettings = Field(default=CheckpointSettings(), description="When work is saved.")
     evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="Scores and gates.")
     output: Output | None = Field(

@@ -99,7 +99,7 @@ class ServingResources(SpecModel):
         default=1,
         ge=0,
         le=8,
-        description="Accelerators per replica, in one pod; 0 serves on CPU. This release: 0 or 1.",
+        description="Accelerators per replica, in one pod, over which the model is split; 0 serves on CPU.",
     )
     accelerator_resource: str = Field(
         default="nvidia.com/gpu",

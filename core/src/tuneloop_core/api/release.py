@@ -67,11 +67,6 @@ MODELDEPLOYMENT_LATER: Final = (
         ".engine.quantization",
     ),
     _later(
-        "self.resources.accelerators <= 1",
-        "replicas over several accelerators; use 1, or 0 to serve on CPU",
-        ".resources.accelerators",
-    ),
-    _later(
         "self.scaling.mode != 'Auto' || self.scaling.minReplicas >= 1",
         "scaling to and from zero; use minReplicas of at least 1, or mode External with replicas: 0 to stop it",
         ".scaling.minReplicas",
