@@ -15,10 +15,12 @@ from tuneloop_core.settings import Settings
 from tuneloop_operator.handlers import operator
 from tuneloop_operator.kube.client import Client
 from tuneloop_operator.kube.credentials import Credentials, load_credentials
+from tuneloop_operator.kube.errors import ForbiddenError
 from tuneloop_operator.kube.events import EventSink
 from tuneloop_operator.kube.issuer import Issuer
 from tuneloop_operator.kube.lease import Lease
 from tuneloop_operator.kube.pods import PodClient
+from tuneloop_operator.kube.resources import LEASES
 from tuneloop_operator.reconcile.cache import Cache
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.deployment import DeploymentReconciler
@@ -49,7 +51,6 @@ async def main(settings: Settings) -> int:
         try:
             if not await _acquire(lease):
                 return 0
-            heartbeat.start()
             return await _lead(credentials, settings, lease, heartbeat, identity)
         finally:
             await lease.release()
@@ -75,7 +76,7 @@ async def _lead(credentials: Credentials, settings: Settings, lease: Lease, hear
     client = Client(credentials, fence=lease.check)
     pods = PodClient(Path(os.environ.get("TUNELOOP_SERVER_TOKEN_FILE", SERVER_TOKEN_PATH)))
     cache = Cache()
-    queue = KeyedQueue(lambda key: engine.process(key), workers=WORKERS)
+    queue = KeyedQueue(lambda key: engine.process(key), workers=WORKERS)  # noqa: PLW0108 - made below
     polls = Polls(pods, settings.progress_interval_seconds, queue.add)
     context = Context(
         client=client,
@@ -94,6 +95,8 @@ async def _lead(credentials: Credentials, settings: Settings, lease: Lease, hear
     holding.add_done_callback(_end_process)
     polling = asyncio.create_task(polls.run(), name="polls")
     queue.start()
+    if await _may_watch_leases(client, settings):
+        heartbeat.start()
     try:
         await operator.run(client, inbox, heartbeat, watched_namespaces(settings), asyncio.Event())
     except Exception:
@@ -110,6 +113,17 @@ async def _lead(credentials: Credentials, settings: Settings, lease: Lease, hear
             await holding
         await pods.close()
         await client.close()
+
+
+async def _may_watch_leases(client: Client, settings: Settings) -> bool:
+    """Whether our role lets us watch the Lease; without, liveness cannot tell a frozen watch path."""
+    try:
+        for namespace in watched_namespaces(settings) or [""]:
+            await client.list(LEASES, namespace, fields=f"metadata.name={LEASE_NAME}", limit=1)
+    except ForbiddenError as error:
+        logger.warning("liveness cannot see a frozen watch: the role lacks list and watch on leases: %s", error)
+        return False
+    return True
 
 
 def watched_namespaces(settings: Settings) -> list[str]:

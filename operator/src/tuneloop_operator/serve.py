@@ -1,7 +1,7 @@
 """The operator's own HTTP: liveness, readiness and metrics. Never shows an object and takes no input."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 
@@ -31,9 +31,12 @@ async def serve(heartbeat: Heartbeat, liveness_port: int, metrics_port: int) -> 
         await numbers.cleanup()
 
 
-async def _listen(routes: dict[str, web.RequestHandler], port: int) -> web.AppRunner:  # type: ignore[type-arg]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def _listen(routes: dict[str, Handler], port: int) -> web.AppRunner:
     app = web.Application()
-    app.add_routes([web.get(path, handler) for path, handler in routes.items()])  # type: ignore[arg-type]
+    app.add_routes([web.get(path, handler) for path, handler in routes.items()])
     runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     await web.TCPSite(runner, None, port).start()

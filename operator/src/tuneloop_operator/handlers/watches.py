@@ -30,11 +30,15 @@ def build_registry(inbox: Inbox, heartbeat: Heartbeat, login: Any) -> kopf.Opera
     for resource in (*OWN, *CHILDREN):
         _watch(registry, resource, inbox)
 
+    if heartbeat.expected:
+        _watch_lease(registry, heartbeat)
+    return registry
+
+
+def _watch_lease(registry: kopf.OperatorRegistry, heartbeat: Heartbeat) -> None:
     @kopf.on.event(*selector(LEASES), id="lease", registry=registry)
     async def lease(body: kopf.Body, **_: Any) -> None:
         heartbeat.seen(dict(body))
-
-    return registry
 
 
 def _watch(registry: kopf.OperatorRegistry, resource: Resource, inbox: Inbox) -> None:

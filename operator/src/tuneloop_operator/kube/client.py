@@ -56,7 +56,7 @@ class Client:
     async def get(self, resource: Resource, namespace: str, name: str) -> Obj:
         """One object; NotFoundError when it is not there."""
         metrics.API_READS.labels(resource.kind).inc()
-        return await self._request("GET", resource.path(namespace, name))
+        return dict(await self._request("GET", resource.path(namespace, name)))
 
     async def get_path(self, path: str) -> Any:
         """Any JSON document of the API server, such as ``/openid/v1/jwks``."""

@@ -10,15 +10,16 @@ from tuneloop_core.api.finetunejob_status import (
     DatasetStatus,
     EvaluationStatus,
     FineTuneJobStatus,
+    GateStatus,
     ModelStatus,
     PlanStatus,
     ProgressStatus,
     ScoresStatus,
     UsageStatus,
 )
+from tuneloop_core.gates import judge
 from tuneloop_core.plan import plan_steps
 from tuneloop_core.stages import CheckResult, FetchResult, PublishResult, Scores, Stage, Termination, TrainResult
-from tuneloop_operator.policy import gates
 
 Fields = dict[str, Any]
 
@@ -49,11 +50,11 @@ def _checked(job: FineTuneJob, found: CheckResult) -> Fields:
 
 
 def _trained(job: FineTuneJob, found: TrainResult, seconds: float) -> Fields:
-    base, tuned = _scores(found.base), _scores(found.tuned)
-    verdicts = gates.evaluate(job.spec.evaluation.gates, base, tuned)
+    verdicts = judge(job.spec.evaluation.gates, found.base, found.tuned)
+    gates = [GateStatus(**verdict.model_dump()) for verdict in verdicts]
     accelerators = job.spec.resources.accelerators
     return {
-        "evaluation": EvaluationStatus(base=base, tuned=tuned, gates=verdicts),
+        "evaluation": EvaluationStatus(base=_scores(found.base), tuned=_scores(found.tuned), gates=gates),
         "curve": [CurvePoint(step=step, loss=round(loss, 4)) for step, loss in found.curve],
         "resumes": found.resumes,
         "progress": ProgressStatus(

@@ -21,6 +21,11 @@ class Heartbeat:
         self.lease_name, self._identity, self._frozen_after = lease_name, identity, frozen_after
         self._last: float | None = None
 
+    @property
+    def expected(self) -> bool:
+        """Whether renewals are expected to be seen."""
+        return self._last is not None
+
     def start(self) -> None:
         """From now on renewals are expected."""
         self._last = time.monotonic()

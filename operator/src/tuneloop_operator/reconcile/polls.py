@@ -68,8 +68,10 @@ class Polls:
 
     def forget(self, key: Key) -> None:
         """The resource is gone."""
-        for kept in (self._training, self._progress, self._servers, self._statuses):
-            kept.pop(key, None)  # type: ignore[attr-defined]
+        self._training.pop(key, None)
+        self._progress.pop(key, None)
+        self._servers.pop(key, None)
+        self._statuses.pop(key, None)
 
     async def poke(self, key: Key, adapters: AdapterList) -> None:
         """Tell the server pods of ``key`` their adapters; those that do not answer read the ConfigMap later."""
