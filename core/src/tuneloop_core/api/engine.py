@@ -1,8 +1,9 @@
 """The serving engine's settings and the flags that users may add.
 
 Flags are an allowlist, read from vLLM 0.32's arguments: only what tunes speed, memory and parsing. What opens a hole
-(remote code, plugins, paths, keys, hosts, media URLs, developer endpoints) and what Tuneloop sets itself is simply not
-on it, in any spelling: vLLM also takes ``_`` for ``-`` and ``--config.key`` forms. Never starts anything.
+(remote code, plugins, paths, keys, hosts, media URLs, developer endpoints, a weak hash of cached prefixes) and what
+Tuneloop sets itself is simply not on it, in any spelling: vLLM also takes ``_`` for ``-`` and ``--config.key`` forms.
+Never starts anything.
 """
 
 from typing import Annotated, Final, Literal
@@ -33,7 +34,6 @@ ALLOWED_FLAGS: Final = (
     "no-enable-chunked-prefill",
     "no-enable-prefix-caching",
     "optimization-level",
-    "prefix-caching-hash-algo",
     "reasoning-parser",
     "scheduling-policy",
     "seed",
