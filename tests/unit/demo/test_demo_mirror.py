@@ -120,7 +120,7 @@ def test_ranges_resume_a_download(endpoint: str) -> None:
     [
         ("acme/absent", None, RepositoryNotFoundError, 404),
         ("acme/absent", OTHER, RepositoryNotFoundError, 404),
-        ("acme/secret", None, RepositoryNotFoundError, 401),
+        ("acme/secret", None, HfHubHTTPError, 401),
         ("acme/secret", STRANGER, HfHubHTTPError, 401),
         ("acme/secret", OTHER, HfHubHTTPError, 403),
         ("acme/gated", None, GatedRepoError, 401),

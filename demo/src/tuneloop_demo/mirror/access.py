@@ -39,7 +39,7 @@ def check_repo(repo: Repo | None, token: str | None, known: AbstractSet[str]) ->
     if not repo.policy.private or token in repo.policy.tokens:
         return None
     if token is None:
-        return Refusal(401, "RepoNotFound", "Invalid username or password.")
+        return Refusal(401, "", "Invalid username or password.")  # no code: it is there, which a 404 would deny
     return Refusal(403, "", "This token may not read this repository.")
 
 
