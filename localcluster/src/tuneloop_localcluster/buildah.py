@@ -51,9 +51,14 @@ class Buildah:
         finally:
             run([*self._buildah, "rm", container])
 
-    def archive(self, reference: str) -> list[str]:
-        """The command that writes an image as a docker archive to its stdout."""
-        return [*self._buildah, "push", "--quiet", reference, f"docker-archive:/dev/stdout:{reference}"]
+    def layers(self, reference: str) -> list[str]:
+        """Digests of an image's uncompressed layers, the lowest first."""
+        described = json.loads(run([*self._buildah, "inspect", "--type", "image", reference]))
+        return [str(diff_id) for diff_id in described["OCIv1"]["rootfs"]["diff_ids"]]
+
+    def export(self, reference: str, layout: Path) -> None:
+        """Write an image as an OCI layout, uncompressed; blobs that are in the layout already are not written."""
+        run([*self._buildah, "push", "--quiet", "--disable-compression", reference, f"oci:{layout}:{reference}"])
 
     def push(self, reference: str, target: str) -> None:
         """Push to a registry, with the credentials of the user's docker or buildah login."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
-from tuneloop_localcluster import contexts, imagetable, pause, requirements
+from tuneloop_localcluster import contexts, imagetable, pause, requirements, transfer
 from tuneloop_localcluster.buildah import Buildah
 from tuneloop_localcluster.errors import ClusterError
 from tuneloop_localcluster.imagetable import BASE, PAUSE
@@ -77,7 +77,7 @@ def _import(name: str, reference: str, runtime: Runtime, progress: Progress) -> 
         pause.provide(cache())
     elif reference not in runtime.images():
         with progress.step(f"import {reference}"):
-            runtime.import_from(Buildah(cache()).archive(reference), reference)
+            transfer.import_image(Buildah(cache()), runtime, reference, cache().root / "contexts" / "transfer")
             runtime.discard_layers(reference)
             runtime.delete_images(_forgotten(name, runtime.images(), Buildah(cache()).references()))
 

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import tarfile
 
 from tuneloop_localcluster import nodeconfig, programs
@@ -17,11 +16,9 @@ def provide(cache: Cache) -> None:
     runtime = Runtime(cache.full)
     if nodeconfig.PAUSE_IMAGE in runtime.images():
         return
-    archive = cache.full.root / f"pause.{os.getpid()}.tar"
     architecture = run(["dpkg", "--print-architecture"]).strip()
-    archive.write_bytes(pack(programs.program(cache, "pause").read_bytes(), nodeconfig.PAUSE_IMAGE, architecture))
-    runtime.import_from(["cat", archive], nodeconfig.PAUSE_IMAGE)
-    archive.unlink()
+    archive = pack(programs.program(cache, "pause").read_bytes(), nodeconfig.PAUSE_IMAGE, architecture)
+    runtime.import_image(nodeconfig.PAUSE_IMAGE, lambda out: out.write(archive))
 
 
 def pack(program: bytes, reference: str, architecture: str) -> bytes:

@@ -1,15 +1,19 @@
 """containerd as the cluster uses it: which images it holds, and getting rid of a dead cluster's containers."""
 
+import contextlib
 import json
 import subprocess
-from collections.abc import Sequence
-from pathlib import Path
+import tempfile
+from collections.abc import Callable, Sequence
+from subprocess import PIPE
+from typing import IO
 
 from tuneloop_localcluster.errors import ClusterError
 from tuneloop_localcluster.paths import State
 from tuneloop_localcluster.shell import run, try_run
 
 _BATCH = 50
+_SNAPSHOTTER = "overlayfs"
 
 
 class Runtime:
@@ -36,21 +40,30 @@ class Runtime:
             run([*self._ctr, "containers", "delete", *batch])
         return len(containers)
 
-    def import_from(self, producer: Sequence[str | Path], what: str) -> None:
-        """Import the docker archive that `producer` writes to its stdout; no copy of it touches the disk."""
-        with subprocess.Popen([str(part) for part in producer], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as push:
-            consumer = [*self._ctr, "images", "import", "--snapshotter", "overlayfs", "-"]
-            done = subprocess.run(consumer, stdin=push.stdout, capture_output=True, text=True, check=False)
-            if push.stdout:
-                push.stdout.close()
-            said = push.stderr.read().decode(errors="replace") if push.stderr else ""
-        if push.returncode != 0 or done.returncode != 0:
-            raise ClusterError(f"importing {what} failed:\n{said}{done.stdout}{done.stderr}")
+    def snapshots(self) -> set[str]:
+        """Names of all snapshots: those of unpacked layers are chain ids."""
+        rows = run([*self._ctr, "snapshots", "--snapshotter", _SNAPSHOTTER, "list"]).splitlines()[1:]
+        return {row.split()[0] for row in rows}
+
+    def import_image(self, what: str, write: Callable[[IO[bytes]], object]) -> None:
+        """Import and unpack the archive (docker or OCI) that `write` writes."""
+        command = [*self._ctr, "images", "import", "--snapshotter", _SNAPSHOTTER, "-"]
+        with tempfile.TemporaryFile() as said, subprocess.Popen(command, stdin=PIPE, stdout=said, stderr=said) as ctr:
+            assert ctr.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # its exit code and words say why
+                write(ctr.stdin)
+                ctr.stdin.close()
+            code = ctr.wait()
+            said.seek(0)
+            if code != 0:
+                raise ClusterError(f"importing {what} failed with {code}:\n{said.read().decode(errors='replace')}")
 
     def delete_images(self, references: Sequence[str]) -> None:
         """Forget images; their layers go once no other image uses them."""
         if references:
-            run([*self._ctr, "images", "delete", "--sync", *references])
+            run([*self._ctr, "images", "delete", *references])
+            aliases = stray_aliases(run([*self._ctr, "images", "list"]))
+            run([*self._ctr, "images", "delete", "--sync", *aliases])
 
     def discard_layers(self, reference: str) -> None:
         """Delete an unpacked image's layer blobs, which double its size on disk; containers run from the snapshots.
@@ -63,3 +76,10 @@ class Runtime:
         held = set(run([*self._ctr, "content", "list", "--quiet"]).split())
         if layers & held:
             run([*self._ctr, "content", "delete", *sorted(layers & held)])
+
+
+def stray_aliases(table: str) -> list[str]:
+    """The kubelet's by-digest names of images that have no other name left, out of `ctr images list`."""
+    rows = [line.split()[:3] for line in table.splitlines()[1:]]
+    named = {digest for name, _, digest in rows if not name.startswith("sha256:")}
+    return [name for name, _, digest in rows if name.startswith("sha256:") and digest not in named]
