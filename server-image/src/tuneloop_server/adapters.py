@@ -1,0 +1,143 @@
+"""Keeps the engine's adapters as adapters.json says, at run time.
+
+Level-triggered: each round reads the list, compares, acts. The file is looked at each second; a poke only makes the
+next round come now. Never decides by itself (``adapterplan``), never touches a folder but to read it.
+"""
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Final, Protocol
+
+from pydantic import ValidationError
+
+from tuneloop_core.serving import AdapterList, AdapterState
+from tuneloop_server import adapterplan
+from tuneloop_server.adapterfolder import AdapterMissingError, AdapterRefusedError, check_adapter, folder_of
+from tuneloop_server.adapterplan import Desired, Record
+from tuneloop_server.modelfolder import ModelFacts
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 1.0
+
+
+class AdapterError(Exception):
+    """The engine did not load an adapter; its words."""
+
+
+class AdapterEngine(Protocol):
+    """What the engine must be able to do with adapters."""
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Load it and make its name known. Raises AdapterError."""
+
+    async def hide_adapter(self, name: str) -> None:
+        """Forget the name: new requests get 404, running ones go on."""
+
+    async def drop_adapter(self, name: str) -> None:
+        """Free its memory; only when nothing runs with it."""
+
+    def running(self, name: str) -> int:
+        """Requests in flight with this adapter, hidden or not."""
+
+
+class Adapters:
+    """The adapters of this pod. One task calls ``run``; a round never overlaps another."""
+
+    def __init__(self, file: Path, artifacts: Path, max_rank: int, model: ModelFacts) -> None:
+        self._file = file
+        self._artifacts = artifacts
+        self._max_rank = max_rank
+        self._model = model
+        self._desired = Desired()
+        self._stamp: tuple[int, int, int] | None = None
+        self._records: dict[str, Record] = {}
+        self._engine: AdapterEngine | None = None
+        self._lock = asyncio.Lock()
+
+    @property
+    def settled(self) -> bool:
+        """Every listed adapter is loaded or marked failed."""
+        names = {adapter.engine_name for adapter in self._desired.at(time.monotonic())}
+        known = {name for name, record in self._records.items() if record.state in ("Loaded", "Failed")}
+        return self._engine is not None and names <= known
+
+    def states(self) -> list[AdapterState]:
+        """For the status: known ones, and those that wait for the engine."""
+        waiting = [Record(adapter, since=0.0) for adapter in self._desired.at(time.monotonic())]
+        return [record.shown() for record in ({r.name: r for r in waiting} | self._records).values()]
+
+    def attach(self, engine: AdapterEngine) -> None:
+        """The engine is up; rounds act from now on."""
+        self._engine = engine
+
+    def poke(self, content: AdapterList | None) -> None:
+        """Take a list that came with a poke; ``round`` acts on it."""
+        if content is not None:
+            self._desired = self._desired.with_poke(content, time.monotonic())
+
+    async def run(self) -> None:
+        """Rounds until cancelled."""
+        while True:
+            await self.round()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def round(self) -> None:
+        """Read, compare, act once."""
+        async with self._lock:
+            self._read()
+            if self._engine is not None:
+                await self._act(self._engine)
+
+    def _read(self) -> None:
+        try:
+            status = self._file.stat()
+        except OSError:
+            return  # the ConfigMap is being swapped, or has no adapters yet: what we have stays
+        stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._desired = self._desired.with_file(AdapterList.model_validate_json(self._file.read_bytes()))
+        except (OSError, ValidationError) as error:
+            log.error("%s is not usable, so the list before stays in force: %s", self._file, error)  # noqa: TRY400
+
+    async def _act(self, engine: AdapterEngine) -> None:
+        now = time.monotonic()
+        todo = adapterplan.plan(self._desired.at(now), self._records, now)
+        for record in todo.unload:
+            await self._hide(engine, record)
+        for record in todo.load:
+            self._records[record.name] = record
+            self._records[record.name] = await self._load(engine, record)
+        for name, record in list(self._records.items()):
+            if record.state == "Unloading" and not engine.running(name):
+                await engine.drop_adapter(name)
+                del self._records[name]
+
+    async def _load(self, engine: AdapterEngine, record: Record) -> Record:
+        began = time.monotonic()
+        try:
+            folder = folder_of(record.adapter, self._artifacts)
+            await asyncio.to_thread(check_adapter, folder, record.adapter.digest, self._max_rank, self._model)
+            await engine.load_adapter(record.name, folder)
+        except AdapterMissingError as error:
+            return adapterplan.missing(record, str(error), time.monotonic())
+        except AdapterRefusedError as error:
+            log.warning("adapter %s is refused: %s", record.name, error)
+            return adapterplan.refused(record, str(error))
+        except AdapterError as error:
+            log.warning("adapter %s did not load: %s", record.name, error)
+            return adapterplan.failed(record, str(error), time.monotonic())
+        log.info("adapter %s loaded in %.3f s", record.name, time.monotonic() - began)
+        return adapterplan.loaded(record)
+
+    async def _hide(self, engine: AdapterEngine, record: Record) -> None:
+        if record.state != "Loaded":
+            del self._records[record.name]
+            return
+        await engine.hide_adapter(record.name)
+        self._records[record.name] = Record(record.adapter, record.since, "Unloading", retry_at=None)

@@ -1,0 +1,74 @@
+"""The environment that vLLM and its processes start with, set before it is imported. Pure but for ``apply``."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from tuneloop_server.limits import Limits
+
+# Whoever sets these in the pod would open what the guard closes, or send data out.
+_REMOVED: Final = (
+    "VLLM_SERVER_DEV_MODE",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+    "VLLM_ALLOW_INSECURE_SERIALIZATION",
+    "VLLM_API_KEY",
+    "VLLM_DEBUG_LOG_API_SERVER_RESPONSE",
+)
+
+_FIXED: Final = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_PLUGINS": "",
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def engine_environment(limits: Limits, accelerators: int, home: str, prefix: Path) -> dict[str, str]:
+    """Variables to set. ``home`` is a writable folder, ``prefix`` the Python environment (for the allocator)."""
+    values = dict(_FIXED)
+    values |= {"HF_HOME": f"{home}/huggingface", "VLLM_CACHE_ROOT": f"{home}/vllm", "VLLM_CONFIG_ROOT": f"{home}/vllm"}
+    values |= {"TORCHINDUCTOR_CACHE_DIR": f"{home}/inductor", "TRITON_CACHE_DIR": f"{home}/triton"}
+    values |= {"NUMBA_CACHE_DIR": f"{home}/numba", "XDG_CACHE_HOME": home}
+    if accelerators == 0:
+        values |= _cpu(limits, prefix)
+    return values
+
+
+def _cpu(limits: Limits, prefix: Path) -> dict[str, str]:
+    threads = str(limits.threads)
+    values = {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        # auto takes whole cores of the machine and reserves one; two pods would fight for the same.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # One process fewer: the worker lives in the engine's process (vLLM's platforms/cpu.py asks for both).
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }
+    if preload := _preload(prefix):
+        values["LD_PRELOAD"] = preload
+    return values
+
+
+def _preload(prefix: Path) -> str:
+    """The OpenMP runtime and allocator that vLLM's CPU guide asks for, as far as they are there."""
+    candidates = [prefix / "lib/libiomp5.so", *_SYSTEM_ALLOCATORS]
+    return ":".join(str(path) for path in candidates if path.exists())
+
+
+_SYSTEM_ALLOCATORS: Final = (Path("/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"),)
+
+
+def apply(values: Mapping[str, str]) -> None:
+    """Set ``values`` and remove what opens holes, in this process and so for all it starts."""
+    if "vllm" in sys.modules:
+        raise RuntimeError("the environment must be set before vLLM is imported")
+    for name in _REMOVED:
+        os.environ.pop(name, None)
+    os.environ.update(values)
