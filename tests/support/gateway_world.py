@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+
 from tuneloop_gateway.config import Limits
 from tuneloop_gateway.http_server import ServerConnection, ServerState
 from tuneloop_gateway.measure import Measures

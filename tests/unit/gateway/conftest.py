@@ -1,4 +1,4 @@
-"""Fixtures of the gateway's tests: a model server, and a gateway before it, on the event loop that runs in production."""
+"""A model server and a gateway before it, on the event loop that runs in production."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,6 +8,7 @@ import gateway_world as world
 import pytest
 import uvloop
 from openai import AsyncOpenAI
+
 from tuneloop_gateway.config import Limits
 from tuneloop_gateway.token_file import TokenFile
 

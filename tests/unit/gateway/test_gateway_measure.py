@@ -1,0 +1,115 @@
+"""What is measured, by the definitions, and how it is told to the operator and to Prometheus."""
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tuneloop_core.serving import GatewayLoad
+from tuneloop_gateway.exposition import registry
+from tuneloop_gateway.histogram import Histogram
+from tuneloop_gateway.measure import Labels, Measures
+from tuneloop_gateway.sse import Usage
+
+QA = Labels("team", "qa", "qa", "chat")
+BOT = Labels("team", "qa", "bot", "chat")
+
+
+def measures() -> Measures:
+    return Measures("gw-0", "2026-01-01T00:00:00+00:00")
+
+
+def test_a_histogram_counts_at_or_under_its_bounds() -> None:
+    histogram = Histogram((0.1, 0.2))
+    for seconds in (0.05, 0.1, 0.15, 0.2, 5.0):
+        histogram.observe(seconds)
+    assert histogram.cumulative() == [2, 4, 5]
+    assert histogram.sum == pytest.approx(5.5)
+    assert histogram.buckets() == [("0.1", 2.0), ("0.2", 4.0), ("+Inf", 5.0)]
+
+
+def test_ttft_itl_and_tpot_of_a_stream() -> None:
+    """Received at 10, output at 11, 11.5 and two at 12.5, done at 13, five tokens."""
+    found = measures()
+    meter = found.meter(QA, 10.0)
+    for events, now in ((1, 11.0), (1, 11.5), (2, 12.5)):
+        meter.output(events, now)
+    meter.usage = Usage(7, 5)
+    meter.end("200", False, 13.0)
+    series = found.series[QA]
+    assert (series.ttft.sum, series.itl.sum, series.tpot.sum, series.duration.sum) == (1.0, 1.5, 0.5, 3.0)
+    assert [h.cumulative()[-1] for h in (series.ttft, series.itl, series.tpot, series.duration)] == [1, 3, 1, 1]
+    assert (series.prompt_tokens, series.completion_tokens, series.ongoing, series.codes) == (7, 5, 0, {"200": 1})
+
+
+@pytest.mark.parametrize(("code", "failed"), [("503", True), ("400", False), ("499", False), ("200", True)])
+def test_what_did_not_succeed_has_no_latency(code: str, failed: bool) -> None:
+    found = measures()
+    found.meter(QA, 0.0).end(code, failed, 1.0)
+    load = found.load().deployments[0]
+    assert load.e2e is not None
+    assert (load.requests, load.errors, load.e2e.counts[-1]) == (1, int(failed), 0)
+
+
+def test_one_token_has_no_tpot() -> None:
+    found = measures()
+    meter = found.meter(QA, 0.0)
+    meter.output(1, 1.0)
+    meter.usage = Usage(1, 1)
+    meter.end("200", False, 2.0)
+    assert found.series[QA].tpot.cumulative()[-1] == 0
+
+
+def test_load_adds_the_models_of_a_deployment() -> None:
+    found = measures()
+    for labels in (QA, BOT, QA):
+        meter = found.meter(labels, 0.0)
+        meter.output(1, 0.3)
+        meter.end("200", False, 0.5)
+    found.meter(BOT, 0.0)
+    load = GatewayLoad.model_validate_json(found.load().model_dump_json(by_alias=True))
+    assert (load.instance, load.started) == ("gw-0", "2026-01-01T00:00:00+00:00")
+    assert [(each.namespace, each.name) for each in load.deployments] == [("team", "qa")]
+    assert (load.deployments[0].requests, load.deployments[0].ongoing) == (3, 1)
+    assert load.deployments[0].ttft is not None
+    assert load.deployments[0].ttft.counts[-1] == 3
+    assert len(load.deployments[0].ttft.counts) == len(load.deployments[0].ttft.bounds) + 1
+
+
+def test_series_of_models_that_are_gone_are_dropped_once_idle() -> None:
+    found = measures()
+    found.meter(QA, 0.0).end("200", False, 1.0)
+    busy = found.meter(BOT, 0.0)
+    found.forget_all_but(set())
+    assert list(found.series) == [BOT]
+    busy.end("200", False, 1.0)
+    found.forget_all_but({("team", "qa", "bot")})
+    assert list(found.series) == [BOT]
+
+
+def test_prometheus_text() -> None:
+    found = measures()
+    meter = found.meter(QA, 0.0)
+    meter.output(2, 0.3)
+    meter.usage = Usage(7, 2)
+    meter.end("200", False, 0.5)
+    found.reject(401, "missing_api_key")
+    found.upstream_failed("connect")
+    text = generate_latest(registry(found, lambda: {"models": 1.0})).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    for name in (
+        "gen_ai_server_time_to_first_token_seconds",
+        "gen_ai_server_time_per_output_token_seconds",
+        "gen_ai_server_request_duration_seconds",
+        "tuneloop_gateway_inter_token_latency_seconds",
+    ):
+        labels = {"namespace": "team", "deployment": "qa", "model": "qa", "operation": "chat"}
+        counts = [sample for sample in families[name].samples if sample.name.endswith("_count")]
+        assert [(sample.labels, sample.value) for sample in counts] == [(labels, 1.0)]
+    assert {sample.labels["type"]: sample.value for sample in families["tuneloop_gateway_tokens"].samples} == {
+        "prompt": 7.0,
+        "completion": 2.0,
+    }
+    assert 'tuneloop_gateway_rejected_requests_total{code="401",reason="missing_api_key"} 1.0' in text
+    assert 'tuneloop_gateway_upstream_failures_total{kind="connect"} 1.0' in text
+    assert "tuneloop_gateway_models 1.0" in text
+    assert "process_cpu_seconds_total" in text
