@@ -6,6 +6,7 @@ Debian's packages are the release's own versions; Go's are pinned by the go.mod 
 from dataclasses import dataclass
 
 KUBERNETES = "v1.36.3"
+HELM_VERSION = "v4.2.4"
 
 _MAJOR, _MINOR, _ = KUBERNETES.removeprefix("v").split(".")
 _KUBERNETES_STAMP = " ".join(
@@ -55,7 +56,9 @@ def _kubernetes(name: str, *programs: str) -> ProgramSet:
 API_SERVER = _kubernetes("apiserver", "kube-apiserver", "kubectl")
 NODE = _kubernetes("node", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 ADDONS = ProgramSet("addons", ("./coredns", "./provisioner", "./pause"))
-HELM = ProgramSet("helm", ("helm.sh/helm/v4/cmd/helm",))
+HELM = ProgramSet(
+    "helm", ("helm.sh/helm/v4/cmd/helm",), f"-s -w -X helm.sh/helm/v4/internal/version.version={HELM_VERSION}"
+)
 PROGRAM_SETS = (API_SERVER, NODE, ADDONS, HELM)
 
 # Which Go module (a folder beside this file) builds a set.

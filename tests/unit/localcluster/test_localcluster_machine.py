@@ -65,6 +65,10 @@ def test_the_kubernetes_version_is_the_one_in_go_mod() -> None:
     assert f"k8s.io/api => k8s.io/api {versions.KUBERNETES.replace('v1.', 'v0.')}\n" in module
 
 
+def test_the_helm_version_is_the_one_in_go_mod() -> None:
+    assert f"helm.sh/helm/v4 {versions.HELM_VERSION}\n" in package_file("go", "addons", "go.mod").read_text()
+
+
 def test_a_programs_key_follows_its_sources_and_flags() -> None:
     sources = {"go.mod": b"a", "go.sum": b"b"}
     first = ProgramSet("helm", ("x/helm",))

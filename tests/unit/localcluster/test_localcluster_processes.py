@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tuneloop_localcluster import waiting
 from tuneloop_localcluster.errors import ClusterError
 from tuneloop_localcluster.processes import Daemon, Identity, decode, end, identify, start_time
 
@@ -97,8 +98,9 @@ def test_a_daemon_joins_the_cgroups_it_is_given(tmp_path: Path) -> None:
     group.mkdir()
     joined = daemon(tmp_path)
     joined.start(["sleep", "1000"], cgroups=[group])
+    procs = group / "cgroup.procs"
     try:
-        assert (group / "cgroup.procs").read_text().split() == [str(joined.pid)]
+        waiting.until("the process to join", lambda: procs.exists() and procs.read_text().split() == [str(joined.pid)])
     finally:
         joined.stop()
 
