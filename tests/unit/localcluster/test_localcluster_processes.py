@@ -57,6 +57,7 @@ def test_daemon_lives_in_its_own_session_and_is_found_again(tmp_path: Path) -> N
     pid = first.pid
     assert pid is not None
     try:
+        waiting.until("its first words", lambda: "started" in first.last_words())
         assert os.getsid(pid) != os.getsid(0)
         again = daemon(tmp_path)
         assert again.pid == pid
@@ -66,7 +67,6 @@ def test_daemon_lives_in_its_own_session_and_is_found_again(tmp_path: Path) -> N
         daemon(tmp_path).stop()
     assert identify(pid) is None
     assert daemon(tmp_path).pid is None
-    assert "started" in first.last_words()
 
 
 def test_daemon_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
