@@ -1,4 +1,4 @@
-"""What the e2e tier does to the node that a user would not: end a container's process from outside, as the kernel does."""
+"""What the e2e tier does to the node that no user would: end a container from outside, as the kernel does."""
 
 import os
 import signal
