@@ -52,7 +52,8 @@ def _convert(source: Path, target: Path) -> None:
     environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(cache() / "trainer-venv")}
     environment.pop("VIRTUAL_ENV", None)
     script = repository() / "demo" / "scripts" / "convert_gguf.py"
-    uv: list[str | Path] = [repository() / "scripts" / "uv", "run", "--frozen", "--quiet", "--project", repository() / "trainer-image"]
+    trainer = ["--project", str(repository() / "trainer-image")]
+    uv: list[str | Path] = [repository() / "scripts" / "uv", "run", "--frozen", "--quiet", *trainer]
     run([*uv, "--with", READER, "python", script, "--gguf", source, "--output", target], env=environment)
 
 

@@ -130,7 +130,8 @@ def _weights(seed: int) -> dict[str, np.ndarray[Any, Any]]:
     random = np.random.default_rng(seed)
 
     def matrix(rows: int, columns: int) -> np.ndarray[Any, Any]:
-        return (random.standard_normal((rows, columns)) / np.sqrt(columns)).astype(np.float32)
+        drawn: np.ndarray[Any, Any] = random.standard_normal((rows, columns)) / np.sqrt(columns)
+        return drawn.astype(np.float32)
 
     ones = np.ones(HIDDEN, dtype=np.float32)
     weights = {"model.embed_tokens.weight": matrix(VOCABULARY, HIDDEN), "model.norm.weight": ones.copy()}

@@ -1,0 +1,41 @@
+"""Installs Tuneloop the way users do: ``helm upgrade --install`` of the chart, and nothing else."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from tuneloop_demo.hub import ENDPOINT, namespace
+from tuneloop_demo.paths import repository
+from tuneloop_demo.shell import run
+from tuneloop_demo.target import Obj, Target
+
+RELEASE = "tuneloop"
+SYSTEM = "tuneloop-system"
+
+
+def values(images: Mapping[str, str], namespaces: Sequence[str]) -> Obj:
+    """Return the chart's values: these images, these namespaces, the mirror as the hub, room on a small machine."""
+    small = {"requests": {"cpu": "25m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}}
+    return {
+        "scope": {"namespaces": list(namespaces)},
+        "images": {part: images[part] for part in ("operator", "trainer", "server")},
+        "hub": {"endpoint": ENDPOINT},
+        "store": {"size": "20Gi"},
+        "operator": {"resources": small},
+        "gateway": {"resources": small},
+    }
+
+
+def install(target: Target, images: Mapping[str, str], namespaces: Sequence[str]) -> str:
+    """Install or upgrade the chart and wait until it runs; the namespaces must exist. Returns helm's words."""
+    target.apply(namespace(SYSTEM))
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(values(images, namespaces), file)
+        file.flush()
+        chart: list[str | Path] = [*target.helm, "upgrade", "--install", RELEASE, repository() / "charts" / "tuneloop"]
+        said = run([*chart, "--namespace", SYSTEM, "--values", file.name])
+    for part in ("operator", "gateway"):
+        target.wait_for_rollout(f"tuneloop-{part}", SYSTEM)
+    return said
