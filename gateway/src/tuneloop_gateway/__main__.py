@@ -4,6 +4,7 @@ Exit 2 if the settings or the way to the API server are wrong, with the reason a
 """
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
@@ -41,6 +42,8 @@ def main() -> int:
     """Run; returns the exit code."""
     logs.set_up()
     _raise_file_limit()
+    gc.collect()
+    gc.freeze()  # what was imported never dies; looking at it again and again only makes streams wait
     try:
         uvloop.run(_main())
     except (OSError, ValueError) as error:
