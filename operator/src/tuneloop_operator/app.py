@@ -26,6 +26,7 @@ from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.deployment import DeploymentReconciler
 from tuneloop_operator.reconcile.engine import Engine
 from tuneloop_operator.reconcile.finetune import FineTuneReconciler
+from tuneloop_operator.reconcile.gateways import Gateways
 from tuneloop_operator.reconcile.heartbeat import Heartbeat
 from tuneloop_operator.reconcile.inbox import Inbox
 from tuneloop_operator.reconcile.namespaces import Namespaces
@@ -78,22 +79,24 @@ async def _lead(credentials: Credentials, settings: Settings, lease: Lease, hear
     cache = Cache()
     queue = KeyedQueue(lambda key: engine.process(key), workers=WORKERS)  # noqa: PLW0108 - made below
     polls = Polls(pods, settings.progress_interval_seconds, queue.add)
+    gateways = Gateways(client, pods, settings, lambda key: queue.add(key) if cache.get(*key) else None)
     context = Context(
         client=client,
         cache=cache,
         events=EventSink(client, identity),
         namespaces=Namespaces(client, cache, settings),
         polls=polls,
+        gateways=gateways,
         issuer=Issuer(client),
         settings=settings,
         version=importlib.metadata.version("tuneloop-operator"),
     )
     deployments = DeploymentReconciler(context)
-    engine = Engine(context, FineTuneReconciler(context), deployments)
     inbox = Inbox(cache, queue.add, deployments.dependents)
+    engine = Engine(context, FineTuneReconciler(context), deployments, inbox.wake_dependents)
     holding = asyncio.create_task(lease.hold(), name="lease")
     holding.add_done_callback(_end_process)
-    polling = asyncio.create_task(polls.run(), name="polls")
+    asking = [asyncio.create_task(polls.run(), name="polls"), asyncio.create_task(gateways.run(), name="gateways")]
     queue.start()
     if await _may_watch_leases(client, settings):
         heartbeat.start()
@@ -105,7 +108,8 @@ async def _lead(credentials: Credentials, settings: Settings, lease: Lease, hear
     else:
         return 0
     finally:
-        polling.cancel()
+        for task in asking:
+            task.cancel()
         await queue.stop()
         holding.remove_done_callback(_end_process)
         holding.cancel()

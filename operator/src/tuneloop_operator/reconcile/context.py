@@ -9,6 +9,7 @@ from tuneloop_operator.kube.client import Client
 from tuneloop_operator.kube.events import EventSink
 from tuneloop_operator.kube.issuer import Issuer
 from tuneloop_operator.reconcile.cache import Cache
+from tuneloop_operator.reconcile.gateways import Gateways
 from tuneloop_operator.reconcile.namespaces import Namespaces
 from tuneloop_operator.reconcile.polls import Polls
 
@@ -27,6 +28,7 @@ class Context:
     events: EventSink
     namespaces: Namespaces
     polls: Polls
+    gateways: Gateways
     issuer: Issuer
     settings: Settings
     version: str

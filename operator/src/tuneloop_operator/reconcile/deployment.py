@@ -1,8 +1,48 @@
-"""Reconcile of one ModelDeployment."""
+"""Reconcile of one ModelDeployment: the model in the store, the adapters' versions, the servers, then the status once.
 
-from tuneloop_operator.kube.resources import Obj
+Deployments are made once and later only scaled or removed, so that an upgraded operator restarts no model; Service,
+budget and ConfigMap are applied. Adapters never touch a Deployment.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tuneloop_core.api.finetunejob import FineTuneJob
+from tuneloop_core.api.modeldeployment import ModelDeployment
+from tuneloop_core.constants import FINETUNEJOB_KIND
+from tuneloop_operator.build.server import selector_labels
+from tuneloop_operator.kube.resources import FINETUNEJOBS, PODS, Obj
 from tuneloop_operator.names import Key
+from tuneloop_operator.policy import adapters, modelfetch, revisions
+from tuneloop_operator.policy.adapters import Resolved
+from tuneloop_operator.policy.conditions import parse_time
+from tuneloop_operator.policy.modelfetch import ModelVerdict
+from tuneloop_operator.policy.serving import ServingFacts, summarize
+from tuneloop_operator.policy.transitions import condition_notes
+from tuneloop_operator.policy.verdicts import State, Verdict
 from tuneloop_operator.reconcile.context import Context
+from tuneloop_operator.reconcile.jobs import StageJobs
+from tuneloop_operator.reconcile.modelfetch import ModelFetcher
+from tuneloop_operator.reconcile.servers import Servers, Wanted
+from tuneloop_operator.reconcile.status import write_status
+from tuneloop_operator.reconcile.troubles import REFUSALS, verdict_of
+
+START_PATIENCE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one reconcile found on its way."""
+
+    model: ModelVerdict
+    resolved: Sequence[Resolved]
+    trouble: Verdict | None
+
+    @property
+    def look_again(self) -> float | None:
+        """The shortest wait that any part asked for."""
+        return min((v.look_again for v in (self.model.verdict, self.trouble) if v and v.look_again), default=None)
 
 
 class DeploymentReconciler:
@@ -10,9 +50,96 @@ class DeploymentReconciler:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._jobs = StageJobs(context)
+        self._fetcher = ModelFetcher(context, self._jobs)
+        self._servers = Servers(context)
+        self._waiting: defaultdict[Key, set[Key]] = defaultdict(set)
 
     def dependents(self, obj: Obj) -> tuple[Key, ...]:
-        return ()
+        """Keys of the ModelDeployments that serve an adapter of this FineTuneJob."""
+        if obj["kind"] != FINETUNEJOB_KIND:
+            return ()
+        metadata = obj["metadata"]
+        return tuple(self._waiting.get(Key(FINETUNEJOB_KIND, metadata["namespace"], metadata["name"]), ()))
+
+    def forget(self, key: Key) -> None:
+        """The resource is gone."""
+        self._servers.forget(key)
+        for waiting in self._waiting.values():
+            waiting.discard(key)
 
     async def reconcile(self, key: Key, obj: Obj) -> float | None:
-        return None
+        """One look; returns after how many seconds to look again."""
+        deployment = ModelDeployment.model_validate(obj)
+        found = self._servers.deployments(key, deployment)
+        look = await self._act(key, deployment, found)
+        status = summarize(deployment, await self._facts(key, deployment, look))
+        written = await write_status(self._context.client, obj, status.to_dict())
+        if written is not None:
+            self._context.cache.put(written)
+            for note in condition_notes(deployment.status.conditions, status.conditions):
+                await self._context.events.tell(obj, note.reason, note.message, warning=note.warning)
+        return look.look_again or self._context.settings.resync_seconds
+
+    async def _act(self, key: Key, deployment: ModelDeployment, found: Mapping[int, Obj]) -> Look:
+        served = modelfetch.annotation(found[max(found)], revisions.SOURCE_ANNOTATION) if found else ""
+        model, trouble = await self._fetcher.settle(key, deployment, served)
+        resolved = self._resolve(key, deployment, model)
+        ready = model.model if model.verdict.state is State.DONE else None
+        try:
+            await self._servers.ensure(key, Wanted(deployment, ready, adapters.wanted_list(resolved)))
+        except REFUSALS as error:
+            trouble = trouble or verdict_of(error)
+        return Look(model, resolved, trouble)
+
+    def _resolve(self, key: Key, deployment: ModelDeployment, model: ModelVerdict) -> list[Resolved]:
+        for adapter in deployment.spec.adapters:
+            job = Key(FINETUNEJOB_KIND, key.namespace, adapter.source.fine_tune_job or "")
+            self._waiting[job].add(key)
+
+        def find(name: str) -> FineTuneJob | None:
+            obj = self._context.cache.get(FINETUNEJOBS.kind, key.namespace, name)
+            return FineTuneJob.model_validate(obj) if obj is not None else None
+
+        uri = model.model.uri if model.model else ""
+        return adapters.resolve(deployment.spec.adapters, deployment.status.adapters, find, uri)
+
+    async def _facts(self, key: Key, deployment: ModelDeployment, look: Look) -> ServingFacts:
+        context, labels = self._context, selector_labels(key.name)
+        found = self._servers.deployments(key, deployment)
+        pods = [
+            pod for pod in context.cache.children(key, PODS.kind) if pod["metadata"]["labels"].items() >= labels.items()
+        ]
+        ips = [pod["status"]["podIP"] for pod in pods if is_polled(pod)]
+        context.polls.watch_servers(key, ips, adapters.wanted_list(look.resolved))
+        slow = [pod for pod in pods if self._is_slow(pod)]
+        return ServingFacts(
+            now=context.now(),
+            model=look.model.verdict,
+            model_status=look.model.model,
+            resolved=look.resolved,
+            revisions=revisions.known(deployment.status.revisions, found),
+            newest=found[max(found)] if found else None,
+            pods=pods,
+            events=await self._jobs.events(key.namespace, slow) if slow else (),
+            servers=context.polls.statuses(key),
+            latency=context.gateways.latency(key),
+            trouble=look.trouble,
+            replicas=revisions.wanted_replicas(deployment),
+            url=f"{context.settings.gateway.url.rstrip('/')}/{key.namespace}/v1",
+            selector=",".join(f"{name}={value}" for name, value in sorted(labels.items())),
+        )
+
+    def _is_slow(self, pod: Obj) -> bool:
+        """Whether a pod has not started for so long that its Events are worth a read."""
+        if pod.get("status", {}).get("phase") != "Pending":
+            return False
+        age = (self._context.now() - parse_time(pod["metadata"]["creationTimestamp"])).total_seconds()
+        return age >= START_PATIENCE_SECONDS
+
+
+def is_polled(pod: Obj) -> bool:
+    """Whether a server pod can be asked: it runs, has an address and is not on its way out."""
+    status = pod.get("status", {})
+    leaving = pod["metadata"].get("deletionTimestamp")
+    return status.get("phase") == "Running" and bool(status.get("podIP")) and not leaving

@@ -3,6 +3,7 @@
 import logging
 import random
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from tuneloop_core.constants import FINETUNEJOB_KIND, MODELDEPLOYMENT_KIND
@@ -17,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 CONFLICT_SECONDS = 0.1
 
+Wake = Callable[[Obj], None]
+"""Look again at whoever depends on an object that we wrote ourselves; its watch event is no news then."""
+
 
 class Reconciler(Protocol):
     """One kind's reconciler."""
@@ -24,12 +28,15 @@ class Reconciler(Protocol):
     async def reconcile(self, key: Key, obj: Obj) -> float | None:
         """One look; seconds until the next, or None."""
 
+    def forget(self, key: Key) -> None:
+        """The resource is gone."""
+
 
 class Engine:
     """Dispatches keys to reconcilers."""
 
-    def __init__(self, context: Context, finetune: Reconciler, deployment: Reconciler) -> None:
-        self._context = context
+    def __init__(self, context: Context, finetune: Reconciler, deployment: Reconciler, wake: Wake) -> None:
+        self._context, self._wake = context, wake
         self._reconcilers = {FINETUNEJOB_KIND: finetune, MODELDEPLOYMENT_KIND: deployment}
         self._verified: dict[Key, float] = {}
 
@@ -54,13 +61,17 @@ class Engine:
         obj = await self._look_up(key)
         if obj is None or obj["metadata"].get("deletionTimestamp"):
             self._context.polls.forget(key)
+            self._reconcilers[key.kind].forget(key)
             self._verified.pop(key, None)
             return None
         try:
             delay = await self._reconcilers[key.kind].reconcile(key, obj)
         except NotFoundError:
             return await self._after_not_found(key)
-        return self._resync(delay)
+        written = self._context.cache.get(*key)
+        if written is not None and written is not obj:
+            self._wake(written)
+        return self._resync(key, delay)
 
     async def _after_not_found(self, key: Key) -> float | None:
         """Something we wrote to is gone: read everything of this key anew."""
@@ -94,9 +105,10 @@ class Engine:
                 cache.remove(obj)
             cache.put(found)
 
-    def _resync(self, delay: float | None) -> float | None:
+    def _resync(self, key: Key, delay: float | None) -> float | None:
         """Slow and jittered; a finished resource (None) is left alone until an event comes."""
         if delay is None:
+            self._verified.pop(key, None)
             return None
         slow = self._context.settings.resync_seconds * random.uniform(1.0, 1.2)  # noqa: S311
         return min(delay, slow)

@@ -4,19 +4,17 @@ Jobs are only ever created, suspended, given another retry limit or deleted; nev
 """
 
 from tuneloop_core.api.finetunejob import FineTuneJob
-from tuneloop_core.constants import LABEL_STAGE
 from tuneloop_core.stages import Stage
 from tuneloop_operator.build.stages import build_stage
-from tuneloop_operator.kube.resources import EVENTS, JOBS, PODS, Obj
+from tuneloop_operator.kube.resources import Obj
 from tuneloop_operator.names import JOB_STAGES, Key, stage_job
-from tuneloop_operator.policy.actions import Action, CreateStage, DeleteJob, Note, PatchJob
 from tuneloop_operator.policy.finetune import Decision, JobFacts, decide, is_finished
 from tuneloop_operator.policy.results import fetch_result
 from tuneloop_operator.policy.transitions import condition_notes, stage_notes
-from tuneloop_operator.policy.verdicts import StageFacts, Verdict, needs_events
+from tuneloop_operator.policy.verdicts import Verdict
 from tuneloop_operator.reconcile.context import Context
+from tuneloop_operator.reconcile.jobs import StageJobs
 from tuneloop_operator.reconcile.status import write_status
-from tuneloop_operator.reconcile.troubles import REFUSALS, verdict_of
 
 MAX_STEPS = 8
 """Decisions in one reconcile: each stage takes one at most."""
@@ -27,17 +25,24 @@ class FineTuneReconciler:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._jobs = StageJobs(context)
+
+    def forget(self, key: Key) -> None:
+        """The resource is gone; nothing is kept about it."""
 
     async def reconcile(self, key: Key, obj: Obj) -> float | None:
         """One look; returns after how many seconds to look again, None when an event will tell."""
         job = FineTuneJob.model_validate(obj)
         decision = await self._settle(key, job)
-        self._poll(key, job, decision)
+        finished = is_finished(decision.status)
+        self._poll(key, finished=finished)
         written = await write_status(self._context.client, obj, decision.status.to_dict())
         if written is not None:
             self._context.cache.put(written)
             await self._tell(obj, job, decision)
-        return None if is_finished(decision.status) else decision.look_again
+        if finished:
+            return None
+        return decision.look_again or self._context.settings.resync_seconds
 
     async def _settle(self, key: Key, job: FineTuneJob) -> Decision:
         """Decide and act until a decision asks for nothing more; a later stage sees what an earlier one found."""
@@ -52,73 +57,31 @@ class FineTuneReconciler:
         return decision
 
     async def _facts(self, key: Key, job: FineTuneJob, trouble: Verdict | None = None) -> JobFacts:
-        now = self._context.now()
         done = {stage.name for stage in job.status.stages if stage.state == "Succeeded"}
-        stages = {stage: self._stage_facts(key, stage) for stage in JOB_STAGES if stage.value not in done}
-        for stage, facts in stages.items():
-            if needs_events(facts, now):
-                stages[stage] = StageFacts(facts.job, facts.pods, tuple(await self._events(key.namespace, facts)))
-        return JobFacts(now, stages, self._context.polls.progress(key), trouble)
-
-    def _stage_facts(self, key: Key, stage: Stage) -> StageFacts:
-        job = self._context.cache.get(JOBS.kind, key.namespace, stage_job(key.name, stage))
-        if job is None:
-            return StageFacts()
-        pods = [
-            pod
-            for pod in self._context.cache.children(key, PODS.kind)
-            if pod["metadata"]["labels"].get(LABEL_STAGE) == stage.value and is_owned(pod, job)
-        ]
-        return StageFacts(job, tuple(pods))
-
-    async def _events(self, namespace: str, facts: StageFacts) -> list[Obj]:
-        """Events of the Job (quota refusals) and of its pods (mounts), newest first."""
-        found: list[Obj] = []
-        for obj in (facts.job, *facts.pods):
-            if obj is not None:
-                fields = f"involvedObject.uid={obj['metadata']['uid']}"
-                found += await self._context.client.list(EVENTS, namespace, fields=fields, limit=50)
-        return sorted(found, key=lambda event: str(event.get("lastTimestamp") or ""), reverse=True)
+        stages = {
+            stage: await self._jobs.with_events(key, self._jobs.find(key, stage, stage_job(key.name, stage)))
+            for stage in JOB_STAGES
+            if stage.value not in done
+        }
+        return JobFacts(self._context.now(), stages, self._context.polls.progress(key), trouble)
 
     async def _act(self, job: FineTuneJob, decision: Decision) -> Verdict | None:
-        """Do what the decision asks for; a refusal becomes a verdict that the status tells."""
-        try:
-            for action in decision.actions:
-                await self._do(job, action, decision)
-        except REFUSALS as error:
-            return verdict_of(error)
-        return None
+        settings, version = self._context.settings, self._context.version
 
-    async def _do(self, job: FineTuneJob, action: Action, decision: Decision) -> None:
-        context, namespace = self._context, job.metadata.namespace
-        match action:
-            case CreateStage(stage):
-                await context.namespaces.ensure(namespace)
-                fetched = fetch_result(decision.status)
-                manifest = build_stage(stage, job, fetched, context.settings, context.version)
-                context.cache.put(await context.client.create_owned(JOBS, manifest))
-            case PatchJob(_, name, spec):
-                context.cache.put(await context.client.patch(JOBS, namespace, name, {"spec": spec}))
-            case DeleteJob(_, name, uid):
-                await context.client.delete(JOBS, namespace, name, uid)
-                found = context.cache.get(JOBS.kind, namespace, name)
-                if found is not None and found["metadata"]["uid"] == uid:
-                    context.cache.remove(found)
+        def build(stage: Stage) -> Obj:
+            return build_stage(stage, job, fetch_result(decision.status), settings, version)
 
-    def _poll(self, key: Key, job: FineTuneJob, decision: Decision) -> None:
+        return await self._jobs.act(job.metadata.namespace, decision.actions, build)
+
+    def _poll(self, key: Key, *, finished: bool) -> None:
         """Ask the running train pod for its progress, and nobody once it has ended."""
-        facts = self._stage_facts(key, Stage.TRAIN)
+        facts = self._jobs.find(key, Stage.TRAIN, stage_job(key.name, Stage.TRAIN))
         running = [pod for pod in facts.pods if pod.get("status", {}).get("phase") == "Running"]
-        ip = running[-1]["status"].get("podIP") if running and not is_finished(decision.status) else None
+        ip = running[-1]["status"].get("podIP") if running and not finished else None
         self._context.polls.watch_training(key, ip)
 
     async def _tell(self, obj: Obj, job: FineTuneJob, decision: Decision) -> None:
-        notes: list[Note] = stage_notes(job.status.stages, decision.status.stages)
+        notes = stage_notes(job.status.stages, decision.status.stages)
         notes += condition_notes(job.status.conditions, decision.status.conditions)
         for note in notes:
             await self._context.events.tell(obj, note.reason, note.message, warning=note.warning)
-
-
-def is_owned(child: Obj, owner: Obj) -> bool:
-    """Whether the child's owner references name this very object."""
-    return any(ref["uid"] == owner["metadata"]["uid"] for ref in child["metadata"].get("ownerReferences", []))

@@ -12,15 +12,16 @@ from tuneloop_operator.names import Key
 from tuneloop_operator.reconcile.cache import Cache, key_of, owner_key, version
 
 Obj = dict[str, Any]
+Dependents = Callable[[Obj], tuple[Key, ...]]
 CUSTOM_KINDS = frozenset({FINETUNEJOB_KIND, MODELDEPLOYMENT_KIND})
 
 
 class Inbox:
     """Fed by handlers, read by the queue."""
 
-    def __init__(self, cache: Cache, add: Callable[[Key], None], dependents: "Dependents | None" = None) -> None:
+    def __init__(self, cache: Cache, add: Callable[[Key], None], dependents: Dependents) -> None:
         self._cache, self._add = cache, add
-        self._dependents = dependents or (lambda _obj: ())
+        self._dependents = dependents
         self._news: set[Key] = set()
 
     def see(self, obj: Obj) -> None:
@@ -46,15 +47,16 @@ class Inbox:
         self._cache.remove(obj)
         self._wake(obj, key)
 
+    def wake_dependents(self, obj: Obj) -> None:
+        """Look again at the resources that read this one."""
+        for dependent in self._dependents(obj):
+            self._add(dependent)
+
     def _wake(self, obj: Obj, key: Key) -> None:
         if key.kind in CUSTOM_KINDS:
             self._add(key)
-            for dependent in self._dependents(obj):
-                self._add(dependent)
+            self.wake_dependents(obj)
             return
         owner = owner_key(obj)
         if owner is not None:
             self._add(owner)
-
-
-Dependents = Callable[[Obj], "tuple[Key, ...]"]

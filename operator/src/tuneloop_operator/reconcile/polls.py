@@ -6,6 +6,7 @@ Answers are kept in memory only; a reconcile reads them like any other fact. Nev
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Protocol
 
 from tuneloop_core.serving import AdapterList, GatewayLoad, ServerStatus
@@ -37,12 +38,14 @@ class Polls:
     """Targets by key, set by reconciles; answers by key, read by them."""
 
     def __init__(self, pods: PodApi, interval: float, wake: Callable[[Key], None]) -> None:
-        self.pods, self._interval, self._wake = pods, interval, wake
+        self._pods, self._interval, self._wake = pods, interval, wake
         self._training: dict[Key, str] = {}
         self._progress: dict[Key, Progress] = {}
         self._servers: dict[Key, tuple[str, ...]] = {}
+        self._adapters: dict[Key, AdapterList] = {}
         self._statuses: dict[Key, dict[str, ServerStatus]] = {}
         self._gate = asyncio.Semaphore(CONCURRENCY)
+        self._hurry = asyncio.Event()
 
     def watch_training(self, key: Key, ip: str | None) -> None:
         """Poll the training pod of ``key`` at ``ip``, or stop with None."""
@@ -56,11 +59,16 @@ class Polls:
         """The last answer of the training pod."""
         return self._progress.get(key)
 
-    def watch_servers(self, key: Key, ips: Iterable[str]) -> None:
-        """Poll the server pods of ``key`` at these addresses and no others."""
-        self._servers[key] = tuple(ips)
-        if not self._servers[key]:
+    def watch_servers(self, key: Key, ips: Iterable[str], adapters: AdapterList) -> None:
+        """Poll the server pods of ``key`` at these addresses and no others; poke those that lack an adapter."""
+        addresses = tuple(ips)
+        if not addresses:
             self.forget(key)
+            return
+        changed = self._servers.get(key) != addresses or self._adapters.get(key) != adapters
+        self._servers[key], self._adapters[key] = addresses, adapters
+        if changed:
+            self._hurry.set()
 
     def statuses(self, key: Key) -> dict[str, ServerStatus]:
         """The last answers of the server pods, by address; those that did not answer last time are absent."""
@@ -72,33 +80,44 @@ class Polls:
         self._progress.pop(key, None)
         self._servers.pop(key, None)
         self._statuses.pop(key, None)
-
-    async def poke(self, key: Key, adapters: AdapterList) -> None:
-        """Tell the server pods of ``key`` their adapters; those that do not answer read the ConfigMap later."""
-        for ip in self._servers.get(key, ()):
-            await self.pods.poke(ip, adapters)
+        self._adapters.pop(key, None)
 
     async def run(self) -> None:
         """Poll for ever."""
         while True:
-            await asyncio.sleep(self._interval)
+            await self._pause()
             rounds: list[Awaitable[None]] = [self._ask_training(key, ip) for key, ip in self._training.items()]
             rounds += [self._ask_servers(key, ips) for key, ips in self._servers.items()]
             for outcome in await asyncio.gather(*rounds, return_exceptions=True):
                 if isinstance(outcome, Exception):
                     logger.error("poll failed", exc_info=outcome)
 
+    async def _pause(self) -> None:
+        """Until the next round: the interval, or at once when there is something new to tell a server."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), self._interval)
+        self._hurry.clear()
+
     async def _ask_training(self, key: Key, ip: str) -> None:
         async with self._gate:
-            answer = await self.pods.progress(ip)
+            answer = await self._pods.progress(ip)
         if answer is not None and key in self._training and answer != self._progress.get(key):
             self._progress[key] = answer
             self._wake(key)
 
     async def _ask_servers(self, key: Key, ips: tuple[str, ...]) -> None:
         async with self._gate:
-            answers = {ip: await self.pods.server_status(ip) for ip in ips}
+            answers = {ip: await self._ask_server(key, ip) for ip in ips}
         known = {ip: answer for ip, answer in answers.items() if answer is not None}
         if key in self._servers and known != self._statuses.get(key, {}):
             self._statuses[key] = known
             self._wake(key)
+
+    async def _ask_server(self, key: Key, ip: str) -> ServerStatus | None:
+        """Its status; a pod that lacks an adapter, or has one too many, is told its list again."""
+        answer, wanted = await self._pods.server_status(ip), self._adapters.get(key)
+        if answer is None or wanted is None:
+            return answer
+        if {adapter.engine_name for adapter in wanted.adapters} == {state.engine_name for state in answer.adapters}:
+            return answer
+        return await self._pods.poke(ip, wanted) or answer

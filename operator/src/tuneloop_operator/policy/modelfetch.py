@@ -1,0 +1,120 @@
+"""The base model of a ModelDeployment: fetched once for what the user asked for, by the same stage as in a FineTuneJob. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from tuneloop_core.api.conditions import Condition
+from tuneloop_core.api.finetunejob_status import ModelStatus, StageStatus
+from tuneloop_core.api.modeldeployment import ModelDeployment
+from tuneloop_core.constants import GROUP
+from tuneloop_core.stages import FetchResult, Stage
+from tuneloop_operator.policy import conditions, reasons
+from tuneloop_operator.policy.actions import DeleteJob
+from tuneloop_operator.policy.pods import condition
+from tuneloop_operator.policy.revisions import SOURCE_ANNOTATION, source_of
+from tuneloop_operator.policy.verdicts import Case, StageFacts, State, Verdict, judge
+
+Obj = dict[str, Any]
+
+ATTEMPT_ANNOTATION = f"{GROUP}/attempt"
+"""On the fetch Job: which try it is, so that waits grow without a place in the status."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the cluster knows of the base model; ``served_source`` is what the newest Deployment was made for."""
+
+    now: datetime
+    fetch: StageFacts
+    served_source: str = ""
+
+
+@dataclass(frozen=True)
+class ModelVerdict:
+    """Where the model is, once it is there."""
+
+    verdict: Verdict
+    model: ModelStatus | None = None
+
+
+def judge_model(deployment: ModelDeployment, facts: ModelFacts) -> ModelVerdict:
+    """DONE with the model, or where its fetch Job stands and what to do about it."""
+    known, source = deployment.status.model, source_of(deployment)
+    if known is not None and known.path and _is_for(known, facts, source):
+        return ModelVerdict(Verdict(State.DONE, reasons.SUCCEEDED, f"{known.uri} is in the store"), known)
+    job = facts.fetch.job
+    if job is not None and not job["metadata"].get("deletionTimestamp") and _owned(job, deployment.metadata.uid):
+        recorded = annotation(job, SOURCE_ANNOTATION)
+        if recorded and recorded != source:
+            delete = DeleteJob(Stage.FETCH, job["metadata"]["name"], job["metadata"]["uid"])
+            return ModelVerdict(Verdict(State.PENDING, reasons.CREATED, "another model is asked for", (delete,)))
+    previous = _previous(job, deployment.status.conditions)
+    case = Case(Stage.FETCH, previous, facts.fetch, deployment.metadata.uid, suspend=False, retries=0, now=facts.now)
+    return _with_model(judge(case))
+
+
+def next_attempt(job: Obj | None) -> int:
+    """Number of the try after this Job's."""
+    return attempt(job) + 1 if job is not None else 1
+
+
+def attempt(job: Obj) -> int:
+    """Which try a fetch Job is."""
+    text = annotation(job, ATTEMPT_ANNOTATION)
+    return int(text) if text.isdigit() else 1
+
+
+def annotation(obj: Obj, name: str) -> str:
+    """An annotation's value, or empty."""
+    return str((obj["metadata"].get("annotations") or {}).get(name, ""))
+
+
+def _is_for(known: ModelStatus, facts: ModelFacts, source: str) -> bool:
+    """Whether the known model is what is asked for now: by the record on our children, else by its repository."""
+    if facts.served_source:
+        return facts.served_source == source
+    job = facts.fetch.job
+    if job is not None and annotation(job, SOURCE_ANNOTATION):
+        return annotation(job, SOURCE_ANNOTATION) == source
+    return known.uri.partition("@")[0] == source.partition("@")[0]
+
+
+def _owned(job: Obj, uid: str) -> bool:
+    return any(ref["uid"] == uid for ref in job["metadata"].get("ownerReferences", []))
+
+
+def _previous(job: Obj | None, known: list[Condition]) -> StageStatus:
+    """The stage's past, read from the Job itself and from the condition that tells of an earlier failure."""
+    stage = Stage.FETCH.value
+    if job is None:
+        return StageStatus(name=stage, state="Pending")
+    failed = condition(job, "Failed")
+    if failed is not None and failed.get("status") == "True":
+        return StageStatus(
+            name=stage,
+            state="Failed",
+            attempts=attempt(job),
+            job_uid=job["metadata"]["uid"],
+            finish_time=failed.get("lastTransitionTime"),
+        )
+    stalled = next((item for item in known if item.type == conditions.STALLED), None)
+    if attempt(job) > 1 and stalled is not None:
+        return StageStatus(name=stage, state="Failed", reason=stalled.reason, message=stalled.message)
+    return StageStatus(name=stage, state="Pending")
+
+
+def _with_model(verdict: Verdict) -> ModelVerdict:
+    if verdict.state is not State.DONE or verdict.said is None:
+        return ModelVerdict(verdict)
+    try:
+        found = FetchResult.model_validate(verdict.said.result)
+    except ValidationError as error:
+        message = (
+            f"the fetch pod's result does not parse: {error.errors()[0]['msg']}; trainer image and operator must match"
+        )
+        return ModelVerdict(Verdict(State.STALLED, reasons.INVALID_RESULT, message))
+    model = ModelStatus(uri=found.model_uri, commit=found.model_commit, path=found.model_path, bytes=found.model_bytes)
+    return ModelVerdict(verdict, model)

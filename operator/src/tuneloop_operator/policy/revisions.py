@@ -1,0 +1,126 @@
+"""Which revisions of a ModelDeployment there should be: the newest by the spec, the one before until that is ready. Pure."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tuneloop_core.api.modeldeployment import ModelDeployment
+from tuneloop_core.api.modeldeployment_status import RevisionStatus
+from tuneloop_core.constants import GROUP, LABEL_REVISION
+
+Obj = dict[str, Any]
+
+SOURCE_ANNOTATION = f"{GROUP}/model-source"
+FINGERPRINT_ANNOTATION = f"{GROUP}/fingerprint"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The newest revision: ``image`` is pinned from the moment the revision was made."""
+
+    number: int
+    image: str
+    fingerprint: str
+    new: bool
+
+
+def source_of(deployment: ModelDeployment) -> str:
+    """What the user asked for as the base model, to see a change of it."""
+    model = deployment.spec.model
+    return f"{model.uri}@{model.revision}"
+
+
+def fingerprint(deployment: ModelDeployment, image: str, model_path: str) -> str:
+    """Digest of everything that the server is started with; adapters, access and scaling are not part of it."""
+    spec = deployment.spec
+    parts = {
+        "image": image,
+        "model": model_path,
+        "engine": spec.engine.to_dict(),
+        "resources": spec.resources.to_dict(),
+        "pod": spec.pod.to_dict(),
+    }
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def known(status: Sequence[RevisionStatus], found: Mapping[int, Obj]) -> list[RevisionStatus]:
+    """Revisions by their Deployments, and the newest one of the status should its Deployment have vanished."""
+    entries = {number: _entry(obj) for number, obj in found.items()}
+    remembered = newest_of(status)
+    if remembered is not None and number_of(remembered) > max(entries, default=0):
+        gone = remembered.model_copy(update={"replicas": 0, "ready_replicas": 0, "ready": False})
+        entries[number_of(remembered)] = gone
+    return [entries[number] for number in sorted(entries, reverse=True)]
+
+
+def _entry(obj: Obj) -> RevisionStatus:
+    status, annotations = obj.get("status", {}), obj["metadata"].get("annotations") or {}
+    replicas = int(obj["spec"].get("replicas", 1))
+    return RevisionStatus(
+        name=obj["metadata"]["labels"][LABEL_REVISION],
+        image=obj["spec"]["template"]["spec"]["containers"][0]["image"],
+        hash=annotations.get(FINGERPRINT_ANNOTATION, ""),
+        created=obj["metadata"].get("creationTimestamp"),
+        replicas=replicas,
+        ready_replicas=int(status.get("readyReplicas", 0)),
+        ready=replicas > 0 and is_ready(obj, replicas),
+    )
+
+
+def by_number(deployments: Sequence[Obj], owner_uid: str) -> dict[int, Obj]:
+    """Our Deployments that are not on their way out, by revision number."""
+    found: dict[int, Obj] = {}
+    for obj in deployments:
+        label = obj["metadata"]["labels"].get(LABEL_REVISION, "")
+        ours = any(ref["uid"] == owner_uid for ref in obj["metadata"].get("ownerReferences", []))
+        if ours and label[1:].isdigit() and not obj["metadata"].get("deletionTimestamp"):
+            found[int(label[1:])] = obj
+    return found
+
+
+def choose(deployment: ModelDeployment, revisions: Sequence[RevisionStatus], model_path: str, image: str) -> Chosen:
+    """The newest revision: the one there is while the spec says the same, else one more, with today's image."""
+    newest = newest_of(revisions)
+    if newest is None:
+        return Chosen(1, image, fingerprint(deployment, image, model_path), new=True)
+    same = fingerprint(deployment, newest.image, model_path)
+    if same == newest.hash:
+        return Chosen(number_of(newest), newest.image, same, new=False)
+    return Chosen(number_of(newest) + 1, image, fingerprint(deployment, image, model_path), new=True)
+
+
+def newest_of(revisions: Sequence[RevisionStatus]) -> RevisionStatus | None:
+    """The revision with the highest number."""
+    return max(revisions, key=number_of, default=None)
+
+
+def number_of(revision: RevisionStatus) -> int:
+    """7 of ``r7``."""
+    return int(revision.name.removeprefix("r"))
+
+
+def wanted_replicas(deployment: ModelDeployment) -> int:
+    """Replicas by the spec: External as set by the scale subresource, Auto the minimum but at least one."""
+    scaling = deployment.spec.scaling
+    if scaling.mode == "External":
+        return scaling.replicas or 0
+    return max(1, scaling.min_replicas)
+
+
+def is_ready(found: Obj | None, replicas: int) -> bool:
+    """Whether a Deployment has all its pods answering, by a status that is about its latest spec."""
+    if found is None:
+        return False
+    status = found.get("status", {})
+    seen = int(status.get("observedGeneration", 0)) >= int(found["metadata"].get("generation", 0))
+    return seen and int(status.get("readyReplicas", 0)) >= replicas
+
+
+def obsolete(found: Mapping[int, Obj], chosen: Chosen, replicas: int) -> list[int]:
+    """Older revisions that may go: all of them once the newest is ready."""
+    if not is_ready(found.get(chosen.number), replicas):
+        return []
+    return sorted(number for number in found if number != chosen.number)

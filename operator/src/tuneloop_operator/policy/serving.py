@@ -1,0 +1,190 @@
+"""The status of a ModelDeployment: what is served, whether it is what was asked for, and if not, why in words. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from tuneloop_core.api.finetunejob_status import ModelStatus
+from tuneloop_core.api.modeldeployment import ModelDeployment
+from tuneloop_core.api.modeldeployment_status import (
+    AdapterStatus,
+    ColdStartPhase,
+    ColdStartStatus,
+    LatencyStatus,
+    ModelDeploymentStatus,
+    RevisionStatus,
+    ScalingStatus,
+    ServedName,
+)
+from tuneloop_core.constants import LABEL_REVISION
+from tuneloop_core.serving import ServerStatus
+from tuneloop_operator.policy import adapters as adapter_policy
+from tuneloop_operator.policy import conditions, reasons
+from tuneloop_operator.policy.adapters import Resolved
+from tuneloop_operator.policy.conditions import Wanted
+from tuneloop_operator.policy.pods import condition, find_trouble, quota_words
+from tuneloop_operator.policy.verdicts import State, Verdict
+
+Obj = dict[str, Any]
+
+REVISIONS_KEPT = 10
+
+
+@dataclass(frozen=True)
+class ServingFacts:
+    """What the cluster knows of one ModelDeployment."""
+
+    now: datetime
+    model: Verdict
+    model_status: ModelStatus | None
+    resolved: Sequence[Resolved] = ()
+    revisions: Sequence[RevisionStatus] = ()  # newest first
+    newest: Obj | None = None  # its Deployment
+    pods: Sequence[Obj] = ()
+    events: Sequence[Obj] = ()
+    servers: Mapping[str, ServerStatus] = field(default_factory=dict)  # by address
+    latency: LatencyStatus | None = None
+    trouble: Verdict | None = None
+    replicas: int = 0
+    url: str = ""
+    selector: str = ""
+
+
+def summarize(deployment: ModelDeployment, facts: ServingFacts) -> ModelDeploymentStatus:
+    """The whole status."""
+    generation, old = deployment.metadata.generation, deployment.status
+    ready_ips = [ip for pod in facts.pods if is_pod_ready(pod) and (ip := pod["status"].get("podIP"))]
+    servers = {ip: facts.servers[ip] for ip in ready_ips if ip in facts.servers}
+    adapters = adapter_policy.statuses(facts.resolved, servers, len(ready_ips))
+    verdict = judge(facts, adapters)
+    wanted = _conditions(facts, verdict, adapters)
+    fields: dict[str, Any] = {
+        "observed_generation": generation,
+        "conditions": conditions.merge(old.conditions, wanted, generation, facts.now),
+        "url": facts.url,
+        "replicas": len([pod for pod in facts.pods if _is_alive(pod)]),
+        "ready_replicas": len(ready_ips),
+        "selector": facts.selector,
+        "model": facts.model_status or old.model,
+        "models": _served(deployment, adapters, servers, answers=bool(ready_ips)),
+        "adapters": adapters,
+        "revisions": list(facts.revisions)[:REVISIONS_KEPT],
+        "latency": facts.latency or old.latency,
+        "scaling": ScalingStatus(desired=facts.replicas, history=old.scaling.history if old.scaling else []),
+        "cold_start": _cold_start(facts.servers) or old.cold_start,
+    }
+    return old.model_copy(update=fields)
+
+
+def judge(facts: ServingFacts, adapters: Sequence[AdapterStatus]) -> Verdict:
+    """The one thing to say about it: the first of these that is not right."""
+    if facts.trouble is not None:
+        return facts.trouble
+    if facts.model.state is not State.DONE:
+        return facts.model
+    return _pods_verdict(facts) or _adapters_verdict(facts, adapters) or _ready_verdict(facts)
+
+
+def _pods_verdict(facts: ServingFacts) -> Verdict | None:
+    newest = facts.revisions[0] if facts.revisions else None
+    if newest is None or newest.ready or facts.replicas == 0:
+        return None
+    refusal = _refusal(facts.newest)
+    if refusal is not None:
+        return refusal
+    own = [pod for pod in facts.pods if pod["metadata"]["labels"].get(LABEL_REVISION) == newest.name]
+    trouble = find_trouble(own, facts.events)
+    if trouble is not None:
+        return Verdict(State.PENDING, trouble.reason, f"{newest.name}: {trouble.message}", look_again=30.0)
+    words = f"{newest.name}: {newest.ready_replicas} of {facts.replicas} replicas answer; the engine loads the model"
+    return Verdict(State.PENDING, reasons.ROLLING_OUT, words)
+
+
+def _refusal(deployment: Obj | None) -> Verdict | None:
+    """A quota or admission refused the pods: the Deployment itself says so."""
+    found = condition(deployment, "ReplicaFailure") if deployment else None
+    if found is None or found.get("status") != "True":
+        return None
+    message = found.get("message", "")
+    if "exceeded quota" in message:
+        return Verdict(State.PENDING, reasons.QUOTA_EXCEEDED, quota_words(message), look_again=60.0)
+    return Verdict(State.PENDING, reasons.POD_REFUSED, f"the cluster refused the pod: {message}", look_again=60.0)
+
+
+def _adapters_verdict(facts: ServingFacts, adapters: Sequence[AdapterStatus]) -> Verdict | None:
+    stalled = [item for item in facts.resolved if item.stalled]
+    if stalled:
+        return Verdict(State.STALLED, stalled[0].reason, "; ".join(item.message for item in stalled))
+    broken = [item for item in adapters if item.state == "Failed"]
+    if broken:
+        words = "; ".join(f"adapter {item.name}: {item.message}" for item in broken)
+        return Verdict(State.STALLED, reasons.ADAPTER_FAILED, words)
+    waiting = [item for item in facts.resolved if item.reason]
+    if waiting:
+        return Verdict(State.PENDING, waiting[0].reason, "; ".join(item.message for item in waiting))
+    loading = [item.name for item in adapters if item.state == "Loading"]
+    if loading and facts.replicas:
+        return Verdict(State.PENDING, reasons.ADAPTERS_LOADING, f"loading {', '.join(loading)}", look_again=10.0)
+    return None
+
+
+def _ready_verdict(facts: ServingFacts) -> Verdict:
+    if facts.replicas == 0:
+        message = "scaled to zero: requests are not answered; raise the replicas with kubectl scale"
+        return Verdict(State.SUSPENDED, reasons.SCALED_TO_ZERO, message)
+    return Verdict(State.DONE, reasons.READY, f"{facts.replicas} replicas answer at {facts.url}")
+
+
+def _conditions(facts: ServingFacts, verdict: Verdict, adapters: Sequence[AdapterStatus]) -> list[Wanted]:
+    found = [Wanted(conditions.READY, verdict.state is State.DONE, verdict.reason, verdict.message)]
+    if verdict.state in (State.PENDING, State.RUNNING):
+        found.append(Wanted(conditions.RECONCILING, True, verdict.reason, verdict.message))
+    if verdict.state in (State.STALLED, State.FAILED):
+        found.append(Wanted(conditions.STALLED, True, verdict.reason, verdict.message))
+    model = facts.model
+    found.append(Wanted("ModelFetched", model.state is State.DONE, model.reason, model.message))
+    if adapters:
+        count = sum(item.state == "Ready" for item in adapters)
+        words = f"{count} of {len(adapters)} adapters are loaded"
+        reason = reasons.READY if count == len(adapters) else reasons.ADAPTERS_LOADING
+        found.append(Wanted("AdaptersReady", count == len(adapters), reason, words))
+    return found
+
+
+def _served(
+    deployment: ModelDeployment,
+    adapters: Sequence[AdapterStatus],
+    servers: Mapping[str, ServerStatus],
+    *,
+    answers: bool,
+) -> list[ServedName]:
+    name = deployment.metadata.name
+    base = ServedName(name=name, engine_name=name, kind="Base", ready=answers)
+    loaded = {state.engine_name for server in servers.values() for state in server.adapters if state.state == "Loaded"}
+    return [
+        base,
+        *(
+            ServedName(name=item.name, engine_name=item.engine_name, kind="Adapter", ready=item.engine_name in loaded)
+            for item in adapters
+        ),
+    ]
+
+
+def _cold_start(servers: Mapping[str, ServerStatus]) -> ColdStartStatus | None:
+    """Phases of a ready server's start; of several, of the one with the last address in order."""
+    started = [server for _, server in sorted(servers.items()) if server.ready and server.phases]
+    if not started:
+        return None
+    phases = [ColdStartPhase(name=name, seconds=round(took, 1)) for name, took in started[-1].phases.items()][:16]
+    return ColdStartStatus(seconds=round(sum(phase.seconds for phase in phases), 1), phases=phases)
+
+
+def is_pod_ready(pod: Obj) -> bool:
+    """Whether the pod takes traffic."""
+    found = condition(pod, "Ready")
+    return found is not None and found.get("status") == "True" and not pod["metadata"].get("deletionTimestamp")
+
+
+def _is_alive(pod: Obj) -> bool:
+    return pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")

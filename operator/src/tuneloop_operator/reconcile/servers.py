@@ -1,0 +1,106 @@
+"""The children that serve: Service, budget, ConfigMap, a Deployment per revision. Applied, made, scaled, removed; never judged."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tuneloop_core.api.finetunejob_status import ModelStatus
+from tuneloop_core.api.modeldeployment import ModelDeployment
+from tuneloop_core.serving import AdapterList
+from tuneloop_operator import names
+from tuneloop_operator.build import serving as build
+from tuneloop_operator.build.server import Revision, build_deployment, config_key
+from tuneloop_operator.kube.resources import CONFIGMAPS, DEPLOYMENTS, Obj
+from tuneloop_operator.names import Key
+from tuneloop_operator.policy import revisions
+from tuneloop_operator.policy.revisions import FINGERPRINT_ANNOTATION, SOURCE_ANNOTATION, Chosen
+from tuneloop_operator.reconcile.apply import Applier
+from tuneloop_operator.reconcile.context import Context
+from tuneloop_operator.reconcile.namespaces import is_applied, with_digest
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What should be served; ``model`` is None while its fetch is on the way."""
+
+    deployment: ModelDeployment
+    model: ModelStatus | None
+    adapters: AdapterList
+
+
+class Servers:
+    """Serving children of all ModelDeployments of this process."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._applier = Applier(context.client)
+
+    def forget(self, key: Key) -> None:
+        """The resource is gone."""
+        self._applier.forget(key)
+
+    def deployments(self, key: Key, deployment: ModelDeployment) -> dict[int, Obj]:
+        """The Deployments there are, by revision number."""
+        return revisions.by_number(self._context.cache.children(key, DEPLOYMENTS.kind), deployment.metadata.uid)
+
+    async def ensure(self, key: Key, wanted: Wanted) -> None:
+        """Bring the children to what is wanted, as far as the model allows. ForeignOwnerError, ApiError."""
+        deployment, found = wanted.deployment, self.deployments(key, wanted.deployment)
+        chosen = self._choose(wanted, found)
+        if chosen is None:
+            return
+        await self._applier.ensure(build.build_service(deployment))
+        await self._applier.ensure(build.build_budget(deployment))
+        await self._config_map(key, wanted, found, chosen)
+        replicas = revisions.wanted_replicas(deployment)
+        if chosen.number in found:
+            await self._scale(found[chosen.number], replicas)
+        else:
+            await self._create(wanted, chosen, replicas)
+        for number in revisions.obsolete(found, chosen, replicas):
+            await self._remove(found[number])
+
+    def _choose(self, wanted: Wanted, found: Mapping[int, Obj]) -> Chosen | None:
+        """The newest revision; while another model is being fetched, the one that runs."""
+        known = revisions.known(wanted.deployment.status.revisions, found)
+        if wanted.model is not None:
+            image = self._context.settings.images.server
+            return revisions.choose(wanted.deployment, known, wanted.model.path, image)
+        running = revisions.newest_of([entry for entry in known if revisions.number_of(entry) in found])
+        if running is None:
+            return None
+        return Chosen(revisions.number_of(running), running.image, running.hash, new=False)
+
+    async def _config_map(self, key: Key, wanted: Wanted, found: Mapping[int, Obj], chosen: Chosen) -> None:
+        issuer, jwks = await self._context.issuer.value()
+        there = self._context.cache.get(CONFIGMAPS.kind, key.namespace, names.server(key.name))
+        data = dict((there or {}).get("data") or {})
+        labels = sorted({f"r{number}" for number in found} | {f"r{chosen.number}"})
+        servers = {label: data[config_key(label)] for label in labels if config_key(label) in data}
+        servers.setdefault(f"r{chosen.number}", build.server_config(wanted.deployment))
+        keys = build.Keys(issuer, jwks)
+        manifest = with_digest(
+            build.build_config_map(wanted.deployment, servers, wanted.adapters, keys, self._context.settings)
+        )
+        if is_applied(manifest, there) and data == manifest["data"]:
+            return
+        written = await self._applier.replace(manifest)
+        self._context.cache.put(written)
+
+    async def _scale(self, found: Obj, replicas: int) -> None:
+        if found["spec"].get("replicas") != replicas:
+            client, metadata = self._context.client, found["metadata"]
+            body = {"spec": {"replicas": replicas}}
+            self._context.cache.put(await client.patch(DEPLOYMENTS, metadata["namespace"], metadata["name"], body))
+
+    async def _create(self, wanted: Wanted, chosen: Chosen, replicas: int) -> None:
+        assert wanted.model is not None, "a revision is only new when its model is in the store"
+        source = revisions.source_of(wanted.deployment)
+        revision = Revision(chosen.number, chosen.image, wanted.model.path, replicas)
+        annotations = {SOURCE_ANNOTATION: source, FINGERPRINT_ANNOTATION: chosen.fingerprint}
+        manifest = build_deployment(wanted.deployment, revision, self._context.settings, annotations)
+        self._context.cache.put(await self._context.client.create_owned(DEPLOYMENTS, manifest))
+
+    async def _remove(self, found: Obj) -> None:
+        metadata = found["metadata"]
+        await self._context.client.delete(DEPLOYMENTS, metadata["namespace"], metadata["name"], metadata["uid"])
+        self._context.cache.remove(found)

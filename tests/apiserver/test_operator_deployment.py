@@ -1,0 +1,173 @@
+"""ModelDeployment, the whole path on the real API server; kubelet and controllers are played, the servers answer HTTP."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from operator_api import Api, Obj, wait_for
+from operator_servers import FakeServer
+from operator_world import FETCHED, World, world_of
+
+pytestmark = pytest.mark.usefixtures("crds")
+
+
+@pytest.fixture
+def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
+    api = Api(kubeconfig)
+    with world_of(api, kubeconfig, tmp_path) as made:
+        yield made
+    api.close()
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as made:
+        yield made
+
+
+def deployment(world: World, name: str = "chat", **spec: Any) -> Obj:
+    body = {"model": {"uri": "hf://org/model"}, "resources": {"accelerators": 0}} | spec
+    metadata = {"name": name, "namespace": world.namespace}
+    return world.api.create(
+        {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata, "spec": body}
+    )
+
+
+def fetch_model(world: World, name: str = "chat", not_uid: str = "") -> Obj:
+    job = world.wait_job(f"{name}-model", not_uid)
+    pod = world.run_pod(world.make_pod(job))
+    world.end_pod(pod, {"stage": "fetch", "outcome": "Succeeded", "result": FETCHED})
+    world.complete(job)
+    return job
+
+
+def wait_deployment(world: World, name: str) -> Obj:
+    return dict(wait_for(f"Deployment {name}", lambda: world.api.get("Deployment", world.namespace, name)))
+
+
+def start_server(world: World, found: Obj, ip: str) -> Obj:
+    """The pod of a Deployment, ready; and the Deployment's status."""
+    template, name = found["spec"]["template"], found["metadata"]["name"]
+    metadata = {"name": f"{name}-x", "namespace": world.namespace, "labels": template["metadata"]["labels"]}
+    pod = world.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+    running = world.run_pod(pod, ip)
+    status = running["status"] | {"conditions": [{"type": "Ready", "status": "True"}]}
+    world.pod_status(pod, status)
+    counts = {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1, "updatedReplicas": 1}
+    ready = counts | {"observedGeneration": found["metadata"]["generation"]}
+    world.api.patch("Deployment", world.namespace, name, {"status": ready}, "status")
+    return pod
+
+
+def ready(world: World, name: str = "chat") -> Obj:
+    return world.wait_condition("Ready", name, resource="ModelDeployment")
+
+
+def test_whole_path_with_an_adapter_of_an_unfinished_job(world: World, server: FakeServer) -> None:
+    operator = world.start()
+    deployment(world, adapters=[{"name": "bot", "from": {"fineTuneJob": "one"}}])
+    fetch_model(world)
+    found = wait_deployment(world, "chat-r1")
+    start_server(world, found, server.ip)
+    waiting = world.wait_condition("Reconciling", "chat", "WaitingForFineTuneJob", "ModelDeployment")
+    assert waiting["message"] == "waiting for FineTuneJob one: there is none of that name in this namespace"
+    world.job()
+    for stage in ("fetch", "check", "train", "publish"):
+        world.succeed_stage(stage)
+    assert ready(world)["message"].startswith("1 replicas answer at http://tuneloop-gateway")
+    status = world.status("chat", "ModelDeployment")
+    engine_name = "bot@" + "d" * 12
+    assert server.loaded() == [engine_name]
+    assert [(item["name"], item["engineName"], item["ready"]) for item in status["models"]] == [
+        ("chat", "chat", True),
+        ("bot", engine_name, True),
+    ]
+    assert status["adapters"][0]["state"] == "Ready"
+    assert status["url"].endswith(f"/{world.namespace}/v1")
+    assert (status["replicas"], status["readyReplicas"]) == (1, 1)
+    assert status["revisions"][0]["image"] == "localhost/tuneloop/server:t"
+    data = world.api.must("ConfigMap", world.namespace, "chat-server")["data"]
+    assert json.loads(data["adapters.json"])["adapters"][0]["path"] == "artifacts/" + "d" * 64
+    assert json.loads(data["guard.json"])["admin"] == [f"system:serviceaccount:{world.namespace}:tuneloop-operator"]
+    assert json.loads(data["guard.json"])["jwks"]["keys"]
+    assert world.api.get("Service", world.namespace, "chat-server")
+    assert world.api.get("PodDisruptionBudget", world.namespace, "chat-server")
+    assert world.api.must("Deployment", world.namespace, "chat-r1")["metadata"]["generation"] == 1
+    # The version outlives the job.
+    world.api.delete("FineTuneJob", world.namespace, "one")
+    assert operator.end() == 0
+    world.start()
+    wait_for("a look at it", lambda: world.operators[-1].metric("tuneloop_reconcile_total", kind="ModelDeployment") > 0)
+    assert world.status("chat", "ModelDeployment")["adapters"][0]["digest"] == "sha256:" + "d" * 64
+    ready(world)
+
+
+def test_a_changed_engine_makes_a_revision_and_an_upgrade_does_not(world: World, server: FakeServer) -> None:
+    operator = world.start()
+    deployment(world)
+    fetch_model(world)
+    start_server(world, wait_deployment(world, "chat-r1"), server.ip)
+    ready(world)
+    operator.end()
+    world.settings["images"] = {"trainer": "localhost/tuneloop/trainer:new", "server": "localhost/tuneloop/server:new"}
+    operator = world.start()
+    wait_for("a look at it", lambda: operator.metric("tuneloop_reconcile_total", kind="ModelDeployment") > 0)
+    before = world.api.must("Deployment", world.namespace, "chat-r1")
+    assert before["metadata"]["generation"] == 1
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"engine": {"maxModelLength": 2048}}})
+    found = wait_deployment(world, "chat-r2")
+    assert found["spec"]["template"]["spec"]["containers"][0]["image"] == "localhost/tuneloop/server:new"
+    assert world.api.get("Deployment", world.namespace, "chat-r1"), "the old revision serves until the new one is ready"
+    data = world.api.must("ConfigMap", world.namespace, "chat-server")["data"]
+    assert json.loads(data["server-r1.json"])["engine"]["maxModelLength"] == 4096
+    assert json.loads(data["server-r2.json"])["engine"]["maxModelLength"] == 2048
+    with FakeServer("127.0.0.3") as second:
+        start_server(world, found, second.ip)
+        wait_for("the old revision to go", lambda: world.api.get("Deployment", world.namespace, "chat-r1") is None)
+        ready(world)
+    assert [item["name"] for item in world.status("chat", "ModelDeployment")["revisions"]] == ["r2"]
+    assert world.wait_job("chat-model"), "the model is not fetched again for another engine setting"
+
+
+def test_a_failed_job_stalls_and_a_missing_model_heals(world: World, server: FakeServer) -> None:
+    world.start()
+    world.job("bad", evaluation={"gates": [{"metric": "evalLoss", "max": "0.1"}]})
+    for stage in ("fetch", "check", "train"):
+        world.succeed_stage(stage, "bad")
+    world.wait_condition("Failed", "bad")
+    deployment(world, adapters=[{"name": "bot", "from": {"fineTuneJob": "bad"}}])
+    job = world.wait_job("chat-model")
+    pod = world.run_pod(world.make_pod(job))
+    said = {"stage": "fetch", "outcome": "Failed", "reason": "ModelNotFound", "message": "hf://org/model: not found"}
+    world.end_pod(pod, said, 42)
+    world.fail(job)
+    stalled = world.wait_condition("Stalled", "chat", "ModelNotFound", "ModelDeployment")
+    assert "hf://org/model: not found" in stalled["message"]
+    # As if it had failed long ago.
+    done = world.api.must("Job", world.namespace, "chat-model")["status"]["conditions"]
+    aged = [item | {"lastTransitionTime": "2020-01-01T00:00:00Z"} for item in done]
+    world.api.patch("Job", world.namespace, "chat-model", {"status": {"conditions": aged}}, "status")
+    again = fetch_model(world, not_uid=job["metadata"]["uid"])
+    assert again["metadata"]["annotations"]["tuneloop.dev/attempt"] == "2"
+    start_server(world, wait_deployment(world, "chat-r1"), server.ip)
+    stalled = world.wait_condition("Stalled", "chat", "FineTuneJobFailed", "ModelDeployment")
+    assert "FineTuneJob bad failed (GateFailed" in stalled["message"]
+
+
+def test_scale_subresource(world: World, server: FakeServer) -> None:
+    world.start()
+    deployment(world, scaling={"mode": "External", "replicas": 1})
+    fetch_model(world)
+    start_server(world, wait_deployment(world, "chat-r1"), server.ip)
+    ready(world)
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"replicas": 0}}, "scale")
+    wait_for(
+        "the Deployment to be scaled",
+        lambda: world.api.must("Deployment", world.namespace, "chat-r1")["spec"]["replicas"] == 0,
+    )
+    wait_for(
+        "Ready to tell it",
+        lambda: (world.condition("Ready", "chat", "ModelDeployment") or {}).get("reason") == "ScaledToZero",
+    )

@@ -1,0 +1,53 @@
+"""A server pod's HTTP, played on a loopback address of its own: what the operator polls and pokes."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+
+class FakeServer:
+    """Answers /tuneloop/status and /tuneloop/adapters as the contract has it; loads at once."""
+
+    def __init__(self, ip: str = "127.0.0.2", port: int = 8000) -> None:
+        self.ip = ip
+        self._adapters: list[str] = []
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer(fake.status())
+
+            def do_POST(self) -> None:
+                wanted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["adapters"]
+                fake._adapters = [f"{item['name']}@{item['digest'][7:19]}" for item in wanted]
+                self._answer(fake.status())
+
+            def _answer(self, body: dict[str, Any]) -> None:
+                data = json.dumps(body).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: Any) -> None:
+                """Silence."""
+
+        self._http = ThreadingHTTPServer((ip, port), Handler)
+        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+
+    def status(self) -> dict[str, Any]:
+        adapters = [{"engineName": name, "state": "Loaded"} for name in self._adapters]
+        return {"ready": True, "draining": False, "model": "m", "adapters": adapters, "phases": {"imports": 1.5}}
+
+    def loaded(self) -> list[str]:
+        return list(self._adapters)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
