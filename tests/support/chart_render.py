@@ -37,14 +37,14 @@ def run_helm(*arguments: str, values: str = "") -> "subprocess.CompletedProcess[
 
 
 @functools.cache
-def template(values: str = "") -> "subprocess.CompletedProcess[str]":
+def template(values: str = "", namespace: str = NAMESPACE) -> "subprocess.CompletedProcess[str]":
     """Render the chart as an install would, without a cluster."""
-    return run_helm("template", RELEASE, str(CHART), "--namespace", NAMESPACE, values=values)
+    return run_helm("template", RELEASE, str(CHART), "--namespace", namespace, values=values)
 
 
-def objects(values: str = "") -> list[Obj]:
+def objects(values: str = "", namespace: str = NAMESPACE) -> list[Obj]:
     """The rendered objects, in a stable order."""
-    done = template(values)
+    done = template(values, namespace)
     assert done.returncode == 0, done.stderr
     found = [obj for obj in yaml.load_all(done.stdout, yaml.CSafeLoader) if obj]  # the CRDs are long
     return sorted(found, key=lambda obj: (obj["kind"], obj["metadata"].get("namespace", ""), obj["metadata"]["name"]))

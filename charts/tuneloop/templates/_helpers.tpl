@@ -36,6 +36,7 @@ app.kubernetes.io/part-of: tuneloop
 {{/* Labels of every object: include "tuneloop.labels" (dict "root" $ "part" "operator") */}}
 {{- define "tuneloop.labels" -}}
 {{ include "tuneloop.selector" .part }}
+app.kubernetes.io/component: {{ .part }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
