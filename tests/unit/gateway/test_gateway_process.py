@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -20,8 +19,8 @@ import httpx
 import pytest
 import yaml
 from aiohttp import web
+from gateway_process import Process, free_port, started
 from gateway_world import KEY, order, until
-from openai import AsyncOpenAI
 
 SLICES, DEPLOYMENTS = "endpointslices", "modeldeployments"
 
@@ -63,37 +62,6 @@ class ApiServer:
         response._req.transport.abort()
 
 
-@dataclass
-class Process:
-    """The gateway's process and its ports."""
-
-    process: asyncio.subprocess.Process
-    port: int
-    internal: int
-    log: Path
-
-    def client(self) -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=f"http://127.0.0.1:{self.port}/team/v1", api_key=KEY, max_retries=0, timeout=30)
-
-    async def models(self) -> list[str]:
-        async with self.client() as client:
-            return [model.id for model in (await client.models.list()).data]
-
-    async def becomes(self, models: list[str]) -> None:
-        for _ in range(400):
-            with contextlib.suppress(Exception):
-                if await self.models() == models:
-                    return
-            await asyncio.sleep(0.05)
-        pytest.fail(f"waited 20 s for the models {models}\n{self.log.read_text()}")
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @pytest.fixture
 async def api(server: world.ModelServer) -> AsyncIterator[ApiServer]:
     return ApiServer(
@@ -104,40 +72,20 @@ async def api(server: world.ModelServer) -> AsyncIterator[ApiServer]:
     )
 
 
-@contextlib.asynccontextmanager
-async def started(tmp_path: Path, api_port: int) -> AsyncIterator[Process]:
-    (tmp_path / "settings.yaml").write_text("images: {trainer: t, server: s}\n")
-    cluster = {"server": f"http://127.0.0.1:{api_port}"}
+def by_http(tmp_path: Path, api_port: int) -> contextlib.AbstractAsyncContextManager[Process]:
+    """The gateway before an API server that speaks plain HTTP."""
     config = {
         "current-context": "c",
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": cluster}],
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{api_port}"}}],
         "users": [{"name": "u", "user": {}}],
     }
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
-    ports = free_port(), free_port()
-    env = os.environ | {
-        "TUNELOOP_SETTINGS": str(tmp_path / "settings.yaml"),
-        "KUBECONFIG": str(tmp_path / "kubeconfig"),
-        "TUNELOOP_GATEWAY_HOST": "127.0.0.1",
-        "TUNELOOP_GATEWAY_PORT": str(ports[0]),
-        "TUNELOOP_GATEWAY_INTERNAL_PORT": str(ports[1]),
-        "TUNELOOP_GATEWAY_LAME_SECONDS": "0.5",
-        "POD_NAME": "gateway-7",
-    }
-    log = tmp_path / "log"
-    with log.open("wb") as out:
-        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tuneloop_gateway", env=env, stderr=out)
-    try:
-        yield Process(process, *ports, log)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+    return started(tmp_path, tmp_path / "kubeconfig")
 
 
 async def test_it_serves_and_reports_its_load(tmp_path: Path, api: ApiServer, server: world.ModelServer) -> None:
-    async with world.listening(api.application()) as port, started(tmp_path, port) as gateway:
+    async with world.listening(api.application()) as port, by_http(tmp_path, port) as gateway:
         await gateway.becomes(["qa"])
         async with gateway.client() as client:
             await client.chat.completions.create(model="qa", messages=order(do="answer"))
@@ -156,7 +104,7 @@ async def test_it_serves_and_reports_its_load(tmp_path: Path, api: ApiServer, se
 
 
 async def test_events_change_the_table(tmp_path: Path, api: ApiServer) -> None:
-    async with world.listening(api.application()) as port, started(tmp_path, port) as gateway:
+    async with world.listening(api.application()) as port, by_http(tmp_path, port) as gateway:
         await gateway.becomes(["qa"])
         await api.send(DEPLOYMENTS, {"type": "ADDED", "object": world.deployment("second")})
         await gateway.becomes(["qa", "second"])
@@ -175,7 +123,7 @@ async def test_events_change_the_table(tmp_path: Path, api: ApiServer) -> None:
 
 
 async def test_410_lists_again_and_a_cut_watch_goes_on(tmp_path: Path, api: ApiServer) -> None:
-    async with world.listening(api.application()) as port, started(tmp_path, port) as gateway:
+    async with world.listening(api.application()) as port, by_http(tmp_path, port) as gateway:
         await gateway.becomes(["qa"])
         await until(lambda: DEPLOYMENTS in api.watches, "the watch")
         api.objects[DEPLOYMENTS].append(world.deployment("second"))
@@ -193,7 +141,7 @@ async def test_it_serves_while_the_api_server_is_away(tmp_path: Path, api: ApiSe
     port = free_port()
     async with contextlib.AsyncExitStack() as stack:
         async with world.listening(api.application(), port):
-            gateway = await stack.enter_async_context(started(tmp_path, port))
+            gateway = await stack.enter_async_context(by_http(tmp_path, port))
             await gateway.becomes(["qa"])
         async with gateway.client() as client:
             answer = await client.chat.completions.create(model="qa", messages=order(do="answer"))
@@ -207,7 +155,7 @@ async def test_it_serves_while_the_api_server_is_away(tmp_path: Path, api: ApiSe
 
 async def test_it_is_not_ready_before_the_first_list(tmp_path: Path, api: ApiServer) -> None:
     api.status = 503
-    async with world.listening(api.application()) as port, started(tmp_path, port) as gateway:
+    async with world.listening(api.application()) as port, by_http(tmp_path, port) as gateway:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as client:
             for _ in range(400):
                 with contextlib.suppress(httpx.TransportError):
@@ -221,7 +169,7 @@ async def test_it_is_not_ready_before_the_first_list(tmp_path: Path, api: ApiSer
 
 
 async def test_sigterm_finishes_streams(tmp_path: Path, api: ApiServer, server: world.ModelServer) -> None:
-    async with world.listening(api.application()) as port, started(tmp_path, port) as gateway:
+    async with world.listening(api.application()) as port, by_http(tmp_path, port) as gateway:
         await gateway.becomes(["qa"])
         messages = order(do="stream", tokens=2, wait=True)
         async with gateway.client() as client:
