@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 
-def in_background(work: Callable[[], None]) -> Callable[[], None]:
+def in_background(work: Callable[[], object]) -> Callable[[], None]:
     """Run `work` in a thread; the returned function waits for it and raises what it raised."""
     failures: list[BaseException] = []
 

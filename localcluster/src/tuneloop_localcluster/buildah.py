@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
-from tuneloop_localcluster import contexts, leftovers
+from tuneloop_localcluster import leftovers
 from tuneloop_localcluster.imagetable import BASE_PACKAGES, SUITE, Image
-from tuneloop_localcluster.paths import Cache, repository
+from tuneloop_localcluster.paths import Cache
 from tuneloop_localcluster.shell import run
 
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -28,15 +29,13 @@ class Buildah:
         newest_first = sorted(known or [], key=lambda image: str(image.get("createdatraw", "")), reverse=True)
         return [name for image in newest_first for name in image.get("names") or []]
 
-    def build(self, image: Image, reference: str, arguments: dict[str, str]) -> None:
+    def build(self, image: Image, reference: str, arguments: dict[str, str], context: Path) -> None:
         """Build a Dockerfile; `arguments` are its build arguments, bases included."""
-        log = self._log(image.name)
-        with contexts.staged(repository(), image, self._cache.root / "contexts") as context:
-            flags = ["--isolation", "chroot", "--network", "host", "--layers", "--pull-never", *self._binds()]
-            for key, value in arguments.items():
-                flags += ["--build-arg", f"{key}={value}"]
-            file = ["--file", str(context / image.dockerfile), "--tag", reference]
-            run([*self._buildah, "build", *flags, *file, context], log=log)
+        flags = ["--isolation", "chroot", "--network", "host", "--layers", "--pull-never", *self._binds()]
+        for key, value in arguments.items():
+            flags += ["--build-arg", f"{key}={value}"]
+        file = ["--file", str(context / image.dockerfile), "--tag", reference]
+        run([*self._buildah, "build", *flags, *file, context], log=self._log(image.name))
 
     def build_base(self, reference: str) -> None:
         """Make a minimal Debian with Python by debootstrap, straight into an empty image."""
@@ -83,15 +82,17 @@ class Buildah:
     def _log(self, name: str) -> Path:
         return self._cache.root / "logs" / "images" / f"{name}.log"
 
-    def unmount(self) -> None:
-        """Take away the mounts of builds that were killed."""
+    def clear(self) -> None:
+        """Take away what killed builds left: mounts, working containers, staged contexts. Nobody may be building."""
         leftovers.unmount_below(self._cache.buildah)
+        shutil.rmtree(self._cache.root / "contexts", ignore_errors=True)
+        run([*self._buildah, "rm", "--all"])
 
 
 def uv_settings(environment: dict[str, str]) -> str:
     """A uv.toml for builds: the machine's certificates, and the package index that the machine was told to use."""
     index = environment.get("UV_DEFAULT_INDEX") or environment.get("UV_INDEX_URL") or environment.get("PIP_INDEX_URL")
-    return "native-tls = true\n" + (f"index-url = {json.dumps(index)}\n" if index else "")
+    return "system-certs = true\n" + (f"index-url = {json.dumps(index)}\n" if index else "")
 
 
 def _mirror() -> str:

@@ -1,17 +1,15 @@
 """The command line: up, down, status, load-image, kubeconfig, build."""
 
 import argparse
-import fcntl
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 from tuneloop_localcluster import apionly, cluster, components, controlplane, images, imagetable
 from tuneloop_localcluster.apiserver import ControlPlane
 from tuneloop_localcluster.background import in_background
 from tuneloop_localcluster.errors import ClusterError
+from tuneloop_localcluster.locks import exclusively
 from tuneloop_localcluster.paths import Cache, cache
 from tuneloop_localcluster.progress import Progress
 
@@ -54,25 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def _exclusively(lock: Path, progress: Progress) -> Iterator[None]:
-    """Let one process at a time start or stop clusters."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress.say(f"another localcluster command runs; waiting for {lock}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _up(options: argparse.Namespace, here: Cache, progress: Progress) -> None:
     if options.api_only and options.images:
         raise ClusterError("--images needs a cluster that runs pods: leave --api-only out")
     # Building images waits for the network where building programs waits for the CPU, so they go side by side.
     built = in_background(lambda: images.build(options.images, progress)) if options.images else None
-    with _exclusively(here.lock, progress):
+    with exclusively(here.lock, progress):
         (apionly if options.api_only else cluster).up(here, progress)
     if built is not None:
         built()
@@ -81,7 +66,7 @@ def _up(options: argparse.Namespace, here: Cache, progress: Progress) -> None:
 
 
 def _down(options: argparse.Namespace, here: Cache, progress: Progress) -> None:
-    with _exclusively(here.lock, progress):
+    with exclusively(here.lock, progress):
         if options.api_only or options.all:
             apionly.down(here, progress)
         if options.all or not options.api_only:
@@ -111,7 +96,7 @@ def _plane(options: argparse.Namespace, here: Cache) -> ControlPlane:
 
 
 def _build(options: argparse.Namespace, here: Cache, progress: Progress) -> None:
-    with _exclusively(here.lock, progress):
+    with exclusively(here.lock, progress):
         cluster.provide(here, progress)
     progress.say("done")
 

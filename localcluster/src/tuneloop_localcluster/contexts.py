@@ -3,8 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tuneloop_localcluster.errors import ClusterError
@@ -23,27 +22,23 @@ def files(repository: Path, image: Image) -> list[str]:
     return sorted({path for path in found if not excluded(path) and (repository / path).is_file()})
 
 
-def contents(repository: Path, image: Image) -> dict[str, bytes]:
-    """The context's files by path, each with a leading byte that says whether it is executable."""
-    return {path: _content(repository / path) for path in files(repository, image)}
+def contents(repository: Path, paths: Iterable[str]) -> dict[str, bytes]:
+    """These files by path, each with a leading byte that says whether it is executable."""
+    return {path: _content(repository / path) for path in paths}
 
 
 def _content(path: Path) -> bytes:
     return (b"x" if os.access(path, os.X_OK) else b"-") + path.read_bytes()
 
 
-@contextmanager
-def staged(repository: Path, image: Image, parent: Path) -> Iterator[Path]:
-    """A folder with the context and nothing else; it is gone afterwards."""
-    folder = parent / f"{image.name}.{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        for path in files(repository, image):
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(repository / path, folder / path)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def stage(repository: Path, image: Image, folder: Path) -> dict[str, bytes]:
+    """Copy the context, and nothing else, into a new folder; returns its contents as they were copied."""
+    folder.mkdir(parents=True)
+    paths = files(repository, image)
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(repository / path, folder / path)
+    return contents(folder, paths)
 
 
 def _by_git(repository: Path, inputs: Sequence[str]) -> list[str] | None:

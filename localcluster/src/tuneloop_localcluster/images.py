@@ -3,16 +3,19 @@
 refs = images.ensure(["operator", "trainer"])   # {"operator": "localhost/tuneloop/operator:<tag>", ...}
 """
 
-import fcntl
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 from tuneloop_localcluster import contexts, imagetable, pause, requirements, transfer
 from tuneloop_localcluster.buildah import Buildah
 from tuneloop_localcluster.errors import ClusterError
 from tuneloop_localcluster.imagetable import BASE, PAUSE
-from tuneloop_localcluster.paths import Cache, cache, repository
+from tuneloop_localcluster.locks import alone_if_free, exclusively, together
+from tuneloop_localcluster.paths import cache, repository
 from tuneloop_localcluster.progress import Progress
 from tuneloop_localcluster.runtime import Runtime
 
@@ -25,20 +28,12 @@ _GIB = {BASE: 1.5, "torch-base": 14.0, "trainer": 3.0, "server": 8.0}
 _PACKAGES = ("buildah", "debootstrap", "git", "ca-certificates")
 
 
-def references(names: Iterable[str]) -> dict[str, str]:
-    """The local references of these images and of all that they are based on, from the checkout as it is now."""
-    known: dict[str, str] = {}
-    for name in imagetable.in_build_order(names):
-        known[name] = imagetable.reference(name, _tag(name, known))
-    return known
+@dataclass(frozen=True)
+class Snapshot:
+    """The checkout as it was at one moment: a folder with each image's context, and the references that follow."""
 
-
-def _tag(name: str, known: dict[str, str]) -> str:
-    if name in (BASE, PAUSE):
-        return imagetable.base_tag()
-    image = imagetable.image(name)
-    bases = {argument: known[base] for argument, base in image.bases.items()}
-    return imagetable.tag(image, contexts.contents(repository(), image), bases)
+    folder: Path
+    references: dict[str, str]
 
 
 def ensure(names: Iterable[str], *, registry: str = "", progress: Progress | None = None) -> dict[str, str]:
@@ -48,70 +43,76 @@ def ensure(names: Iterable[str], *, registry: str = "", progress: Progress | Non
     are pushed there and the references name it. What is there already costs nothing.
     """
     wanted, progress = list(dict.fromkeys(names)), progress or Progress()
-    known = references(wanted)
     if registry:
-        build(wanted, progress)
-        return {name: _push(known[name], registry, progress) for name in wanted if name != PAUSE}
-    load(wanted, progress)
+        built = build(wanted, progress)
+        return {name: _push(built[name], registry, progress) for name in wanted if name != PAUSE}
+    known = references(wanted)
+    runtime = Runtime(cache().full)
+    if not runtime.answers():
+        raise ClusterError("the local cluster is not up: run `localcluster up` first, or give --registry HOST/PREFIX")
+    held = runtime.images()
+    lacking = [name for name in wanted if known[name] not in held]
+    if lacking:
+        known |= build(lacking, progress)
+    for name in lacking:
+        _import(name, known[name], runtime, progress)
     return {name: known[name] for name in wanted}
 
 
-def load(names: list[str], progress: Progress) -> None:
-    """Build and import what containerd lacks."""
-    here = cache()
-    runtime = Runtime(here.full)
-    if not runtime.answers():
-        raise ClusterError("the local cluster is not up: run `localcluster up` first, or give --registry HOST/PREFIX")
-    known, held = references(names), runtime.images()
-    lacking = [name for name in names if known[name] not in held]
-    if not lacking:
-        return
-    build(lacking, progress)
-    with _alone(here):
-        for name in lacking:
-            _import(name, known[name], runtime, progress)
+def references(names: Iterable[str]) -> dict[str, str]:
+    """The local references of these images and of all that they are based on, from the checkout as it is now."""
+    here = repository()
+    order = imagetable.in_build_order(names)
+    read = {
+        n: contexts.contents(here, contexts.files(here, imagetable.image(n))) for n in order if n in imagetable.IMAGES
+    }
+    return imagetable.references(order, read)
 
 
-def _import(name: str, reference: str, runtime: Runtime, progress: Progress) -> None:
-    if name == PAUSE:
-        pause.provide(cache())
-    elif reference not in runtime.images():
-        with progress.step(f"import {reference}"):
-            transfer.import_image(Buildah(cache()), runtime, reference, cache().root / "contexts" / "transfer")
-            runtime.discard_layers(reference)
-            runtime.delete_images(_forgotten(name, runtime.images(), Buildah(cache()).references()))
+@contextmanager
+def _snapshot(names: Iterable[str]) -> Iterator[Snapshot]:
+    """Copy the contexts aside, so that what is built is what the tags say even if the checkout changes meanwhile."""
+    order = imagetable.in_build_order(names)
+    parent = cache().root / "contexts"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as made:
+        folder = Path(made)
+        staged = [imagetable.image(name) for name in order if name in imagetable.IMAGES]
+        copied = {image.name: contexts.stage(repository(), image, folder / image.name) for image in staged}
+        yield Snapshot(folder, imagetable.references(order, copied))
 
 
-def build(names: list[str], progress: Progress) -> None:
-    """Build what buildah's store lacks of these and of all that they are based on, side by side where it can be."""
+def build(names: list[str], progress: Progress) -> dict[str, str]:
+    """Build what buildah's store lacks of these and of all that they are based on, side by side where it can be.
+
+    Returns the local reference of each of `names`.
+    """
     here = cache()
     requirements.install_packages(_PACKAGES, progress)
     requirements.require_root("building images")
-    with _alone(here):
-        buildah = Buildah(here)
-        known = references(names)
-        held = set(buildah.references())
-        lacking = [name for name in imagetable.in_build_order(names) if name != PAUSE and known[name] not in held]
-        if not lacking:
-            return
-        requirements.require_disk(here.root, sum(_GIB.get(name, 1.0) for name in lacking), "building images")
-        buildah.unmount()
-        _build_all(lacking, known, buildah, progress)
-        for name in lacking:
-            buildah.delete(outdated(name, buildah.references(), known[name]))
+    buildah = Buildah(here)
+    with alone_if_free(here.store_lock) as alone:
+        if alone:
+            buildah.clear()
+    with together(here.store_lock, progress), _snapshot(names) as snapshot:
+        known, held = snapshot.references, set(buildah.references())
+        lacking = [name for name in known if name != PAUSE and known[name] not in held]
+        if lacking:
+            gib = sum(_GIB.get(name, 1.0) for name in lacking)
+            requirements.require_disk(here.root, gib, f"building {', '.join(lacking)}")
+            _build_all(lacking, snapshot, progress)
+        return {name: known[name] for name in names}
 
 
-def _build_all(lacking: list[str], known: dict[str, str], buildah: Buildah, progress: Progress) -> None:
+def _build_all(lacking: list[str], snapshot: Snapshot, progress: Progress) -> None:
     """Build in order, two at once; each waits for its own bases, which were begun before it."""
     begun: dict[str, Future[None]] = {}
 
     def work(name: str) -> None:
-        bases = imagetable.IMAGES[name].bases.values() if name != BASE else ()
-        for base in bases:
+        for base in imagetable.IMAGES[name].bases.values() if name != BASE else ():
             if base in begun:
                 begun[base].result()
-        with progress.step(f"build {known[name]}", announce=True):
-            _build(name, known, buildah)
+        _build(name, snapshot, progress)
 
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
         for name in lacking:
@@ -120,13 +121,36 @@ def _build_all(lacking: list[str], known: dict[str, str], buildah: Buildah, prog
         future.result()
 
 
-def _build(name: str, known: dict[str, str], buildah: Buildah) -> None:
-    if name == BASE:
-        buildah.build_base(known[name])
+def _build(name: str, snapshot: Snapshot, progress: Progress) -> None:
+    """Build one image, unless another process built it while this one waited; forget the oldest ones."""
+    here, reference = cache(), snapshot.references[name]
+    buildah = Buildah(here)
+    with exclusively(here.image_lock(name), progress):
+        if reference in buildah.references():
+            return
+        with progress.step(f"build {reference}", announce=True):
+            if name == BASE:
+                buildah.build_base(reference)
+            else:
+                image = imagetable.image(name)
+                bases = {argument: snapshot.references[base] for argument, base in image.bases.items()}
+                buildah.build(image, reference, {**image.arguments, **bases}, snapshot.folder / name)
+        buildah.delete(outdated(name, buildah.references(), reference))
+
+
+def _import(name: str, reference: str, runtime: Runtime, progress: Progress) -> None:
+    here = cache()
+    if name == PAUSE:
+        pause.provide(here)
         return
-    image = imagetable.image(name)
-    bases = {argument: known[base] for argument, base in image.bases.items()}
-    buildah.build(image, known[name], {**image.arguments, **bases})
+    buildah = Buildah(here)
+    with exclusively(here.image_lock(name), progress), together(here.store_lock, progress):
+        if reference in runtime.images():
+            return
+        with progress.step(f"import {reference}"):
+            transfer.import_image(buildah, runtime, reference, here.root / "contexts" / f"transfer-{name}")
+            runtime.discard_layers(reference)
+            runtime.delete_images(_forgotten(name, runtime.images(), buildah.references()))
 
 
 def _push(reference: str, registry: str, progress: Progress) -> str:
@@ -145,12 +169,3 @@ def outdated(name: str, newest_first: Iterable[str], current: str) -> list[str]:
 def _forgotten(name: str, held: Iterable[str], built: Iterable[str]) -> list[str]:
     """References of the image that containerd holds though the store of builds has dropped them."""
     return sorted(ref for ref in set(held) - set(built) if ref.startswith(f"{imagetable.PREFIX}/{name}:"))
-
-
-@contextmanager
-def _alone(here: Cache) -> Iterator[None]:
-    """One process at a time builds and imports: the disk and the store stand no more."""
-    here.image_lock.parent.mkdir(parents=True, exist_ok=True)
-    with here.image_lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -39,19 +39,23 @@ class Image:
         return (*self.inputs, self.dockerfile)
 
 
-_WORKSPACE = ("pyproject.toml", "uv.lock", "README.md", "core", "localcluster/pyproject.toml", "demo/pyproject.toml")
+# A uv workspace is locked as a whole: even a build of one member reads the pyproject.toml of each.
+_WORKSPACE = (
+    "pyproject.toml",
+    "uv.lock",
+    "README.md",
+    *(f"{member}/pyproject.toml" for member in ("core", "operator", "gateway", "localcluster", "demo")),
+)
 _TORCH = {"BASE_IMAGE": BASE, "TORCH_BASE_IMAGE": "torch-base"}
 
 IMAGES = {
     image.name: image
     for image in (
         Image("torch-base", "images/torch-base/Dockerfile", ("images/torch-base",)),
-        Image("operator", "operator/Dockerfile", (*_WORKSPACE, "operator", "gateway", "LICENSE")),
+        Image("operator", "operator/Dockerfile", (*_WORKSPACE, "core", "operator", "gateway", "LICENSE")),
         Image("trainer", "trainer-image/Dockerfile", ("trainer-image", "core", "LICENSE"), _TORCH),
         Image("server", "server-image/Dockerfile", ("server-image", "core", "LICENSE"), _TORCH),
-        Image(
-            "hub-mirror", "demo/Dockerfile", (*_WORKSPACE, "demo", "operator/pyproject.toml", "gateway/pyproject.toml")
-        ),
+        Image("hub-mirror", "demo/Dockerfile", (*_WORKSPACE, "demo")),
     )
 }
 NAMES = (BASE, PAUSE, *IMAGES)
@@ -90,6 +94,18 @@ def tag(image: Image, files: Mapping[str, bytes], references: Mapping[str, str])
         parts += [f"{key}={value}" for key, value in sorted(arguments.items())]
     parts += [f"{path} {hashlib.sha256(files[path]).hexdigest()}" for path in sorted(files)]
     return _digest(parts)
+
+
+def references(order: Iterable[str], contexts: Mapping[str, Mapping[str, bytes]]) -> dict[str, str]:
+    """References of images by name; `order` puts bases first, `contexts` are the contents of each image's context."""
+    known: dict[str, str] = {}
+    for name in order:
+        if name in (BASE, PAUSE):
+            known[name] = reference(name, base_tag())
+            continue
+        bases = {argument: known[base] for argument, base in image(name).bases.items()}
+        known[name] = reference(name, tag(image(name), contexts[name], bases))
+    return known
 
 
 def excluded(path: str) -> bool:

@@ -39,12 +39,16 @@ class Cache:
     @property
     def lock(self) -> Path:
         """Held while a cluster is started or stopped."""
-        return self.root / "localcluster.lock"
+        return self.root / "locks" / "cluster"
 
     @property
-    def image_lock(self) -> Path:
-        """Held while images are built: buildah's store and the disk stand one build at a time."""
+    def store_lock(self) -> Path:
+        """Held together by all that use buildah's store; alone by who clears up after killed builds."""
         return self.root / "images.lock"
+
+    def image_lock(self, name: str) -> Path:
+        """Held while one image is built or imported."""
+        return self.root / "locks" / f"image-{name}"
 
     @property
     def full(self) -> "State":

@@ -46,6 +46,17 @@ def test_bases_are_built_before_what_needs_them() -> None:
     assert imagetable.in_build_order(["pause", "operator", "base"]) == ["pause", "base", "operator"]
 
 
+def test_a_changed_base_changes_what_is_built_on_it() -> None:
+    order = imagetable.in_build_order(["trainer"])
+    empty = {name: {"Dockerfile": b"-"} for name in IMAGES}
+    first = imagetable.references(order, empty)
+    assert list(first) == ["base", "torch-base", "trainer"]
+    second = imagetable.references(order, {**empty, "torch-base": {"Dockerfile": b"-2"}})
+    assert first["base"] == second["base"]
+    assert first["torch-base"] != second["torch-base"]
+    assert first["trainer"] != second["trainer"]
+
+
 @pytest.mark.parametrize("name", IMAGES)
 def test_every_base_is_an_image(name: str) -> None:
     assert set(IMAGES[name].bases.values()) <= {"base", *IMAGES}
@@ -103,12 +114,15 @@ def test_a_missing_dockerfile_is_named(tmp_path: Path) -> None:
         contexts.files(tmp_path, APP)
 
 
-def test_a_staged_context_holds_the_inputs_and_goes(checkout: Path, tmp_path: Path) -> None:
+def test_a_staged_context_holds_the_inputs_and_their_modes(checkout: Path, tmp_path: Path) -> None:
     git(checkout, "init")
-    with contexts.staged(checkout, APP, tmp_path / "staging") as folder:
-        found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-        assert found == contexts.files(checkout, APP)
-    assert not folder.exists()
+    (checkout / "app/tracked.py").chmod(0o755)
+    staged = contexts.stage(checkout, APP, tmp_path / "staged")
+    found = sorted(str(path.relative_to(tmp_path / "staged")) for path in (tmp_path / "staged").rglob("*.*"))
+    assert found == ["app/sub/new.py", "app/tracked.py"]
+    assert staged == contexts.contents(checkout, contexts.files(checkout, APP))
+    assert staged["app/tracked.py"] == b"xapp/tracked.py"
+    assert staged["app/sub/new.py"] == b"-app/sub/new.py"
 
 
 def test_outdated_keeps_the_last_three_and_the_current() -> None:
@@ -123,9 +137,9 @@ def test_outdated_keeps_the_last_three_and_the_current() -> None:
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, "native-tls = true\n"),
-        ({"PIP_INDEX_URL": "https://p/simple"}, 'native-tls = true\nindex-url = "https://p/simple"\n'),
-        ({"UV_INDEX_URL": "https://u", "PIP_INDEX_URL": "https://p"}, 'native-tls = true\nindex-url = "https://u"\n'),
+        ({}, "system-certs = true\n"),
+        ({"PIP_INDEX_URL": "https://p/simple"}, 'system-certs = true\nindex-url = "https://p/simple"\n'),
+        ({"UV_INDEX_URL": "https://u", "PIP_INDEX_URL": "https://p"}, 'system-certs = true\nindex-url = "https://u"\n'),
     ],
 )
 def test_builds_use_the_index_that_the_machine_uses(environment: dict[str, str], expected: str) -> None:
