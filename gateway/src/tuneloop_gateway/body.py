@@ -4,7 +4,6 @@ The body is parsed and written anew, so the server gets exactly what was checked
 with doubled keys. Pure. Never logs: a body is the user's.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,17 +56,6 @@ def _boolean(fields: dict[str, Any], name: str, prefix: str = "") -> bool:
 
 def _kind(value: object) -> str:
     return KINDS.get(type(value), "an object")
-
-
-def check_model(asked: Asked, models: Iterable[str]) -> str:
-    """The model's name.
-
-    Raises:
-        ApiError: 400 that lists the ``models`` there are.
-    """
-    if not asked.model:
-        raise ApiError(errors.missing_model(models))
-    return asked.model
 
 
 def rewrite(asked: Asked, engine_name: str) -> bytes:

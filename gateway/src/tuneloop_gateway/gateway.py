@@ -6,6 +6,7 @@ request.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -30,6 +31,7 @@ from tuneloop_gateway.watch import Pace, Watcher
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
+NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # a node may have switched it off
 REBUILD_SECONDS = 0.02  # changes that come together make one table
 SWEEP_SECONDS = 1.0
 TOKEN_SWEEPS = 5  # the token file is looked at every so many sweeps
@@ -133,7 +135,14 @@ class Gateway:
     async def _listen(self, state: ServerState, port: int) -> asyncio.Server:
         make: Callable[[], ServerConnection] = lambda: ServerConnection(state)  # noqa: E731
         loop = asyncio.get_running_loop()
-        return await loop.create_server(make, self._config.host or None, port, backlog=BACKLOG)
+        if self._config.host:
+            return await loop.create_server(make, self._config.host, port, backlog=BACKLOG)
+        try:
+            return await loop.create_server(make, None, port, backlog=BACKLOG)
+        except OSError as error:
+            if error.errno not in NO_IPV6:
+                raise
+            return await loop.create_server(make, "0.0.0.0", port, backlog=BACKLOG)  # noqa: S104 - a pod's own network
 
     async def _end(self, public: asyncio.Server) -> None:
         """First not ready, and still serving, until the endpoints have gone round; then streams finish."""

@@ -22,7 +22,7 @@ from tuneloop_gateway.http_client import ClientConnection, Endpoint, Endpoints
 from tuneloop_gateway.http_messages import Request, post_bytes, request_id
 from tuneloop_gateway.http_server import ServerConnection
 from tuneloop_gateway.measure import Labels, Measures
-from tuneloop_gateway.routes import Namespace, Route, Table
+from tuneloop_gateway.routes import Route, Table
 from tuneloop_gateway.token_file import TokenFile
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,8 @@ class Proxy:
         return Reply(200, b"ok\n", content_type=b"text/plain")
 
     def _models(self, call: Call) -> Reply:
-        routes = access.usable(self._namespace(call), call.digest, self._allow)
+        namespace = (self.table or {}).get(call.namespace, access.NOTHING)
+        routes = access.usable(namespace, call.digest, self._allow)
         data = [
             {"id": route.model, "object": "model", "created": route.created, "owned_by": call.namespace}
             for route in routes
@@ -143,19 +144,15 @@ class Proxy:
         ]
         return Reply(200, orjson.dumps({"object": "list", "data": data}))
 
-    def _namespace(self, call: Call) -> Namespace:
-        """Looked up again: the table may have changed while the body came."""
-        table = self.table or {}
-        return access.admit(table.get(call.namespace), call.namespace, call.digest, self._allow)
-
     # ---- inference ----
 
     async def _infer(self, call: Call, request: Request, connection: ServerConnection) -> None:
-        namespace = self._namespace(call)
+        namespace = (self.table or {}).get(call.namespace, access.NOTHING)  # it may have changed while the body came
         asked = body.parse(request.body())
-        usable = (route.model for route in access.usable(namespace, call.digest, self._allow))
-        model = body.check_model(asked, usable)
-        route = access.find(namespace, model, call.digest, self._allow)
+        if not asked.model:
+            usable = access.usable(namespace, call.digest, self._allow)
+            raise ApiError(errors.missing_model(route.model for route in usable))
+        route = access.find(namespace, asked.model, call.digest, self._allow)
         sent = body.rewrite(asked, route.engine_name)
         labels = Labels(call.namespace, route.deployment.name, route.model, call.operation)
         meter = self._measures.meter(labels, request.received)
