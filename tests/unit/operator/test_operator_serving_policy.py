@@ -1,0 +1,296 @@
+"""Decisions on a ModelDeployment, without a cluster."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from operator_world import FETCHED
+
+from tuneloop_core.api import ArtifactStatus, Condition, FineTuneJob, FineTuneJobStatus, ModelDeployment, ModelStatus
+from tuneloop_core.api.modeldeployment_status import AdapterStatus, LatencyStatus, RevisionStatus
+from tuneloop_core.serving import AdapterState, DeploymentLoad, Histogram, ServerStatus
+from tuneloop_core.stages import Stage
+from tuneloop_operator.policy import adapters, latency, reasons, revisions
+from tuneloop_operator.policy.actions import CreateStage, DeleteJob
+from tuneloop_operator.policy.modelfetch import ModelFacts, judge_model
+from tuneloop_operator.policy.serving import ServingFacts, summarize
+from tuneloop_operator.policy.verdicts import StageFacts, State, Verdict
+
+Obj = dict[str, Any]
+NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
+DIGEST = "sha256:" + "d" * 64
+MODEL = ModelStatus(uri="hf://o/m@abc", commit="abc", path="models/o/m/abc")
+DONE = Verdict(State.DONE, reasons.SUCCEEDED, "there")
+
+
+def deployment(status: Obj | None = None, **spec: Any) -> ModelDeployment:
+    body = {"model": {"uri": "hf://o/m"}, "adapters": [{"name": "bot", "from": {"fineTuneJob": "one"}}]} | spec
+    metadata = {"name": "chat", "namespace": "team", "uid": "owner", "generation": 3}
+    return ModelDeployment.model_validate({"metadata": metadata, "spec": body, "status": status or {}})
+
+
+def job(conditions: list[Condition] | None = None, **status: Any) -> FineTuneJob:
+    spec = {"model": {"uri": "hf://o/m"}, "dataset": {"uri": "hf://datasets/o/d"}}
+    made = FineTuneJob.model_validate({"metadata": {"name": "one"}, "spec": spec})
+    return made.model_copy(update={"status": FineTuneJobStatus(conditions=conditions or [], **status)})
+
+
+def artifact(kind: str = "Adapter") -> ArtifactStatus:
+    return ArtifactStatus(kind=kind, digest=DIGEST, path="artifacts/" + "d" * 64)  # type: ignore[arg-type]
+
+
+def resolve(found: FineTuneJob | None, known: list[AdapterStatus] | None = None) -> adapters.Resolved:
+    return adapters.resolve(deployment().spec.adapters, known or [], lambda _name: found, MODEL.uri)[0]
+
+
+KNOWN = AdapterStatus(name="bot", digest=DIGEST, path="artifacts/x", state="Ready")
+
+
+def test_an_absent_job_is_waited_for_unless_its_version_is_known() -> None:
+    waiting = resolve(None)
+    assert (waiting.digest, waiting.reason, waiting.stalled) == ("", reasons.WAITING_FOR_JOB, False)
+    assert "there is none of that name" in waiting.message
+    assert resolve(None, [KNOWN]) == adapters.Resolved("bot", DIGEST, "artifacts/x")
+
+
+def test_an_unfinished_job_is_waited_for_while_the_known_version_is_served() -> None:
+    waiting = resolve(job(stage="Training"), [KNOWN])
+    assert waiting.message == "waiting for FineTuneJob one (Training); still serving version dddddddddddd"
+    assert waiting.wire is not None
+
+
+def test_a_failed_job_stalls() -> None:
+    why = Condition(type="Failed", status="True", last_transition_time="x", reason="GateFailed", message="missed by 1")
+    found = resolve(job([why]))
+    assert found.stalled
+    assert found.message.startswith("FineTuneJob one failed (GateFailed: missed by 1)")
+
+
+def test_wrong_artifacts_stall() -> None:
+    assert resolve(job(artifact=artifact("Model"))).reason == reasons.WRONG_ARTIFACT
+    other = job(artifact=artifact(), model=ModelStatus(uri="hf://other/base@1"))
+    assert "was trained on hf://other/base@1, but this deployment serves hf://o/m@abc" in resolve(other).message
+
+
+def test_a_finished_job_gives_its_version() -> None:
+    found = resolve(job(artifact=artifact(), model=ModelStatus(uri="hf://o/m@older")))
+    assert (found.digest, found.reason) == (DIGEST, "")
+
+
+def revision(**more: Any) -> RevisionStatus:
+    made = deployment()
+    fields = {"name": "r1", "image": "server:1", "hash": revisions.fingerprint(made, "server:1", MODEL.path)}
+    return RevisionStatus(**{**fields, "replicas": 1, "ready_replicas": 1, "ready": True, **more})
+
+
+def test_revisions_change_with_the_spec_and_not_with_the_operator() -> None:
+    first = revisions.choose(deployment(), [], MODEL.path, "server:1")
+    assert (first.number, first.image, first.new) == (1, "server:1", True)
+    same = revisions.choose(deployment(), [revision()], MODEL.path, "server:2")
+    assert (same.number, same.image, same.new) == (1, "server:1", False)
+    other = revisions.choose(deployment(engine={"maxModelLength": 64}), [revision()], MODEL.path, "server:2")
+    assert (other.number, other.image, other.new) == (2, "server:2", True)
+    moved = revisions.choose(deployment(), [revision()], "models/o/m/def", "server:2")
+    assert moved.number == 2
+    more = deployment(adapters=[], scaling={"minReplicas": 3})
+    assert not revisions.choose(more, [revision()], MODEL.path, "server:2").new
+
+
+def k8s_deployment(number: int, ready: int, replicas: int = 1, generation: int = 1) -> Obj:
+    return {
+        "metadata": {
+            "name": f"chat-r{number}",
+            "generation": generation,
+            "labels": {"tuneloop.dev/revision": f"r{number}"},
+            "annotations": {"tuneloop.dev/fingerprint": "f"},
+            "ownerReferences": [{"uid": "owner"}],
+        },
+        "spec": {"replicas": replicas, "template": {"spec": {"containers": [{"image": "server:1"}]}}},
+        "status": {"observedGeneration": 1, "readyReplicas": ready},
+    }
+
+
+def test_the_old_revision_goes_when_the_new_one_is_ready() -> None:
+    chosen = revisions.Chosen(2, "server:1", "f", new=False)
+    found = {1: k8s_deployment(1, 1), 2: k8s_deployment(2, 0)}
+    assert revisions.obsolete(found, chosen, 1) == []
+    assert revisions.obsolete(found | {2: k8s_deployment(2, 1)}, chosen, 1) == [1]
+    assert revisions.obsolete(found | {2: k8s_deployment(2, 1, generation=2)}, chosen, 1) == [], "its status is old"
+
+
+def test_known_revisions_are_what_is_there_and_the_newest_that_vanished() -> None:
+    there = revisions.known([revision()], {1: k8s_deployment(1, 1), 2: k8s_deployment(2, 0)})
+    assert [item.name for item in there] == ["r2", "r1"]
+    vanished = revisions.known([revision(name="r3")], {1: k8s_deployment(1, 1)})
+    assert [(item.name, item.ready) for item in vanished] == [("r3", False), ("r1", True)]
+
+
+def test_foreign_and_leaving_deployments_do_not_count() -> None:
+    foreign = k8s_deployment(1, 1)
+    foreign["metadata"]["ownerReferences"] = []
+    leaving = k8s_deployment(2, 1)
+    leaving["metadata"]["deletionTimestamp"] = "x"
+    assert revisions.by_number([foreign, leaving, k8s_deployment(3, 1)], "owner").keys() == {3}
+
+
+def pod(ip: str = "10.0.0.1", *, ready: bool = True) -> Obj:
+    return {
+        "metadata": {"name": "p", "uid": "p", "labels": {"tuneloop.dev/revision": "r1"}},
+        "spec": {"containers": [{"name": "main"}]},
+        "status": {
+            "phase": "Running",
+            "podIP": ip,
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+        },
+    }
+
+
+def server(state: str = "Loaded", message: str = "") -> ServerStatus:
+    loaded = AdapterState(engine_name="bot@dddddddddddd", state=state, message=message)  # type: ignore[arg-type]
+    return ServerStatus(ready=True, draining=False, model="chat", adapters=[loaded], phases={"imports": 2.0})
+
+
+RESOLVED = [adapters.Resolved("bot", DIGEST, "artifacts/x")]
+
+
+def facts(**more: Any) -> ServingFacts:
+    base: Obj = {
+        "now": NOW,
+        "model": DONE,
+        "model_status": MODEL,
+        "resolved": RESOLVED,
+        "revisions": [revision()],
+        "newest": k8s_deployment(1, 1),
+        "pods": [pod()],
+        "servers": {"10.0.0.1": server()},
+        "replicas": 1,
+        "url": "http://g/team/v1",
+    }
+    return ServingFacts(**base | more)
+
+
+def state(**more: Any) -> tuple[str, str]:
+    """(condition that is True besides the parts', its reason)."""
+    status = summarize(deployment(), facts(**more))
+    true = {item.type: item.reason for item in status.conditions if item.status == "True"}
+    for kind in ("Ready", "Reconciling", "Stalled"):
+        if kind in true:
+            return kind, true[kind]
+    return "", next(item.reason for item in status.conditions if item.type == "Ready")
+
+
+def test_ready_tells_the_truth() -> None:
+    assert state() == ("Ready", reasons.READY)
+    assert state(servers={}) == ("Reconciling", reasons.ADAPTERS_LOADING)
+    assert state(servers={"10.0.0.1": server("Failed", "rank 128 > 32")}) == ("Stalled", reasons.ADAPTER_FAILED)
+    assert state(replicas=0, pods=[]) == ("", reasons.SCALED_TO_ZERO)
+    not_ready = revision(ready=False, ready_replicas=0)
+    assert state(revisions=[not_ready], pods=[pod(ready=False)]) == ("Reconciling", reasons.ROLLING_OUT)
+    waiting = adapters.Resolved("bot", reason=reasons.WAITING_FOR_JOB, message="waiting for FineTuneJob one")
+    assert state(resolved=[waiting]) == ("Reconciling", reasons.WAITING_FOR_JOB)
+    stalled = Verdict(State.STALLED, "ModelNotFound", "hf://o/m: not found")
+    assert state(model=stalled, revisions=[], pods=[]) == ("Stalled", "ModelNotFound")
+
+
+def test_a_quota_refusal_of_a_deployment_is_lifted_up() -> None:
+    newest = k8s_deployment(1, 0)
+    newest["status"]["conditions"] = [
+        {
+            "type": "ReplicaFailure",
+            "status": "True",
+            "message": "exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2",
+        }
+    ]
+    not_ready = revision(ready=False, ready_replicas=0)
+    assert state(newest=newest, revisions=[not_ready], pods=[]) == ("Reconciling", reasons.QUOTA_EXCEEDED)
+
+
+def test_models_say_what_is_answered_now() -> None:
+    status = summarize(deployment(), facts())
+    assert [(item.name, item.engine_name, item.ready) for item in status.models] == [
+        ("chat", "chat", True),
+        ("bot", "bot@dddddddddddd", True),
+    ]
+    assert status.cold_start is not None
+    assert status.cold_start.seconds == 2.0
+    asleep = summarize(deployment(), facts(pods=[pod(ready=False)]))
+    assert [item.ready for item in asleep.models] == [False, False]
+
+
+def model_job(*conditions: Obj, source: str = "hf://o/m@main", attempt: str = "1") -> Obj:
+    annotations = {"tuneloop.dev/model-source": source, "tuneloop.dev/attempt": attempt}
+    metadata = {"name": "chat-model", "uid": "j", "annotations": annotations, "ownerReferences": [{"uid": "owner"}]}
+    return {"metadata": metadata, "spec": {}, "status": {"conditions": list(conditions)}}
+
+
+def judge(made: ModelDeployment, found: Obj | None, served: str = "", pods: tuple[Obj, ...] = ()) -> Verdict:
+    return judge_model(made, ModelFacts(NOW, StageFacts(found, pods), served)).verdict
+
+
+def test_the_model_is_fetched_once_for_what_is_asked() -> None:
+    assert judge(deployment(), None).actions == (CreateStage(Stage.FETCH),)
+    known = deployment({"model": MODEL.to_dict()})
+    assert judge(known, None).state is State.DONE
+    assert judge(known, None, served="hf://o/m@main").state is State.DONE
+    assert judge(known, None, served="hf://o/m@v1").actions == (CreateStage(Stage.FETCH),)
+    other = deployment({"model": MODEL.to_dict()}, model={"uri": "hf://o/other"})
+    assert judge(other, None).actions == (CreateStage(Stage.FETCH),)
+    assert judge(other, model_job()).actions == (DeleteJob(Stage.FETCH, "chat-model", "j"),)
+
+
+def test_a_failed_model_fetch_is_tried_again_by_its_own_record() -> None:
+    def failed(at: str, attempt: str) -> Obj:
+        return model_job({"type": "Failed", "status": "True", "lastTransitionTime": at}, attempt=attempt)
+
+    soon = judge(deployment(), failed("2026-11-23T11:59:50Z", "2"))
+    assert (soon.state, soon.look_again) == (State.STALLED, 50.0)
+    due = judge(deployment(), failed("2026-11-23T11:58:00Z", "2"))
+    assert due.actions == (DeleteJob(Stage.FETCH, "chat-model", "j"),)
+
+
+def test_a_fetched_model_is_taken_over() -> None:
+    import json  # noqa: PLC0415
+
+    message = json.dumps({"stage": "fetch", "outcome": "Succeeded", "result": FETCHED})
+    ended = {"terminated": {"exitCode": 0, "message": message, "finishedAt": "x"}}
+    done = {
+        "metadata": {"creationTimestamp": "x"},
+        "status": {"phase": "Succeeded", "containerStatuses": [{"state": ended}]},
+    }
+    complete = model_job({"type": "Complete", "status": "True"})
+    found = judge_model(deployment(), ModelFacts(NOW, StageFacts(complete, (done,))))
+    assert found.model is not None
+    assert found.model.path == FETCHED["modelPath"]
+
+
+def load(count: int, started: str = "a", **more: Any) -> DeploymentLoad:
+    ttft = Histogram(bounds=[0.1, 0.2, 0.4], counts=[count, 2 * count, 2 * count, 2 * count], sum=1.0)
+    return DeploymentLoad(namespace="team", name="chat", requests=2 * count, completion_tokens=100 * count, ttft=ttft)
+
+
+def test_latency_is_of_the_window_only() -> None:
+    found = latency.window({"g": load(10)}, {"g": load(20), "h": load(5)}, 60.0, NOW)
+    assert found is not None
+    assert (found.requests, found.requests_per_minute, found.tokens_per_second) == (30, 30.0, 25.0)
+    assert found.ttft_p50 == "100ms"
+    assert found.ttft_p95 == "190ms"
+    assert found.tpot_p50 is None
+    assert latency.window({"g": load(10)}, {"g": load(10)}, 60.0, NOW) is None
+
+
+def test_a_restarted_gateway_counts_from_zero() -> None:
+    found = latency.window({"g": load(10)}, {"g": load(3)}, 60.0, NOW)
+    assert found is not None
+    assert found.requests == 6
+
+
+def test_quantiles_above_the_last_bound_are_that_bound() -> None:
+    histogram = Histogram(bounds=[0.1, 0.2], counts=[0, 0, 4], sum=9.0)
+    assert latency.quantile(0.5, histogram) == 0.2
+    assert latency.quantile(0.5, Histogram(bounds=[0.1], counts=[0, 0])) is None
+
+
+def test_latency_is_written_when_it_moved_by_a_tenth() -> None:
+    old = LatencyStatus(ttft_p50="100ms", requests_per_minute=10, tokens_per_second=10)
+    assert not latency.moved(old, old.model_copy(update={"ttft_p50": "109ms"}))
+    assert latency.moved(old, old.model_copy(update={"ttft_p50": "120ms"}))
+    assert latency.moved(None, old)
