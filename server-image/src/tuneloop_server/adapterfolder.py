@@ -38,7 +38,7 @@ def folder_of(adapter: Adapter, artifacts: Path) -> Path:
     found = _PATH.fullmatch(adapter.path)
     if found is None or f"sha256:{found[1]}" != adapter.digest:
         raise AdapterRefusedError(
-            f"its path {adapter.path!r} is not artifacts/<hex of its digest {adapter.digest}>; publish it again"
+            f"its path {adapter.path!r} is not artifacts/<hex> of its digest {adapter.digest}; publish it again"
         )
     return artifacts / found[1]
 

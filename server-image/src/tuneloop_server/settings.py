@@ -40,7 +40,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         folder=path.parent,
         artifacts=Path(environment.get("TUNELOOP_SERVER_ARTIFACTS") or "/artifacts"),
         port=int(_seconds(environment, "TUNELOOP_SERVER_PORT", SERVER_PORT)),
-        grace_seconds=_seconds(environment, "TUNELOOP_SERVER_GRACE_SECONDS", 25),
+        grace_seconds=_seconds(environment, "TUNELOOP_SERVER_GRACE_SECONDS", 110),
         settle_seconds=_seconds(environment, "TUNELOOP_SERVER_SETTLE_SECONDS", 2),
     )
 
