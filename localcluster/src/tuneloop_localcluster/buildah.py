@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tuneloop_localcluster import leftovers
 from tuneloop_localcluster.imagetable import BASE_PACKAGES, SUITE, Image
@@ -11,6 +13,7 @@ from tuneloop_localcluster.paths import Cache
 from tuneloop_localcluster.shell import run
 
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_STAGES_KEPT = 6
 _MIRROR = "http://deb.debian.org/debian"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -25,9 +28,12 @@ class Buildah:
 
     def references(self) -> list[str]:
         """References of all named images, the newest first."""
-        known = json.loads(run([*self._buildah, "images", "--json"]) or "[]")
-        newest_first = sorted(known or [], key=lambda image: str(image.get("createdatraw", "")), reverse=True)
-        return [name for image in newest_first for name in image.get("names") or []]
+        return [name for image in self._images() for name in image["names"] or []]
+
+    def _images(self, *flags: str) -> list[dict[str, Any]]:
+        """What `buildah images` lists, the newest first."""
+        known: list[dict[str, Any]] = json.loads(run([*self._buildah, "images", "--json", *flags]) or "null") or []
+        return sorted(known, key=lambda image: str(image["createdatraw"]), reverse=True)
 
     def build(self, image: Image, reference: str, arguments: dict[str, str], context: Path) -> None:
         """Build a Dockerfile; `arguments` are its build arguments, bases included."""
@@ -87,6 +93,17 @@ class Buildah:
         leftovers.unmount_below(self._cache.buildah)
         shutil.rmtree(self._cache.root / "contexts", ignore_errors=True)
         run([*self._buildah, "rm", "--all"])
+        self.delete(stale_stages(self._images("--filter", "dangling=true")))
+
+
+def stale_stages(dangling_newest_first: Sequence[dict[str, Any]]) -> list[str]:
+    """Ids of unnamed images that go: those in gigabytes, left by builds that failed, and all but the last small ones.
+
+    The last ones are the first stages of today's images: the next build starts from them.
+    """
+    small = [image["id"] for image in dangling_newest_first if not image["size"].endswith("GB")]
+    large = [image["id"] for image in dangling_newest_first if image["size"].endswith("GB")]
+    return large + small[_STAGES_KEPT:]
 
 
 def uv_settings(environment: dict[str, str]) -> str:

@@ -4,7 +4,7 @@ refs = images.ensure(["operator", "trainer"])   # {"operator": "localhost/tunelo
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from tuneloop_localcluster.runtime import Runtime
 
 # Tags of one image that are kept: a cluster may still run the last ones.
 _KEPT = 3
+_LARGE = "torch-base"
 # Two builds at once: one downloads while the other unpacks or compiles.
 _SIDE_BY_SIDE = 2
 # Seen at its peak: a store, a content store and a snapshot each hold a copy of a layer.
@@ -138,6 +139,22 @@ def _build(name: str, snapshot: Snapshot, progress: Progress) -> None:
         buildah.delete(outdated(name, buildah.references(), reference))
 
 
+def outdated(name: str, newest_first: Sequence[str], current: str) -> list[str]:
+    """References of the same image beyond the ones that are kept; never the current one.
+
+    Of the one that holds torch no other is kept, nor what was built on it: each is five gigabytes.
+    """
+    own = _tags_of(name, newest_first, current)
+    if name != _LARGE:
+        return own[_KEPT - 1 :]
+    users = [image.name for image in imagetable.IMAGES.values() if name in image.bases.values()]
+    return own + [reference for user in users for reference in _tags_of(user, newest_first, current)]
+
+
+def _tags_of(name: str, references: Sequence[str], current: str) -> list[str]:
+    return [ref for ref in references if ref.startswith(f"{imagetable.PREFIX}/{name}:") and ref != current]
+
+
 def _import(name: str, reference: str, runtime: Runtime, progress: Progress) -> None:
     here = cache()
     if name == PAUSE:
@@ -158,12 +175,6 @@ def _push(reference: str, registry: str, progress: Progress) -> str:
     with progress.step(f"push {target}"):
         Buildah(cache()).push(reference, target)
     return target
-
-
-def outdated(name: str, newest_first: Iterable[str], current: str) -> list[str]:
-    """References of the same image beyond the ones that are kept; never the current one."""
-    own = [ref for ref in newest_first if ref.startswith(f"{imagetable.PREFIX}/{name}:") and ref != current]
-    return own[_KEPT - 1 :]
 
 
 def _forgotten(name: str, held: Iterable[str], built: Iterable[str]) -> list[str]:

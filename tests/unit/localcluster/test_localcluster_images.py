@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tuneloop_localcluster import contexts, images, imagetable, pause
-from tuneloop_localcluster.buildah import uv_settings
+from tuneloop_localcluster.buildah import stale_stages, uv_settings
 from tuneloop_localcluster.errors import ClusterError
 from tuneloop_localcluster.imagetable import IMAGES, Image
 
@@ -132,6 +132,18 @@ def test_outdated_keeps_the_last_three_and_the_current() -> None:
         "localhost/tuneloop/server:3",
     ]
     assert images.outdated("server", newest_first[:3], "localhost/tuneloop/server:0") == []
+
+
+def test_of_torch_only_the_current_is_kept_and_nothing_built_on_another() -> None:
+    refs = [
+        f"localhost/tuneloop/{name}" for name in ("torch-base:2", "torch-base:1", "server:1", "trainer:1", "operator:1")
+    ]
+    assert images.outdated("torch-base", refs, refs[0]) == [refs[1], refs[3], refs[2]]
+
+
+def test_large_stages_and_old_ones_are_stale() -> None:
+    newest_first = [{"id": str(i), "size": "5.2 GB" if i == 1 else "292 MB"} for i in range(9)]
+    assert stale_stages(newest_first) == ["1", "7", "8"]
 
 
 @pytest.mark.parametrize(
