@@ -26,6 +26,11 @@ class Buildah:
         store = ["--root", str(cache.buildah), "--runroot", str(cache.root / "buildah-run")]
         self._buildah = ["buildah", *store, "--storage-driver", "overlay"]
 
+    @property
+    def store(self) -> Path:
+        """The folder that holds layers and images."""
+        return self._cache.buildah
+
     def references(self) -> list[str]:
         """References of all named images, the newest first."""
         return [name for image in self._images() for name in image["names"] or []]

@@ -5,8 +5,9 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from subprocess import PIPE
-from typing import IO
+from typing import IO, Any
 
 from tuneloop_localcluster.errors import ClusterError
 from tuneloop_localcluster.paths import State
@@ -14,6 +15,7 @@ from tuneloop_localcluster.shell import run, try_run
 
 _BATCH = 50
 _SNAPSHOTTER = "overlayfs"
+_GC_ROOT = "containerd.io/gc.root"
 
 
 class Runtime:
@@ -42,8 +44,30 @@ class Runtime:
 
     def snapshots(self) -> set[str]:
         """Names of all snapshots: those of unpacked layers are chain ids."""
-        rows = run([*self._ctr, "snapshots", "--snapshotter", _SNAPSHOTTER, "list"]).splitlines()[1:]
-        return {row.split()[0] for row in rows}
+        return {row.split()[0] for row in self._snapshots("list").splitlines()[1:]}
+
+    def prepare_snapshot(self, key: str, parent: str) -> Path:
+        """Begin a snapshot on top of another ("" for none); returns the folder that its files belong in."""
+        self.drop_snapshot(key)  # one that a killed import began
+        mounts = json.loads(self._snapshots("prepare", "--mounts", key, *([parent] if parent else [])))
+        return snapshot_folder(mounts[0])
+
+    def commit_snapshot(self, name: str, key: str) -> None:
+        """Finish a snapshot under its name; it stays until `release` even if no image needs it."""
+        self._snapshots("commit", name, key)
+        self._snapshots("label", name, f"{_GC_ROOT}=adopted")
+
+    def drop_snapshot(self, key: str) -> None:
+        """Remove a snapshot that was begun, if there is one."""
+        try_run([*self._ctr, "snapshots", "--snapshotter", _SNAPSHOTTER, "delete", key])
+
+    def release(self, names: Sequence[str]) -> None:
+        """Leave snapshots to collection: from now on they live as long as an image needs them."""
+        for name in names:
+            self._snapshots("label", name, f"{_GC_ROOT}=")
+
+    def _snapshots(self, *words: str) -> str:
+        return run([*self._ctr, "snapshots", "--snapshotter", _SNAPSHOTTER, *words])
 
     def import_image(self, what: str, write: Callable[[IO[bytes]], object]) -> None:
         """Import and unpack the archive (docker or OCI) that `write` writes."""
@@ -76,6 +100,13 @@ class Runtime:
         held = set(run([*self._ctr, "content", "list", "--quiet"]).split())
         if layers & held:
             run([*self._ctr, "content", "delete", *sorted(layers & held)])
+
+
+def snapshot_folder(mount: dict[str, Any]) -> Path:
+    """Where the files of a snapshot being made belong: overlayfs's upper folder, or the whole of one without parent."""
+    options: list[str] = mount.get("Options") or mount.get("options") or []
+    upper = [option.removeprefix("upperdir=") for option in options if option.startswith("upperdir=")]
+    return Path(upper[0] if upper else str(mount.get("Source") or mount.get("source")))
 
 
 def stray_aliases(table: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""From buildah's store into containerd, moving only the layers that containerd has not unpacked yet.
+"""From buildah's store into containerd, moving only what containerd lacks and cannot adopt.
 
 Two images share five gigabytes of torch, and a changed line of code changes a layer of kilobytes. buildah skips blobs
 that an OCI layout already holds, so the layout gets empty stand-ins for the layers that containerd has; they are left
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
+from tuneloop_localcluster.adoption import adopt, stored_layers
 from tuneloop_localcluster.buildah import Buildah
 from tuneloop_localcluster.runtime import Runtime
 
@@ -35,21 +36,33 @@ def held_layers(diff_ids: Sequence[str], snapshots: Iterable[str]) -> list[str]:
 
 
 def import_image(buildah: Buildah, runtime: Runtime, reference: str, folder: Path) -> None:
-    """Import one image; `folder` is used for the layers on their way and is gone afterwards."""
+    """Import one image; `folder` is used for what moves as bytes and is gone afterwards."""
+    diff_ids = buildah.layers(reference)
+    stored = stored_layers(buildah.store, reference)
+    same = [layer.diff_id for layer in stored] == diff_ids
+    adopted = adopt(runtime, stored, chain_ids(diff_ids)) if same else []
     shutil.rmtree(folder, ignore_errors=True)
-    blobs = folder / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
-    held = {diff_id.removeprefix("sha256:") for diff_id in held_layers(buildah.layers(reference), runtime.snapshots())}
     try:
-        for name in held:
-            (blobs / name).touch()
-        buildah.export(reference, folder)
-        for name in held:
-            (blobs / name).unlink(missing_ok=True)
-        name_image(folder / "index.json", reference)
+        _export(buildah, runtime, reference, folder)
         runtime.import_image(reference, lambda out: pack(folder, out))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        runtime.release(adopted)
+
+
+def _export(buildah: Buildah, runtime: Runtime, reference: str, folder: Path) -> None:
+    """Write the image as an OCI layout without the layers that containerd holds."""
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    held = [
+        blobs / name.removeprefix("sha256:") for name in held_layers(buildah.layers(reference), runtime.snapshots())
+    ]
+    for stand_in in held:
+        stand_in.touch()
+    buildah.export(reference, folder)
+    for stand_in in held:
+        stand_in.unlink(missing_ok=True)
+    name_image(folder / "index.json", reference)
 
 
 def name_image(index: Path, reference: str) -> None:
