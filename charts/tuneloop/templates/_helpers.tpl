@@ -139,6 +139,7 @@ securityContext:
   capabilities: {drop: [ALL]}
 env:
   - {name: HOME, value: /tmp}
+  - {name: USER, value: tuneloop}  # the user has no name in the image, and libraries ask for one
   - {name: TUNELOOP_SETTINGS, value: /etc/tuneloop/settings.yaml}
   - name: POD_NAME
     valueFrom: {fieldRef: {fieldPath: metadata.name}}
