@@ -20,7 +20,9 @@ def plane(cache: Cache) -> ControlPlane:
 def up(cache: Cache, progress: Progress) -> None:
     """Start it, unless it is up. A dead one is cleared away with its data first."""
     here = plane(cache)
-    if controlplane.alive(here, NAMES):
+    if controlplane.running(here, NAMES):
+        # Others may be using it: a machine that is only slow must not cost them their data.
+        controlplane.wait(here)
         progress.say("etcd and kube-apiserver are up already")
         return
     down(cache, progress)

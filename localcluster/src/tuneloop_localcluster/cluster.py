@@ -117,8 +117,8 @@ def _launch(daemon: Daemon, command: Sequence[str | Path]) -> None:
 
 
 def _core_lives(cache: Cache) -> bool:
-    names = (CONTAINERD, controlplane.ETCD)
-    return fresh.finished(cache) and network.exists() and all(_daemon(cache, name).pid is not None for name in names)
+    core = controlplane.running(components.control_plane(cache), (CONTAINERD, controlplane.ETCD))
+    return core and fresh.finished(cache) and network.exists()
 
 
 def _end_pods(cache: Cache) -> None:

@@ -58,10 +58,14 @@ def _certificates(plane: ControlPlane) -> Authority:
 
 def start(cache: Cache, plane: ControlPlane, launch: Launcher) -> None:
     """Start both and wait until the API server says that it is ready. Processes that run already are left alone."""
-    etcd, server = daemon(plane, ETCD), daemon(plane, APISERVER)
-    launch(etcd, etcd_command(plane, shutil.which("etcd") or "etcd"))
-    launch(server, apiserver_command(plane, programs.program(cache, APISERVER)))
-    waiting.until("the API server to be ready", lambda: ready(plane), daemon=server)
+    launch(daemon(plane, ETCD), etcd_command(plane, shutil.which("etcd") or "etcd"))
+    launch(daemon(plane, APISERVER), apiserver_command(plane, programs.program(cache, APISERVER)))
+    wait(plane)
+
+
+def wait(plane: ControlPlane) -> None:
+    """Wait until the API server is ready."""
+    waiting.until("the API server to be ready", lambda: ready(plane), daemon=daemon(plane, APISERVER))
 
 
 def ready(plane: ControlPlane) -> bool:
@@ -86,9 +90,14 @@ def get(plane: ControlPlane, path: str) -> tuple[int, bytes]:
         return 0, b""
 
 
+def running(plane: ControlPlane, names: Sequence[str]) -> bool:
+    """Whether all these processes run."""
+    return all(daemon(plane, name).pid is not None for name in names)
+
+
 def alive(plane: ControlPlane, names: Sequence[str]) -> bool:
     """Whether all these processes run and the API server answers."""
-    return all(daemon(plane, name).pid is not None for name in names) and ready(plane)
+    return running(plane, names) and ready(plane)
 
 
 def stop(plane: ControlPlane, names: Sequence[str]) -> None:

@@ -4,7 +4,8 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tuneloop_localcluster.errors import ClusterError
@@ -18,6 +19,7 @@ GIB = 1024**3
 BUILD_GIB = 8.0
 RUN_GIB = 2.0
 _APT = threading.Lock()
+_POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def missing_packages(names: Iterable[str]) -> list[str]:
@@ -42,14 +44,28 @@ def _install(wanted: list[str], progress: Progress) -> None:
     if shutil.which("apt-get") is None:
         raise ClusterError(f"no apt-get here: this cluster is for Debian 12; install {', '.join(wanted)} yourself")
     with progress.step(f"apt-get install {' '.join(wanted)}", announce=True):
-        # A package must not start its service: nothing here runs but what we start.
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         run(["apt-get", "update", "-q"], env=env)
-        run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *wanted], env=env)
+        with _services_stay_off():
+            run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *wanted], env=env)
     still = missing_packages(wanted)
     if still:
         raise ClusterError(f"installed {', '.join(still)}, but {', '.join(PACKAGES[n] for n in still)} is not on PATH")
     _note(wanted)
+
+
+@contextmanager
+def _services_stay_off() -> Iterator[None]:
+    """Keep packages from starting their services (Debian's policy-rc.d): nothing runs but what we start."""
+    if _POLICY.exists():
+        yield
+        return
+    _POLICY.write_text("#!/bin/sh\nexit 101\n")
+    _POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        _POLICY.unlink(missing_ok=True)
 
 
 def _note(installed: list[str]) -> None:
