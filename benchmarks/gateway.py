@@ -228,7 +228,8 @@ def show(result: dict[str, Any]) -> None:
     print("direct is the upstream's own cost; the proxies' columns are the proxies' alone")
     for name, found in result["many"].items():
         print(
-            f"{found['streams']} streams at once, {name}: {found['ok']} whole, {found['failed']} failed {found['reasons']}"
+        whole = f"{found['ok']} whole, {found['failed']} failed"
+        print(f"{found['streams']} streams at once, {name}: {whole}", *found["reasons"])
         )
     added = result["added_ttft_ms"]
     print(f"added time to first token: p50 {added['p50']:.2f} ms, p99 {added['p99']:.2f} ms (one stream at a time)")
