@@ -13,7 +13,7 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +38,7 @@ class Step:
     live: bool = False
     prepares: bool = False
     env: dict[str, str] = field(default_factory=dict)
+    on_failure: tuple[tuple[str, ...], ...] = ()  # commands whose last lines help to see why
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,14 @@ LINT = [
     Step("generated files", (PYTHON, "scripts/generate.py", "--check")),
 ]
 
+KUBECTL = (str(CACHE / "bin" / "kubectl"), "--kubeconfig", str(CACHE / "cluster" / "admin.kubeconfig"))
+CLUSTER = (
+    (*KUBECTL, "get", "pods", "--all-namespaces", "-o", "wide"),
+    (*KUBECTL, "get", "finetunejobs.tuneloop.dev,modeldeployments.tuneloop.dev", "--all-namespaces", "-o", "wide"),
+    (*KUBECTL, "get", "events", "--all-namespaces", "--sort-by=.metadata.creationTimestamp"),
+    (*KUBECTL, "logs", "-n", "tuneloop-system", "-l", "app.kubernetes.io/part-of=tuneloop", "--prefix", "--tail=40"),
+)
+
 # The chart's tests render with the real helm; building it takes minutes, once per machine.
 HELM = Step("helm", (PYTHON, "tests/support/chart_render.py"), prepares=True)
 
@@ -94,7 +103,7 @@ TIERS: dict[str, list[Step]] = {
     "fast": [*LINT, HELM, pytest_step("unit and golden", "tests/unit")],
     "apiserver": [pytest_step("apiserver", "tests/apiserver", live=True)],
     "trainer": [*image_steps("trainer-image"), *image_steps("server-image", "--extra", "cpu")],
-    "e2e": [pytest_step("e2e", "tests/e2e", live=True)],
+    "e2e": [replace(pytest_step("e2e", "tests/e2e", live=True), on_failure=CLUSTER)],
 }
 ALL = ("fast", "apiserver", "trainer", "e2e")
 
@@ -187,12 +196,29 @@ def report_step(step: Step, outcome: Outcome, seconds: float, log: Path) -> None
         print_tail(log)
     if outcome.failed:
         print(f"  the whole log: {log}", flush=True)
+        explain(step)
+
+
+def explain(step: Step) -> None:
+    """Show what the step's own commands say about the failure; a command that fails itself shows its words."""
+    for command in step.on_failure:
+        print(f"  $ {' '.join(command[:1] + command[len(KUBECTL) :])}", flush=True)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            print(f"    {error}", flush=True)
+            continue
+        print_lines(done.stdout + done.stderr)
 
 
 def print_tail(log: Path) -> None:
-    """Print the last lines of a log, indented."""
-    lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-    print("\n".join(f"    {line}" for line in lines), flush=True)
+    """Print the last lines of a log."""
+    print_lines(log.read_text(errors="replace"))
+
+
+def print_lines(text: str) -> None:
+    """Print the last lines of a text, indented."""
+    print("\n".join(f"    {line}" for line in text.splitlines()[-TAIL_LINES:]), flush=True)
 
 
 def run_tier(tier: str) -> Outcome:

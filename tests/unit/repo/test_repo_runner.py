@@ -70,3 +70,11 @@ def test_a_failing_step_shows_the_end_of_its_log(
     outcome = runner.run_step("fast", step)
     assert (outcome.passed, outcome.failed) == (0, 1)
     assert "the cause" in capsys.readouterr().out
+
+
+def test_a_failing_step_runs_its_explanations(runner: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    command = (sys.executable, "-c", "print('what the cluster says')")
+    runner.explain(runner.Step("broken", (), on_failure=(command, ("tuneloop-no-such-program",))))
+    said = capsys.readouterr().out
+    assert "what the cluster says" in said
+    assert "tuneloop-no-such-program" in said
