@@ -1,4 +1,7 @@
-"""ModelDeployment, the whole path on the real API server; kubelet and controllers are played, the servers answer HTTP."""
+"""ModelDeployment, the whole path on the real API server.
+
+Kubelet and controllers are played, the servers answer HTTP.
+"""
 
 import json
 from collections.abc import Iterator

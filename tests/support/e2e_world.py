@@ -21,7 +21,7 @@ GROUP = "tuneloop.dev/v1alpha1"
 SMALL = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "3Gi"}}
 
 
-def fine_tune_job(name: str, *, steps: int = 400) -> dict[str, Any]:
+def fine_tune_job(name: str, *, steps: int = 300) -> dict[str, Any]:
     """A job on the tiny model: some tenths of a second a step, its gate easy to pass."""
     return {
         "apiVersion": GROUP,
@@ -35,7 +35,7 @@ def fine_tune_job(name: str, *, steps: int = 400) -> dict[str, Any]:
                 "epochs": 1000,
                 "maxSteps": steps,
                 "learningRate": "1e-2",
-                "tokensPerStep": 2048,
+                "tokensPerStep": 256,
                 "maxSequenceLength": 256,
             },
             "resources": {"accelerators": 0},

@@ -142,8 +142,10 @@ class World:
             "progressIntervalSeconds": 0.5,
         } | self.settings
 
-    def start(self, *, kubeconfig: Path | None = None, leads: bool = True, **environment: str) -> Operator:
-        """Start an operator process; by default wait until it leads."""
+    def start(
+        self, *, kubeconfig: Path | None = None, leads: bool = True, pod: str = "", **environment: str
+    ) -> Operator:
+        """Start an operator process; by default wait until it leads. ``pod`` names it: a restart keeps its name."""
         number = len(self.operators)
         settings = self.folder / "settings.yaml"
         settings.write_text(yaml.safe_dump(self.settings))
@@ -154,6 +156,7 @@ class World:
             "TUNELOOP_SETTINGS": str(settings),
             "TUNELOOP_LIVENESS_PORT": str(liveness),
             "TUNELOOP_METRICS_PORT": str(metrics),
+            "TUNELOOP_IDENTITY": pod or f"pod-{number}",
             **environment,
         }
         with log.open("wb") as out:

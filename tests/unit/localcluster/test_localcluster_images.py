@@ -49,9 +49,9 @@ def test_bases_are_built_before_what_needs_them() -> None:
 def test_a_changed_base_changes_what_is_built_on_it() -> None:
     order = imagetable.in_build_order(["trainer"])
     empty = {name: {"Dockerfile": b"-"} for name in IMAGES}
-    first = imagetable.references(order, empty)
+    first = imagetable.references(IMAGES, order, empty)
     assert list(first) == ["base", "torch-base", "trainer"]
-    second = imagetable.references(order, {**empty, "torch-base": {"Dockerfile": b"-2"}})
+    second = imagetable.references(IMAGES, order, {**empty, "torch-base": {"Dockerfile": b"-2"}})
     assert first["base"] == second["base"]
     assert first["torch-base"] != second["torch-base"]
     assert first["trainer"] != second["trainer"]
@@ -132,6 +132,23 @@ def test_outdated_keeps_the_last_three_and_the_current() -> None:
         "localhost/tuneloop/server:3",
     ]
     assert images.outdated("server", newest_first[:3], "localhost/tuneloop/server:0") == []
+
+
+def test_build_arguments_reach_only_who_declares_them() -> None:
+    dockerfile = "ARG BASE_IMAGE=x\nFROM ${BASE_IMAGE}\nARG ENGINE=cpu\n"
+    given = {"ENGINE": "gpu", "OTHER": "1"}
+    assert imagetable.configured(APP, given, dockerfile).arguments == {"ENGINE": "gpu"}
+    assert imagetable.configured(APP, given, "FROM x\n") == APP
+
+
+@pytest.mark.parametrize("word", ["ENGINE", "=gpu", "A B=c", "BASE_IMAGE=x", "TORCH_BASE_IMAGE=x"])
+def test_build_arguments_of_another_form_are_refused(word: str) -> None:
+    with pytest.raises(ClusterError, match="build argument"):
+        imagetable.build_arguments(["A=b=c", word])
+
+
+def test_build_arguments() -> None:
+    assert imagetable.build_arguments(["ENGINE=gpu", "A=b=c"]) == {"ENGINE": "gpu", "A": "b=c"}
 
 
 def test_of_torch_only_the_current_is_kept_and_nothing_built_on_another() -> None:
