@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("names", nargs="+", metavar="NAME", help=f"one of {', '.join(imagetable.NAMES)}")
     load.add_argument("--json", action="store_true", help="print one JSON object instead")
     load.add_argument("--registry", default="", metavar="HOST/PREFIX", help="push there instead of loading")
+    words = "for the images that declare it, such as ENGINE=gpu for server; may be repeated"
+    load.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", dest="arguments", help=words)
     load.set_defaults(run=_load_image)
     words = "install packages and build programs into the cache; start nothing"
     commands.add_parser("build", help=words, description=words).set_defaults(run=_build)
@@ -102,7 +104,9 @@ def _build(options: argparse.Namespace, here: Cache, progress: Progress) -> None
 
 
 def _load_image(options: argparse.Namespace, here: Cache, progress: Progress) -> None:
-    _print(images.ensure(options.names, registry=options.registry, progress=progress), as_json=options.json)
+    arguments = imagetable.build_arguments(options.arguments)
+    built = images.ensure(options.names, registry=options.registry, arguments=arguments, progress=progress)
+    _print(built, as_json=options.json)
 
 
 def _print(references: dict[str, str], *, as_json: bool) -> None:

@@ -4,7 +4,7 @@ refs = images.ensure(["operator", "trainer"])   # {"operator": "localhost/tunelo
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pathlib import Path
 from tuneloop_localcluster import contexts, imagetable, pause, requirements, transfer
 from tuneloop_localcluster.buildah import Buildah
 from tuneloop_localcluster.errors import ClusterError
-from tuneloop_localcluster.imagetable import BASE, PAUSE
+from tuneloop_localcluster.imagetable import BASE, PAUSE, Image
 from tuneloop_localcluster.locks import alone_if_free, exclusively, together
 from tuneloop_localcluster.paths import cache, repository
 from tuneloop_localcluster.progress import Progress
@@ -31,59 +31,73 @@ _PACKAGES = ("buildah", "debootstrap", "git", "ca-certificates")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The checkout as it was at one moment: a folder with each image's context, and the references that follow."""
+    """The checkout as it was at one moment: a folder with each image's context, and what follows from it."""
 
     folder: Path
+    images: dict[str, Image]
     references: dict[str, str]
 
 
-def ensure(names: Iterable[str], *, registry: str = "", progress: Progress | None = None) -> dict[str, str]:
+def ensure(
+    names: Iterable[str],
+    *,
+    registry: str = "",
+    arguments: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, str]:
     """Build what is not built and hand it to the cluster; returns the reference of each name.
 
     Without `registry` the local cluster's containerd gets them (it must be up). With `registry` (HOST/PREFIX) they
-    are pushed there and the references name it. What is there already costs nothing.
+    are pushed there and the references name it. `arguments` are build arguments, given to the images that declare
+    them. What is there already costs nothing.
     """
-    wanted, progress = list(dict.fromkeys(names)), progress or Progress()
+    wanted, arguments, progress = list(dict.fromkeys(names)), arguments or {}, progress or Progress()
     if registry:
-        built = build(wanted, progress)
+        built = build(wanted, progress, arguments)
         return {name: _push(built[name], registry, progress) for name in wanted if name != PAUSE}
-    known = references(wanted)
+    known = references(wanted, arguments)
     runtime = Runtime(cache().full)
     if not runtime.answers():
         raise ClusterError("the local cluster is not up: run `localcluster up` first, or give --registry HOST/PREFIX")
     held = runtime.images()
     lacking = [name for name in wanted if known[name] not in held]
     if lacking:
-        known |= build(lacking, progress)
+        known |= build(lacking, progress, arguments)
     for name in lacking:
         _import(name, known[name], runtime, progress)
     return {name: known[name] for name in wanted}
 
 
-def references(names: Iterable[str]) -> dict[str, str]:
+def references(names: Iterable[str], arguments: Mapping[str, str] | None = None) -> dict[str, str]:
     """The local references of these images and of all that they are based on, from the checkout as it is now."""
-    here = repository()
-    order = imagetable.in_build_order(names)
-    read = {
-        n: contexts.contents(here, contexts.files(here, imagetable.image(n))) for n in order if n in imagetable.IMAGES
-    }
-    return imagetable.references(order, read)
+    here, order = repository(), imagetable.in_build_order(names)
+    plain = [imagetable.image(name) for name in order if name in imagetable.IMAGES]
+    read = {image.name: contexts.contents(here, contexts.files(here, image)) for image in plain}
+    return imagetable.references(_configured(plain, arguments or {}, read), order, read)
+
+
+def _configured(
+    plain: Iterable[Image], arguments: Mapping[str, str], read: Mapping[str, Mapping[str, bytes]]
+) -> dict[str, Image]:
+    """These images by name, with the build arguments that concern each."""
+    return {i.name: imagetable.configured(i, arguments, read[i.name][i.dockerfile][1:].decode()) for i in plain}
 
 
 @contextmanager
-def _snapshot(names: Iterable[str]) -> Iterator[Snapshot]:
+def _snapshot(names: Iterable[str], arguments: Mapping[str, str]) -> Iterator[Snapshot]:
     """Copy the contexts aside, so that what is built is what the tags say even if the checkout changes meanwhile."""
     order = imagetable.in_build_order(names)
     parent = cache().root / "contexts"
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent) as made:
         folder = Path(made)
-        staged = [imagetable.image(name) for name in order if name in imagetable.IMAGES]
-        copied = {image.name: contexts.stage(repository(), image, folder / image.name) for image in staged}
-        yield Snapshot(folder, imagetable.references(order, copied))
+        plain = [imagetable.image(name) for name in order if name in imagetable.IMAGES]
+        copied = {image.name: contexts.stage(repository(), image, folder / image.name) for image in plain}
+        images = _configured(plain, arguments, copied)
+        yield Snapshot(folder, images, imagetable.references(images, order, copied))
 
 
-def build(names: list[str], progress: Progress) -> dict[str, str]:
+def build(names: list[str], progress: Progress, arguments: Mapping[str, str] | None = None) -> dict[str, str]:
     """Build what buildah's store lacks of these and of all that they are based on, side by side where it can be.
 
     Returns the local reference of each of `names`.
@@ -95,7 +109,7 @@ def build(names: list[str], progress: Progress) -> dict[str, str]:
     with alone_if_free(here.store_lock) as alone:
         if alone:
             buildah.clear()
-    with together(here.store_lock, progress), _snapshot(names) as snapshot:
+    with together(here.store_lock, progress), _snapshot(names, arguments or {}) as snapshot:
         known, held = snapshot.references, set(buildah.references())
         lacking = [name for name in known if name != PAUSE and known[name] not in held]
         if lacking:
@@ -133,7 +147,7 @@ def _build(name: str, snapshot: Snapshot, progress: Progress) -> None:
             if name == BASE:
                 buildah.build_base(reference)
             else:
-                image = imagetable.image(name)
+                image = snapshot.images[name]
                 bases = {argument: snapshot.references[base] for argument, base in image.bases.items()}
                 buildah.build(image, reference, {**image.arguments, **bases}, snapshot.folder / name)
         buildah.delete(outdated(name, buildah.references(), reference))

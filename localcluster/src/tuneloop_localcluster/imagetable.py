@@ -5,12 +5,14 @@ no cluster runs yesterday's code by mistake.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tuneloop_localcluster import nodeconfig
 from tuneloop_localcluster.errors import ClusterError
 
+Contexts = Mapping[str, Mapping[str, bytes]]
 PREFIX = "localhost/tuneloop"
 BASE = "base"
 PAUSE = "pause"
@@ -96,15 +98,36 @@ def tag(image: Image, files: Mapping[str, bytes], references: Mapping[str, str])
     return _digest(parts)
 
 
-def references(order: Iterable[str], contexts: Mapping[str, Mapping[str, bytes]]) -> dict[str, str]:
-    """References of images by name; `order` puts bases first, `contexts` are the contents of each image's context."""
+def configured(image: Image, arguments: Mapping[str, str], dockerfile: str) -> Image:
+    """The image with those of the user's build arguments that its Dockerfile declares."""
+    declared = set(re.findall(r"^ARG\s+(\w+)", dockerfile, flags=re.MULTILINE))
+    own = {name: value for name, value in arguments.items() if name in declared}
+    return replace(image, arguments={**image.arguments, **own})
+
+
+def build_arguments(words: Iterable[str]) -> dict[str, str]:
+    """NAME=VALUE words as a mapping; raises a ClusterError for any other form, and for the names of bases."""
+    taken = {argument for image in IMAGES.values() for argument in image.bases}
+    arguments = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise ClusterError(f"build argument {word!r}: expected NAME=VALUE, for instance ENGINE=gpu")
+        if name in taken:
+            raise ClusterError(f"build argument {name} is set by localcluster itself: leave it out")
+        arguments[name] = value
+    return arguments
+
+
+def references(images: Mapping[str, Image], order: Iterable[str], contexts: Contexts) -> dict[str, str]:
+    """References by name; `order` puts bases first, `contexts` are the contents of each image's context by path."""
     known: dict[str, str] = {}
     for name in order:
         if name in (BASE, PAUSE):
             known[name] = reference(name, base_tag())
             continue
-        bases = {argument: known[base] for argument, base in image(name).bases.items()}
-        known[name] = reference(name, tag(image(name), contexts[name], bases))
+        bases = {argument: known[base] for argument, base in images[name].bases.items()}
+        known[name] = reference(name, tag(images[name], contexts[name], bases))
     return known
 
 
