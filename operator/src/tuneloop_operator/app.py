@@ -8,7 +8,6 @@ import signal
 import socket
 from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
 from tuneloop_core.constants import OPERATOR_LIVENESS_PORT, OPERATOR_METRICS_PORT, SERVER_TOKEN_PATH
 from tuneloop_core.settings import Settings
@@ -27,7 +26,7 @@ from tuneloop_operator.reconcile.deployment import DeploymentReconciler
 from tuneloop_operator.reconcile.engine import Engine
 from tuneloop_operator.reconcile.finetune import FineTuneReconciler
 from tuneloop_operator.reconcile.gateways import Gateways
-from tuneloop_operator.reconcile.heartbeat import Heartbeat
+from tuneloop_operator.reconcile.heartbeat import FROZEN_AFTER_SECONDS, Heartbeat
 from tuneloop_operator.reconcile.inbox import Inbox
 from tuneloop_operator.reconcile.namespaces import Namespaces
 from tuneloop_operator.reconcile.polls import Polls
@@ -43,9 +42,10 @@ WORKERS = 16
 
 async def main(settings: Settings) -> int:
     """Run until SIGTERM (0), a dead watch (1) or a lost Lease (the process ends at once)."""
-    identity = f"{socket.gethostname()}-{uuid4().hex[:8]}"
+    identity = os.environ.get("TUNELOOP_IDENTITY") or socket.gethostname()  # the pod's name
     credentials = load_credentials()
-    heartbeat = Heartbeat(LEASE_NAME, identity)
+    frozen_after = float(os.environ.get("TUNELOOP_FROZEN_SECONDS", FROZEN_AFTER_SECONDS))
+    heartbeat = Heartbeat(LEASE_NAME, identity, frozen_after)
     election = Client(credentials)
     lease = Lease(election, settings.namespace, LEASE_NAME, identity)
     async with serve(heartbeat, _port("LIVENESS", OPERATOR_LIVENESS_PORT), _port("METRICS", OPERATOR_METRICS_PORT)):

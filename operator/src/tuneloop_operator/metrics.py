@@ -1,4 +1,7 @@
-"""The operator's Prometheus metrics, in one place so that names and labels are a documented surface. Never decides anything."""
+"""The operator's Prometheus metrics, in one place so that names and labels are a documented surface.
+
+Never decides anything.
+"""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 

@@ -33,7 +33,7 @@ CASES = {
     "no GPU": (
         unscheduled("0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),
         reasons.UNSCHEDULABLE,
-        "no node fits the pod (asks for cpu 1, nvidia.com/gpu 1): 0/3 nodes are available: 3 Insufficient nvidia.com/gpu",
+        "no node fits the pod (asks for cpu 1, nvidia.com/gpu 1): 0/3 nodes are available: 3 Insufficient nvidia",
     ),
     "claim missing": (
         unscheduled('persistentvolumeclaim "data" not found'),

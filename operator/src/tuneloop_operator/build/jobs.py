@@ -1,4 +1,7 @@
-"""The frame of every stage Job: retries, what counts as one, the pod around the container. Never knows a stage's rights."""
+"""The frame of every stage Job: retries, what counts as one, the pod around the container.
+
+Never knows a stage's rights.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,7 @@
-"""Metadata that every child carries: labels that watches select on, and the owner that deletes it. Never a finalizer."""
+"""Metadata that every child carries: labels that watches select on, and the owner that deletes it.
+
+Never a finalizer.
+"""
 
 from typing import Any
 

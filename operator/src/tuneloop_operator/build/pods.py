@@ -1,4 +1,7 @@
-"""What all our pods have in common: restricted security, a read-only root, the store by subPath. Never a command of a user."""
+"""What all our pods have in common: restricted security, a read-only root, the store by subPath.
+
+Never a command of a user.
+"""
 
 from typing import Any
 

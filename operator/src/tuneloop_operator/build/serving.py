@@ -1,4 +1,7 @@
-"""What all revisions of a ModelDeployment share: Service, disruption budget, and the ConfigMap that servers read. Pure."""
+"""What all revisions of a ModelDeployment share: Service, disruption budget, and the ConfigMap that servers read.
+
+Pure.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

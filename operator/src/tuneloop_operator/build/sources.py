@@ -1,4 +1,7 @@
-"""Volumes that a URI needs: the claim of ``pvc://``, the Secret's fixed keys. Never reads a Secret and never mounts a whole one."""
+"""Volumes that a URI needs: the claim of ``pvc://``, the Secret's fixed keys.
+
+Never reads a Secret and never mounts a whole one.
+"""
 
 from typing import Any
 

@@ -1,4 +1,7 @@
-"""The Job of each stage of a FineTuneJob, and the fetch Job of a ModelDeployment. Pure; a Job is built once and never applied again."""
+"""The Job of each stage of a FineTuneJob, and the fetch Job of a ModelDeployment.
+
+Pure; a Job is built once and never applied again.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -118,7 +118,7 @@ class Client:
             if error.status not in (404, 409):
                 raise
 
-    async def _write(
+    async def _write(  # noqa: PLR0913 - one request, spelled out
         self, verb: str, resource: Resource, method: str, path: str, body: Obj, content_type: str, query: dict[str, str]
     ) -> Obj:
         answer = await self._request(method, path, query=query, body=body, content_type=content_type, write=True)
@@ -126,7 +126,7 @@ class Client:
             metrics.API_WRITES.labels(resource.kind, verb).inc()
         return dict(answer)
 
-    async def _request(
+    async def _request(  # noqa: PLR0913 - one request, spelled out
         self,
         method: str,
         path: str,

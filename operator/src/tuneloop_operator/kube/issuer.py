@@ -1,4 +1,7 @@
-"""The cluster's public keys for service-account tokens, which servers check tokens against offline. Never reads a private key."""
+"""The cluster's public keys for service-account tokens, which servers check tokens against offline.
+
+Never reads a private key.
+"""
 
 import logging
 import time

@@ -68,7 +68,7 @@ def current_moment() -> Moment:
 class Lease:
     """One Lease, as one candidate sees it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each names one thing
         self,
         client: LeaseClient,
         namespace: str,
@@ -94,7 +94,7 @@ class Lease:
 
     async def acquire(self) -> None:
         """Return once the Lease is ours; try for ever, for a standby has nothing better to do."""
-        while not await self._try("acquire", self._acquire_once):
+        while not await self._try("acquire", self._acquire_once):  # noqa: ASYNC110 - another process sets it
             await asyncio.sleep(self.times.retry_every * random.uniform(0.8, 1.2))  # noqa: S311
         metrics.LEADER.set(1)
         logger.info("Lease %s/%s is ours", self.namespace, self.name)
@@ -158,8 +158,8 @@ class Lease:
 
     def _is_free(self, found: Obj) -> bool:
         spec = found.get("spec", {})
-        if not spec.get("holderIdentity"):
-            return True
+        if spec.get("holderIdentity", "") in ("", self.identity):
+            return True  # released, or held by this very pod before its container was started anew
         version, now = found["metadata"]["resourceVersion"], self._clock()
         if self._seen is None or self._seen[0] != version:
             self._seen = (version, now)

@@ -64,7 +64,7 @@ class PodClient:
     async def _get(self, target: str, url: str, model: type[M], headers: dict[str, str] | None = None) -> M | None:
         return await self._ask(target, "GET", url, model, headers=headers or {})
 
-    async def _ask(
+    async def _ask(  # noqa: PLR0913 - one request, spelled out
         self,
         target: str,
         method: str,

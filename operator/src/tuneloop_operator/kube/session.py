@@ -1,4 +1,7 @@
-"""HTTP sessions to the API server: one for us, one of the same make for kopf's watches. Never retries and never decides."""
+"""HTTP sessions to the API server: one for us, one of the same make for kopf's watches.
+
+Never retries and never decides.
+"""
 
 import aiohttp
 

@@ -1,4 +1,7 @@
-"""Which version of each adapter should be served, and where it is. A resolved version outlives the job it came from. Pure."""
+"""Which version of each adapter should be served, and where it is. A resolved version outlives the job it came from.
+
+Pure.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -41,7 +44,9 @@ def resolve(
     return [_resolve(spec, before.get(spec.name), find, model_uri) for spec in specs]
 
 
-def _resolve(spec: AdapterSpec, before: AdapterStatus | None, find: FindJob, model_uri: str) -> Resolved:
+def _resolve(  # noqa: PLR0911 - a table of cases
+    spec: AdapterSpec, before: AdapterStatus | None, find: FindJob, model_uri: str
+) -> Resolved:
     kept = Resolved(spec.name, before.digest, before.path) if before and before.digest else Resolved(spec.name)
     name = spec.source.fine_tune_job or ""
     job = find(name)

@@ -1,4 +1,7 @@
-"""One look at a FineTuneJob: its stages in order, the first that is not done decides. Facts in, actions and status out. Pure."""
+"""One look at a FineTuneJob: its stages in order, the first that is not done decides.
+
+Facts in, actions and status out. Pure.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

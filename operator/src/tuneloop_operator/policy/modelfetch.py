@@ -1,4 +1,7 @@
-"""The base model of a ModelDeployment: fetched once for what the user asked for, by the same stage as in a FineTuneJob. Pure."""
+"""The base model of a ModelDeployment.
+
+Fetched once for what the user asked for, by the same stage as in a FineTuneJob. Pure.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime

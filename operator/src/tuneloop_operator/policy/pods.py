@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tuneloop_core.constants import LABEL_COMPONENT
 from tuneloop_operator.policy import reasons
 
 Obj = dict[str, Any]
@@ -165,9 +166,11 @@ def pull_words(message: str) -> str:
 def oom_words(pod: Obj) -> str:
     """What to lower, or raise, after the kernel killed a container for memory."""
     limit = first_container(pod).get("resources", {}).get("limits", {}).get("memory", "none")
+    served = pod["metadata"].get("labels", {}).get(LABEL_COMPONENT) == "server"
+    lower = "engine.maxModelLength" if served else "training.maxSequenceLength, training.tokensPerStep"
     return (
-        f"the container was killed for memory (limit {limit}). Lower training.maxSequenceLength, training.tokensPerStep or "
-        "the model's size, or raise pod.resources.limits.memory"
+        f"the container was killed for memory (limit {limit}). Lower {lower} or the model's size, "
+        "or raise pod.resources.limits.memory"
     )
 
 

@@ -1,4 +1,7 @@
-"""What a finished stage puts into the status of a FineTuneJob. Pure; a result that does not parse raises ValidationError."""
+"""What a finished stage puts into the status of a FineTuneJob.
+
+Pure; a result that does not parse raises ValidationError.
+"""
 
 from collections.abc import Callable
 from typing import Any

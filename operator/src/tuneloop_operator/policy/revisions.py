@@ -1,4 +1,7 @@
-"""Which revisions of a ModelDeployment there should be: the newest by the spec, the one before until that is ready. Pure."""
+"""Which revisions of a ModelDeployment there should be: the newest by the spec, the one before until that is ready.
+
+Pure.
+"""
 
 import hashlib
 import json

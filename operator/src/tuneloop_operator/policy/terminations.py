@@ -1,4 +1,7 @@
-"""What ended pods said and how they ended. A pod is in a user's namespace: its words are parsed, never trusted. Pure."""
+"""What ended pods said and how they ended. A pod is in a user's namespace: its words are parsed, never trusted.
+
+Pure.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

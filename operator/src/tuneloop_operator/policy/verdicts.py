@@ -90,7 +90,7 @@ def judge(case: Case) -> Verdict:
 
 def name_taken(kind: str, name: str) -> Verdict:
     """A foreign object has the name that we need."""
-    message = f"{kind} {name} exists already and belongs to somebody else; delete it, or make this resource under another name"
+    message = f"{kind} {name} exists already and belongs to somebody else; delete it, or take another name for this"
     return Verdict(State.STALLED, reasons.NAME_TAKEN, message, look_again=60.0)
 
 

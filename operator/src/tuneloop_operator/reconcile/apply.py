@@ -1,4 +1,7 @@
-"""Server-side apply of long-lived children, only when what is there was not made from the same manifest. Never applies Jobs."""
+"""Server-side apply of long-lived children, only when what is there was not made from the same manifest.
+
+Never applies Jobs.
+"""
 
 import time
 

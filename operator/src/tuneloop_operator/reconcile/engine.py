@@ -47,11 +47,12 @@ class Engine:
         outcome = "error"
         try:
             delay = await self._process(key)
-            outcome = "ok"
-            return delay
         except ConflictError:
             outcome = "conflict"  # our copy is old; the watch brings the new one
             return CONFLICT_SECONDS
+        else:
+            outcome = "ok"
+            return delay
         finally:
             metrics.RECONCILES.labels(key.kind, outcome).inc()
             metrics.RECONCILE_SECONDS.labels(key.kind).observe(time.perf_counter() - started)

@@ -10,6 +10,7 @@ import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from tuneloop_operator import metrics
 from tuneloop_operator.names import Key
@@ -37,6 +38,8 @@ class KeyedQueue:
         self._heap: list[tuple[float, int, Key]] = []
         self._counter = itertools.count()
         self._alarm = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -44,14 +47,14 @@ class KeyedQueue:
         self._tasks = [asyncio.create_task(self._work(), name=f"worker {n}") for n in range(self._count)]
         self._tasks.append(asyncio.create_task(self._keep_time(), name="delayed keys"))
 
-    async def stop(self, timeout: float = 5.0) -> None:
-        """Let what is being worked on end within ``timeout`` seconds; the rest is cancelled."""
+    async def stop(self, grace: float = 5.0) -> None:
+        """Let what is being worked on end within ``grace`` seconds; the rest is cancelled."""
         self._waiting.clear()
         while not self._ready.empty():
             self._ready.get_nowait()
-        deadline = asyncio.get_running_loop().time() + timeout
-        while self._working and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.02)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -85,11 +88,14 @@ class KeyedQueue:
             key = await self._ready.get()
             self._waiting.discard(key)
             self._working.add(key)
+            self._idle.clear()
             metrics.QUEUE_DEPTH.set(len(self._waiting))
             try:
                 await self._once(key)
             finally:
                 self._working.discard(key)
+                if not self._working:
+                    self._idle.set()
                 if key in self._again:
                     self._again.discard(key)
                     self.add(key)
@@ -129,10 +135,8 @@ class KeyedQueue:
             self._alarm.clear()
             wait = self._heap[0][0] - loop.time() if self._heap else None
             if wait is None or wait > 0:
-                try:
+                with suppress(TimeoutError):
                     await asyncio.wait_for(self._alarm.wait(), wait)
-                except TimeoutError:
-                    pass
                 continue
             due, _, key = heapq.heappop(self._heap)
             if self._due.get(key) == due:

@@ -1,4 +1,7 @@
-"""The children that serve: Service, budget, ConfigMap, a Deployment per revision. Applied, made, scaled, removed; never judged."""
+"""The children that serve: Service, budget, ConfigMap, a Deployment per revision.
+
+Applied, made, scaled, removed; never judged.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""The one status write of a reconcile: a merge patch of what changed, on the version that was read. Never writes the same twice."""
+"""The one status write of a reconcile: a merge patch of what changed, on the version that was read.
+
+Never writes the same twice.
+"""
 
 from typing import Any
 
