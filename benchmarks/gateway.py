@@ -227,10 +227,8 @@ def show(result: dict[str, Any]) -> None:
         print(f"{name:34}{row}" + (f"{TARGETS[name]:>10}" if name in TARGETS else ""))
     print("direct is the upstream's own cost; the proxies' columns are the proxies' alone")
     for name, found in result["many"].items():
-        print(
         whole = f"{found['ok']} whole, {found['failed']} failed"
         print(f"{found['streams']} streams at once, {name}: {whole}", *found["reasons"])
-        )
     added = result["added_ttft_ms"]
     print(f"added time to first token: p50 {added['p50']:.2f} ms, p99 {added['p99']:.2f} ms (one stream at a time)")
     print(f"peak memory of the gateway: {result['gateway_peak_rss_mib']} MiB")
