@@ -24,8 +24,8 @@ _KEPT = 3
 _LARGE = "torch-base"
 # Two builds at once: one downloads while the other unpacks or compiles.
 _SIDE_BY_SIDE = 2
-# Seen at its peak: a store, a content store and a snapshot each hold a copy of a layer.
-_GIB = {BASE: 1.5, "torch-base": 14.0, "trainer": 3.0, "server": 8.0}
+# Seen at the peak of each build, in GiB: what is downloaded, unpacked and committed.
+_GIB = {BASE: 1.0, "torch-base": 12.0, "trainer": 2.0, "server": 5.0}
 _PACKAGES = ("buildah", "debootstrap", "git", "ca-certificates")
 
 
