@@ -4,7 +4,7 @@ Facts in, actions and status out. Pure.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -78,7 +78,7 @@ def decide(job: FineTuneJob, facts: JobFacts) -> Decision:
         verdict = draft.settle(stage)
         if verdict.state is not State.DONE:
             return Decision(draft.finish(stage, verdict), verdict.actions, verdict.look_again)
-    done = Verdict(State.DONE, reasons.SUCCEEDED, _success_words(draft))
+    done = Verdict(State.DONE, reasons.SUCCEEDED, results.words(Stage.PUBLISH, draft.current.status))
     return Decision(draft.finish(Stage.PUBLISH, done))
 
 
@@ -143,7 +143,8 @@ class _Draft:
                 f"the {stage.value} pod's result does not parse: {'.'.join(map(str, first['loc']))}: {first['msg']}. "
             )
             return Verdict(State.STALLED, reasons.INVALID_RESULT, f"{message}Trainer image and operator must match")
-        return self._gated(verdict) if stage is Stage.TRAIN else verdict
+        told = replace(verdict, message=verdict.said.message or results.words(stage, self.current.status))
+        return self._gated(told) if stage is Stage.TRAIN else told
 
     def _gated(self, verdict: Verdict) -> Verdict:
         missed = [gate.message for gate in self.fields["evaluation"].gates if not gate.passed]
@@ -256,8 +257,3 @@ def _progress(found: Progress, now: datetime) -> ProgressStatus:
         eta=format_duration(found.eta_seconds) if found.eta_seconds is not None else "",
         updated_time=timestamp(now),
     )
-
-
-def _success_words(draft: _Draft) -> str:
-    artifact = draft.current.status.artifact
-    return f"published {artifact.digest[:19]} to {artifact.path}" if artifact else "published"

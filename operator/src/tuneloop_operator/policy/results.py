@@ -39,6 +39,32 @@ def absorb(stage: Stage, job: FineTuneJob, said: Termination, seconds: float) ->
     return absorbers[stage]()
 
 
+def words(stage: Stage, status: FineTuneJobStatus) -> str:
+    """What a finished stage did, in one line for Events and conditions."""
+    model, dataset, scores = status.model, status.dataset, status.evaluation
+    if stage is Stage.FETCH and model and dataset:
+        return (
+            f"{model.uri} ({_megabytes(model.bytes)}) and {dataset.uri} ({_megabytes(dataset.bytes)}) are in the store"
+        )
+    if stage is Stage.CHECK and dataset:
+        held = f"{dataset.train_rows} to train on, {dataset.validation_rows} held out"
+        rows = f"{dataset.rows} rows ({dataset.format}), {held}"
+        return f"{rows}; {dataset.train_tokens} training tokens, {dataset.truncated_rows} rows cut"
+    if stage is Stage.TRAIN and scores and scores.base and scores.tuned and status.progress:
+        base, tuned = scores.base.eval_loss, scores.tuned.eval_loss
+        losses = f"evalLoss {base:g} before and {tuned:g} after, " if base is not None and tuned is not None else ""
+        return f"{losses}{status.progress.total_steps} steps, {len(scores.gates)} gates passed"
+    if stage is Stage.PUBLISH and status.artifact:
+        return (
+            f"published {status.artifact.digest[:19]} ({_megabytes(status.artifact.bytes)}) to {status.artifact.path}"
+        )
+    return f"{stage.value} succeeded"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
+
+
 def _fetched(job: FineTuneJob, found: FetchResult) -> Fields:
     model = ModelStatus(uri=found.model_uri, commit=found.model_commit, path=found.model_path, bytes=found.model_bytes)
     dataset = DatasetStatus(

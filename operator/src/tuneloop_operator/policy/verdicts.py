@@ -126,7 +126,7 @@ def _until_retry(case: Case) -> float:
 def _completed(case: Case, job: Obj) -> Verdict:
     said = last_termination(case.facts.pods, case.stage, outcome="Succeeded")
     if said is not None and said.result is not None:
-        return Verdict(State.DONE, reasons.SUCCEEDED, said.message or f"{case.stage.value} succeeded", said=said)
+        return Verdict(State.DONE, reasons.SUCCEEDED, said.message, said=said)
     # The result is in the work folder: the stage run again answers in seconds.
     ended = parse_time(str(job["status"].get("completionTime") or case.now.isoformat()))
     wait = (ended + timedelta(seconds=PATIENCE_SECONDS) - case.now).total_seconds()
