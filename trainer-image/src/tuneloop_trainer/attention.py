@@ -5,10 +5,10 @@ Here a pack is cut at its document borders instead: one kernel for all on CUDA, 
 Registered under ``NAME``; only used in training and scoring, never in generation.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as functional
+from torch.nn import functional
 from transformers import AttentionInterface
 
 NAME = "tuneloop_packed"
@@ -48,61 +48,68 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each document; shapes (1, heads, tokens, head size) to (1, tokens, heads, head size)."""
-    lengths = kwargs["document_lengths"]
     window = sliding_window if sliding_window and sliding_window < kwargs["max_length_q"] else None
+    packed = Packed(query, key, value, scaling, window)
     if query.is_cuda:
-        return _on_cuda(query, key, value, scaling, window, kwargs), None
-    return _on_cpu(query, key, value, scaling, window, lengths), None
+        return _on_cuda(packed, kwargs["cu_seq_lens_q"], kwargs["max_length_q"]), None
+    return _on_cpu(packed, kwargs["document_lengths"]), None
 
 
-def _on_cuda(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scaling: float | None,
-    window: int | None,
-    kwargs: dict[str, Any],
-) -> torch.Tensor:
+class Packed(NamedTuple):
+    """Queries, keys and values of a pack, (1, heads, tokens, head size), and how they are looked at."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    scale: float | None
+    window: int | None  # tokens that one may look back at, itself included; None is all
+
+    @property
+    def groups(self) -> int:
+        """Query heads that share one key head."""
+        return self.query.shape[1] // self.key.shape[1]
+
+
+def _on_cuda(packed: Packed, borders: torch.Tensor, longest: int) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - CUDA only
 
-    tokens_first = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
+    query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in packed[:3])
+    left = packed.window - 1 if packed.window else -1
     output = varlen_attn(
-        *tokens_first,
-        kwargs["cu_seq_lens_q"],
-        kwargs["cu_seq_lens_k"],
-        kwargs["max_length_q"],
-        kwargs["max_length_k"],
-        scale=scaling,
-        window_size=(window - 1 if window else -1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        query,
+        key,
+        value,
+        borders,
+        borders,
+        longest,
+        longest,
+        scale=packed.scale,
+        window_size=(left, 0),
+        enable_gqa=packed.groups > 1,
     )
     assert isinstance(output, torch.Tensor)
     return output.unsqueeze(0)
 
 
-def _on_cpu(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scaling: float | None,
-    window: int | None,
-    lengths: tuple[int, ...],
-) -> torch.Tensor:
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+def _on_cpu(packed: Packed, lengths: tuple[int, ...]) -> torch.Tensor:
+    key, value = packed.key, packed.value
+    if packed.groups > 1:
+        key, value = (tensor.repeat_interleave(packed.groups, dim=1) for tensor in (key, value))
+    queries, keys, values = (torch.split(tensor, list(lengths), dim=2) for tensor in (packed.query, key, value))
     pieces = [
-        functional.scaled_dot_product_attention(
-            *document,
-            scale=scaling,
-            attn_mask=_window_mask(length, window) if window and length > window else None,
-            is_causal=not (window and length > window),
-        )
-        for length, *document in zip(
-            lengths, query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
-        )
+        _one_document(*document, packed.scale, packed.window) for document in zip(queries, keys, values, strict=True)
     ]
     return torch.cat(pieces, dim=2).transpose(1, 2)
+
+
+def _one_document(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, window: int | None
+) -> torch.Tensor:
+    length = query.shape[2]
+    mask = _window_mask(length, window) if window and length > window else None
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale
+    )
 
 
 def _window_mask(length: int, window: int) -> torch.Tensor:

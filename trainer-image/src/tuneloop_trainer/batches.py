@@ -47,7 +47,9 @@ class Schedule:
         ends = np.searchsorted(reached, shares - 0.5, side="left") + 1
         number = np.arange(steps)
         ends = np.maximum.accumulate(ends - number) + number  # strictly increasing
-        return np.minimum(ends, count - (steps - 1 - number))
+        ends = np.minimum(ends, count - (steps - 1 - number))
+        cut: npt.NDArray[np.int64] = ends.astype(np.int64)
+        return cut
 
 
 def pack(

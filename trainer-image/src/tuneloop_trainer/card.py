@@ -42,7 +42,8 @@ def model_card(manifest: dict[str, Any]) -> str:
             f"({training['tokensPerSecond']:.0f} tokens/s), {training['resumes']} resumes",
             f"- {training['trainableParameters']} of {training['totalParameters']} parameters trained; rank "
             f"{manifest['spec']['method']['lora']['rank']}, alpha {manifest['spec']['method']['lora']['alpha']}, "
-            f"learning rate {manifest['spec']['training']['learningRate']}, seed {manifest['spec']['training']['seed']}",
+            f"learning rate {manifest['spec']['training']['learningRate']}, "
+            f"seed {manifest['spec']['training']['seed']}",
             f"- {dataset['trainRows']} rows trained on, {dataset['validationRows']} held out",
             "",
             "Every setting, image and digest is in `manifest.json`.",

@@ -74,7 +74,9 @@ def _check(stage_input: CheckInput, paths: Paths, report: Report) -> CheckResult
     files = find_files(paths.dataset)
     report.files = [path.name for path in (*files.train, *files.validation)]
     seen = _survey(files, Format(source.format), encoder.has_template, training.seed, report)
-    split = make_split(Decimal(0 if files.validation else source.validation.fraction), seen.smallest_hash, training.seed)
+    split = make_split(
+        Decimal(0 if files.validation else source.validation.fraction), seen.smallest_hash, training.seed
+    )
     with folder_aside(paths.work) as aside:
         writer = _Writer(encoder, training.max_sequence_length, aside, report)
         for record, row in read_rows(files.train, seen.format, encoder.has_template):
@@ -182,8 +184,8 @@ class _Writer:
 def _nothing_left(side: str, each: Side, limit: int, format_: Format) -> str:
     if each.untrained:
         return (
-            f"all {each.untrained} rows of the {side} part are longer than maxSequenceLength {limit} before their answer "
-            "begins: raise training.maxSequenceLength or shorten the prompts"
+            f"all {each.untrained} rows of the {side} part are longer than maxSequenceLength {limit} before their "
+            "answer begins: raise training.maxSequenceLength or shorten the prompts"
         )
     if side == "train":
         return f"no row is left to train on: all of them are held out. Add rows. {expectation(format_)}"

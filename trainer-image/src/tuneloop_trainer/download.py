@@ -91,7 +91,8 @@ class Downloader:
 
     def _require_small(self, size: int, shown: str) -> None:
         if self._max_bytes and size > self._max_bytes:
-            message = f"{shown} is larger than {gib(self._max_bytes)}, the most that hub.maxBytes of this installation allows."
+            most = gib(self._max_bytes)
+            message = f"{shown} is larger than {most}, the most that hub.maxBytes of this installation allows."
             raise StageError(Reason.DATASET_INVALID, message)
 
 
@@ -134,7 +135,9 @@ def _require_ok(response: httpx2.Response, shown: str, with_token: bool) -> None
     if status in (404, 410):
         raise StageError(Reason.DATASET_NOT_FOUND, f"{shown} does not exist ({status}). Check dataset.uri.")
     if status >= 500 or status in (408, 429):
-        raise StageError(Reason.HUB_UNAVAILABLE, f"{shown} could not be read (status {status}); it will be tried again.")
+        raise StageError(
+            Reason.HUB_UNAVAILABLE, f"{shown} could not be read (status {status}); it will be tried again."
+        )
     raise StageError(Reason.DATASET_NOT_FOUND, f"{shown} could not be read: status {status}.")
 
 

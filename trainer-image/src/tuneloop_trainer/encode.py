@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneloop_core.data.rows import ChatRow, CompletionRow, Row, TextRow
-from tuneloop_core.data.spans import Message, Span, SpanError, find_spans
+from tuneloop_core.data.spans import Message, SpanError, find_spans
 from tuneloop_core.stages import Reason
 
 from tuneloop_trainer.errors import StageError
@@ -95,7 +95,7 @@ class Encoder:
             text, spans = find_spans(self._render, row.as_messages(), self._closers)
         except SpanError as error:
             raise EncodeError(f"the trained part cannot be found: {error}") from error
-        encoded = self._tokenize(text, list(spans), False)
+        encoded = self._tokenize(text, spans, False)
         ends_open = text[spans[-1][0] : spans[-1][1]].endswith(tuple(self._closers))
         return encoded if ends_open or text[spans[-1][1] :].strip() else self._with_end(encoded)
 
@@ -117,7 +117,7 @@ class Encoder:
             raise EncodeError(f"the model's chat template refuses it: {error}") from error
         return str(text)
 
-    def _tokenize(self, text: str, spans: list[tuple[int, int | None]] | list[Span], special: bool) -> Encoded:
+    def _tokenize(self, text: str, spans: Sequence[tuple[int, int | None]], special: bool) -> Encoded:
         """Tokens of a text; those that begin within a span are trained."""
         out = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
         trained = [int(_inside(start, end, spans)) for start, end in out["offset_mapping"]]

@@ -36,7 +36,10 @@ class AddressGuard:
     """Decides on addresses. ``allowed`` is for tests that serve on loopback."""
 
     def __init__(
-        self, refused: Iterable[str] = (), resolver: Resolver = resolve, allowed: Callable[[IPAddress], bool] | None = None
+        self,
+        refused: Iterable[str] = (),
+        resolver: Resolver = resolve,
+        allowed: Callable[[IPAddress], bool] | None = None,
     ) -> None:
         self._refused = [ipaddress.ip_network(cidr, strict=False) for cidr in (*METADATA, *refused)]
         self._resolver = resolver
@@ -128,13 +131,17 @@ class GuardedTransport(httpx2.HTTPTransport):
 
 
 def guarded_client(
-    guard: AddressGuard, hooks: Sequence[Callable[[httpx2.Request], Any]] = (), schemes: Sequence[str] = ("https", "http")
+    guard: AddressGuard,
+    hooks: Sequence[Callable[[httpx2.Request], Any]] = (),
+    schemes: Sequence[str] = ("https", "http"),
 ) -> httpx2.Client:
     """A client that follows redirects, each one checked for its address and its scheme."""
 
     def check_scheme(request: httpx2.Request) -> None:
         if request.url.scheme not in schemes:
-            message = f"the download leads to {request.url.scheme}://{request.url.host}; only {schemes[0]}:// is followed"
+            message = (
+                f"the download leads to {request.url.scheme}://{request.url.host}; only {schemes[0]}:// is followed"
+            )
             raise StageError(Reason.URI_REFUSED, message)
 
     return httpx2.Client(

@@ -10,6 +10,7 @@ import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,8 +89,8 @@ class Hub:
             has = f" (it has {', '.join(others)})" if others else ""
             raise StageError(
                 Reason.MODEL_UNSUPPORTED,
-                f"hf://{name} has no .safetensors weights{has}; other formats can run code when loaded. Take a repository "
-                "with safetensors, or convert it.",
+                f"hf://{name} has no .safetensors weights{has}; other formats can run code when loaded. Take a "
+                "repository with safetensors, or convert it.",
             )
         return Repository("model", name, str(info.sha), files)
 
@@ -110,18 +111,14 @@ class Hub:
         for path, size in repository.files.items():
             log.info("fetching %s (%.1f MiB)", path, size / 2**20)
             self._ask(
-                repository.kind,
-                repository.name,
-                repository.commit,
-                lambda path=path: self._api.hf_hub_download(
-                    repository.name,
-                    path,
-                    repo_type=repository.kind,
-                    revision=repository.commit,
-                    local_dir=folder,
-                ),
+                repository.kind, repository.name, repository.commit, partial(self._file, repository, path, folder)
             )
         shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+    def _file(self, repository: Repository, path: str, folder: Path) -> str:
+        return self._api.hf_hub_download(
+            repository.name, path, repo_type=repository.kind, revision=repository.commit, local_dir=folder
+        )
 
     def _info(self, method: Callable[..., Any], name: str, revision: str) -> Any:
         return method(name, revision=revision, files_metadata=True, timeout=30)
@@ -148,7 +145,8 @@ class Hub:
             )
         if isinstance(error, RevisionNotFoundError):
             return StageError(
-                Reason.REVISION_NOT_FOUND, f"{uri} exists on {self.endpoint} but has no branch, tag or commit {revision}."
+                Reason.REVISION_NOT_FOUND,
+                f"{uri} exists on {self.endpoint} but has no branch, tag or commit {revision}.",
             )
         if status in (401, 403) and not _says_not_found(error):
             return StageError(Reason.ACCESS_DENIED, self._denied(uri, status))
@@ -161,12 +159,12 @@ class Hub:
     def _denied(self, uri: str, status: int) -> str:
         if self._token:
             return (
-                f"{self.endpoint} refused {uri} ({status}): the token in credentialsSecret (key 'token') is wrong, expired "
-                "or may not read it."
+                f"{self.endpoint} refused {uri} ({status}): the token in credentialsSecret (key 'token') is wrong, "
+                "expired or may not read it."
             )
         return (
-            f"{self.endpoint} refused {uri} ({status}): it is private or does not exist, and no token was given. Name a "
-            "Secret with the key 'token' in credentialsSecret."
+            f"{self.endpoint} refused {uri} ({status}): it is private or does not exist, and no token was given. "
+            "Name a Secret with the key 'token' in credentialsSecret."
         )
 
     def _unavailable(self, uri: str, error: Exception) -> StageError:
@@ -177,7 +175,9 @@ class Hub:
         )
 
     def _who(self) -> str:
-        return "the owner of the token" if self._token else "anyone: no token was given (credentialsSecret, key 'token')"
+        return (
+            "the owner of the token" if self._token else "anyone: no token was given (credentialsSecret, key 'token')"
+        )
 
     def _or_hidden(self) -> str:
         return ", or the token may not see it" if self._token else ""
@@ -193,8 +193,8 @@ def check_config(folder: Path, uri: str) -> None:
     if config.get("auto_map") or any(key.startswith("_attn_implementation") for key in config):
         raise StageError(
             Reason.MODEL_UNSUPPORTED,
-            f"{uri} ({model_type}) brings code of its own (auto_map in config.json), and code from a repository is never "
-            "run. Take a model whose architecture transformers knows.",
+            f"{uri} ({model_type}) brings code of its own (auto_map in config.json), and code from a repository is "
+            "never run. Take a model whose architecture transformers knows.",
         )
 
 

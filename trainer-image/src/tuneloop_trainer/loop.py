@@ -172,8 +172,8 @@ class Loop:
     def _not_finite(self, what: str) -> StageError:
         return StageError(
             Reason.LOSS_NAN,
-            f"{what} at step {self.state.step + 1}. Lower training.learningRate (now {self.training.learning_rate}), and "
-            "look for broken texts in the dataset.",
+            f"{what} at step {self.state.step + 1}. Lower training.learningRate (now {self.training.learning_rate}), "
+            "and look for broken texts in the dataset.",
         )
 
 

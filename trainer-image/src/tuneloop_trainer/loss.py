@@ -42,17 +42,19 @@ class Head:
 
 def summed_loss(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
     """Sum of the cross-entropy in nats over tokens; ``hidden`` (tokens, hidden size), ``targets`` (tokens,)."""
-    loss: torch.Tensor = _ChunkedLoss.apply(hidden, targets, head)
+    loss: torch.Tensor = _ChunkedLoss.apply(hidden, targets, head)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
         rows = max(1, CHUNK_BYTES[hidden.device.type] // (head.weight.shape[0] * 4))
-        total = torch.zeros((), dtype=torch.float64 if hidden.device.type == "cpu" else torch.float32, device=hidden.device)
+        total = torch.zeros(
+            (), dtype=torch.float64 if hidden.device.type == "cpu" else torch.float32, device=hidden.device
+        )
         gradients = []
-        for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
+        for part, wanted in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
             loss, gradient = _chunk(part, wanted, head, ctx.needs_input_grad[0])
             total += loss
             gradients.append(gradient)
@@ -61,7 +63,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * upstream.to(gradient.dtype), None, None
 

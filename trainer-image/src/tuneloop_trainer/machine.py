@@ -50,7 +50,10 @@ def cpu_dtype() -> torch.dtype:
 
 
 def cpu_threads(cgroup: Path = CGROUP) -> int:
-    """CPUs of this process by its affinity and its cgroup's quota (v2 and v1), at least one."""
+    """CPUs of this process by its affinity and its cgroup's quota (v2 and v1), at least one; OMP_NUM_THREADS wins."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted):
+        return int(wanted)
     available = len(os.sched_getaffinity(0))
     quota = _quota_v2(cgroup) or _quota_v1(cgroup)
     return max(1, min(available, math.ceil(quota))) if quota else available

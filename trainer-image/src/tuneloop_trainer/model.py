@@ -18,6 +18,7 @@ from tuneloop_core.stages import Reason
 
 from tuneloop_trainer import attention
 from tuneloop_trainer.errors import StageError
+from tuneloop_trainer.lora import fuse
 from tuneloop_trainer.loss import Head, summed_loss
 from tuneloop_trainer.machine import Machine
 from tuneloop_trainer.tokens import Document
@@ -49,7 +50,8 @@ class TunedModel:
     @property
     def total_parameters(self) -> int:
         """Parameters of the base model."""
-        return sum(p.numel() for p in self.peft.parameters()) - self.trainable_parameters
+        every: int = sum(p.numel() for p in self.peft.parameters())
+        return every - self.trainable_parameters
 
     @property
     def trainable_parameters(self) -> int:
@@ -60,7 +62,9 @@ class TunedModel:
         """Last hidden states of a pack, (tokens, hidden size); each document sees itself only."""
         ids = torch.cat([torch.from_numpy(document.ids.astype("int64")) for document in documents])
         arguments = attention.packing_arguments([len(document.ids) for document in documents], self.machine.device)
-        output = self.causal.base_model(input_ids=ids.unsqueeze(0).to(self.machine.device), use_cache=False, **arguments)
+        output = self.causal.base_model(
+            input_ids=ids.unsqueeze(0).to(self.machine.device), use_cache=False, **arguments
+        )
         states: torch.Tensor = output.last_hidden_state
         return states.squeeze(0)
 
@@ -88,7 +92,7 @@ class TunedModel:
 
 
 def trained_positions(documents: list[Document]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions in the pack whose next token is trained, and those next tokens. A document's first token is never one."""
+    """Positions in the pack whose next token is trained, and those tokens. A document's first token is never one."""
     positions, targets, start = [], [], 0
     for document in documents:
         marked = torch.from_numpy(document.trained[1:].astype("bool")).nonzero().squeeze(1)
@@ -111,7 +115,9 @@ def load_model(folder: Path, machine: Machine, lora: LoRASettings, seed: int) ->
     for parameter in peft.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(machine.dtype)
-    return TunedModel(peft.to(machine.device), Head.of(causal), machine)
+    peft = peft.to(machine.device)
+    log.info("%d LoRA layers, %d of them fused", sum("lora_A" in n for n, _ in peft.named_parameters()), fuse(peft))
+    return TunedModel(peft, Head.of(causal), machine)
 
 
 def _load_causal(folder: Path, machine: Machine) -> Any:
@@ -152,6 +158,9 @@ def verify(model: TunedModel, documents: list[Document]) -> None:
     ``ModelUnsupported`` if not even the loss of one document agrees.
     """
     samples = [_shortened(document) for document in documents[:2]]
+    if not model.hidden(samples[:1]).isfinite().all():
+        message = f"the model's weights give no numbers in {model.machine.dtype}: they are broken, or overflow."
+        raise StageError(Reason.MODEL_UNSUPPORTED, message)
     if not _loss_agrees(model, samples[0]):
         message = "the model's logits are more than its last layer's product; such heads cannot be trained here."
         raise StageError(Reason.MODEL_UNSUPPORTED, message)

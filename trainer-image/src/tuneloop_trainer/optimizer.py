@@ -6,7 +6,7 @@ is a safetensors file and resuming is exact.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -27,11 +27,11 @@ class AdapterOptimizer:
         self._second = {name: torch.zeros_like(master) for name, master in self._masters.items()}
         self.steps = 0
         for name, parameter in parameters.items():
-            parameter.register_post_accumulate_grad_hook(self._collector(name))
+            parameter.register_post_accumulate_grad_hook(self._collector(name))  # type: ignore[no-untyped-call]
 
     def step(self, learning_rate: float) -> float:
         """One update; returns the gradient's norm before clipping (not finite if a gradient is not)."""
-        norm = torch.linalg.vector_norm(torch.stack([s.norm() for s in self._sums.values()])).item()
+        norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(s) for s in self._sums.values()])))
         if not math.isfinite(norm):
             return norm
         self.steps += 1
@@ -64,7 +64,7 @@ class AdapterOptimizer:
             for name, tensor in tensors.items():
                 yield kind, name, tensor
 
-    def _collector(self, name: str):  # type: ignore[no-untyped-def]
+    def _collector(self, name: str) -> Callable[[torch.Tensor], None]:
         def collect(parameter: torch.Tensor) -> None:
             if parameter.grad is not None:
                 self._sums[name] += parameter.grad

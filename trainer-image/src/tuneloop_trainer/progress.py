@@ -27,7 +27,7 @@ Phase = Literal["Loading", "BaseEvaluation", "Training", "TunedEvaluation", "Sav
 
 @dataclass
 class Board:
-    """The present state. ``costs`` are the phases' shares of the whole work, in units of forward passes over a token."""
+    """The present state. ``costs`` are the phases' shares of the whole work, in forward passes over a token."""
 
     metrics_file: Path | None = None
     costs: dict[str, float] = field(default_factory=dict)
@@ -40,8 +40,10 @@ class Board:
     def enter(self, phase: Phase, **values: Any) -> None:
         """Begin a phase."""
         with self._lock:
+            if self._values["phase"] == "Loading":
+                self._started = time.monotonic()
             self._done_cost = sum(cost for name, cost in self.costs.items() if _before(name, phase))
-            self._values |= {"phase": phase, **values}
+            self._values |= {"phase": phase, "share": 0.0, **values}
         log.info("%s", phase)
 
     def skip_to(self, share: float) -> None:
@@ -164,7 +166,8 @@ class _Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._gauges = {
-            name: Gauge(f"tuneloop_training_{name}", words, registry=self._registry) for name, words in self.NAMES.items()
+            name: Gauge(f"tuneloop_training_{name}", words, registry=self._registry)
+            for name, words in self.NAMES.items()
         }
         self._lock = threading.Lock()
 

@@ -91,7 +91,12 @@ def _manifest(
         kind="Adapter",
         name=stage_input.name,
         namespace=stage_input.namespace,
-        model={"uri": spec.model.uri, "revision": spec.model.revision, "resolved": fetch.model_uri, "commit": fetch.model_commit},
+        model={
+            "uri": spec.model.uri,
+            "revision": spec.model.revision,
+            "resolved": fetch.model_uri,
+            "commit": fetch.model_commit,
+        },
         dataset={
             "uri": spec.dataset.uri,
             "digest": fetch.dataset_digest,

@@ -59,6 +59,8 @@ def run_stage(stage: Stage, function: StageFunction, paths: Paths, holds: Holds 
     ``holds`` says whether an earlier result is still true; one that is not is computed again.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True)
+    for name in ("httpx2", "httpcore2", "botocore"):  # they log whole URLs, and a query may be a signature
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         termination = _succeed(stage, function, paths, holds)
         code = 0

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,10 +35,10 @@ class TokenWriter:
     def append(self, ids: list[int], trained: list[int]) -> None:
         """Add one document; both lists have its length."""
         self._end += len(ids)
-        ends = np.array([self._end], dtype=np.int64)
-        arrays = (np.array(ids, dtype=np.int32), np.array(trained, dtype=np.uint8), ends)
-        for stream, array in zip(self._files, arrays, strict=True):
-            stream.write(array.tobytes())
+        tokens, marks, ends = self._files
+        tokens.write(np.array(ids, dtype=np.int32).tobytes())
+        marks.write(np.array(trained, dtype=np.uint8).tobytes())
+        ends.write(np.array([self._end], dtype=np.int64).tobytes())
 
     def __enter__(self) -> "TokenWriter":
         return self
@@ -55,9 +56,9 @@ class TokenStore:
     """Documents by number."""
 
     def __init__(self, folder: Path) -> None:
-        self._ends = _mapped(folder / ENDS, np.dtype(np.int64))
-        self._ids = _mapped(folder / IDS, np.dtype(np.int32))
-        self._trained = _mapped(folder / TRAINED, np.dtype(np.uint8))
+        self._ends: npt.NDArray[np.int64] = _mapped(folder / ENDS, np.int64)
+        self._ids: npt.NDArray[np.int32] = _mapped(folder / IDS, np.int32)
+        self._trained: npt.NDArray[np.uint8] = _mapped(folder / TRAINED, np.uint8)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -73,7 +74,7 @@ class TokenStore:
         return Document(self._ids[start:end], self._trained[start:end])
 
 
-def _mapped(path: Path, dtype: "np.dtype[np.generic]") -> npt.NDArray[np.generic]:
+def _mapped(path: Path, dtype: type[np.generic]) -> npt.NDArray[Any]:
     if not path.stat().st_size:  # an empty file cannot be mapped
         return np.empty(0, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r")

@@ -80,7 +80,10 @@ class _Run:
         model, encoder = self._load()
         store = TokenStore(self.paths.data / "train")
         held_out = HeldOut(
-            TokenStore(self.paths.data / "validation"), self.paths.data / "validation.jsonl", self.evaluation, self.training.seed
+            TokenStore(self.paths.data / "validation"),
+            self.paths.data / "validation.jsonl",
+            self.evaluation,
+            self.training.seed,
         )
         verify(model, [store.document(number) for number in range(min(2, len(store)))])
         loop = self._loop(model, store)

@@ -16,6 +16,7 @@ MAX_LINE_BYTES = 32 * 1024 * 1024
 TRAIN_NAMES = ("train",)
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")
 SUFFIXES = (".jsonl", ".ndjson", ".json")
+ARRAY = "the file is one JSON array; write one object a line instead (JSON Lines)"
 OTHER_FORMATS = (".parquet", ".csv", ".tsv", ".arrow", ".txt", ".xlsx", ".gz", ".zst", ".zip")
 
 
@@ -117,13 +118,13 @@ def _object(data: bytes, line: int) -> dict[str, Any]:
     except (json.JSONDecodeError, RecursionError) as error:
         raise BadRowError(_json_problem(text, line, error)) from None
     if not isinstance(value, dict):
-        raise BadRowError("is JSON but not an object")
+        raise BadRowError(ARRAY if isinstance(value, list) and line == 1 else "is JSON but not an object")
     return value
 
 
 def _json_problem(text: str, line: int, error: Exception) -> str:
     if line == 1 and text.lstrip().startswith("["):
-        return "the file is one JSON array; write one object a line instead (JSON Lines)"
+        return ARRAY
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error.msg} at column {error.colno}"
     return "not JSON: nested too deeply"

@@ -8,6 +8,7 @@ be proven raises ``SpanError``.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from os.path import commonprefix
 from typing import Protocol
 
@@ -38,7 +39,7 @@ def find_spans(render: Render, messages: Sequence[Message], closers: Sequence[st
     text = render(messages, add_generation_prompt=False)
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     spans = [_turn_span(render, messages, index, text, closers) for index in turns]
-    if any(later[0] < earlier[1] for earlier, later in zip(spans, spans[1:], strict=False)):
+    if any(later[0] < earlier[1] for earlier, later in pairwise(spans)):
         raise SpanError("the template writes assistant messages in another order than they came")
     return text, spans
 
@@ -54,7 +55,7 @@ def _prefix_length(render: Render, messages: Sequence[Message], index: int, text
     """Where generation would start, if the render of the earlier messages is a prefix of the whole."""
     try:
         prefix = render(messages[:index], add_generation_prompt=True)
-    except Exception:  # noqa: BLE001 - templates raise what they like; the other way then decides
+    except Exception:  # templates raise what they like; the other way then decides
         return None
     return len(prefix) if text.startswith(prefix) else None
 

@@ -1,7 +1,7 @@
 """Which rows are held out: by a hash of what the row asks, so that it never depends on order or chance.
 
-The same row is on the same side in every run of one seed, also after rows were added; two rows that ask the same are never on
-both sides.
+The same row is on the same side in every run of one seed, also after rows were added; two rows that ask the same are
+never on both sides.
 """
 
 from dataclasses import dataclass

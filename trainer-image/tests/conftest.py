@@ -1,0 +1,34 @@
+"""A tiny model and dataset, made once; and a pod's folders for each test."""
+
+import shutil
+from pathlib import Path
+
+import pods
+import pytest
+import torch
+
+torch.set_num_threads(1)
+tiny_model = pods.load_tiny_model()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(tiny_model.write_tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(tiny_model.write_tiny_dataset(tmp_path_factory.mktemp("colours"), rows=48))
+
+
+@pytest.fixture
+def bare_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pods.Pod:
+    return pods.Pod(tmp_path / "pod", monkeypatch)
+
+
+@pytest.fixture
+def pod(bare_pod: pods.Pod, tiny: Path, colours: Path) -> pods.Pod:
+    """A pod with the tiny model and dataset in place."""
+    shutil.copytree(tiny, bare_pod.paths.model, dirs_exist_ok=True)
+    shutil.copytree(colours, bare_pod.paths.dataset, dirs_exist_ok=True)
+    return bare_pod

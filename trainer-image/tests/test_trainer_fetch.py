@@ -1,0 +1,304 @@
+"""Stage fetch with the real clients against servers on loopback, and the guard that keeps them from harm."""
+
+import errno
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import hubs
+import pods
+import pytest
+from tuneloop_core.stages import FetchInput, FetchResult, Reason, Stage
+
+from tuneloop_trainer import fetch
+from tuneloop_trainer.download import Downloader, S3Credentials
+from tuneloop_trainer.errors import StageError
+from tuneloop_trainer.files import is_whole, store_full_told
+from tuneloop_trainer.guard import AddressGuard, guarded_client
+
+ON_LOOPBACK = AddressGuard(allowed=lambda address: address.is_loopback)
+ROWS = b'{"text": "one"}\n{"text": "two"}\n'
+
+
+@pytest.fixture
+def state(tiny: Path) -> hubs.HubState:
+    files = {path.name: path.read_bytes() for path in tiny.iterdir()}
+    extra = {
+        "README.md": b"#",
+        "pytorch_model.bin": b"pickle",
+        "modeling.py": b"evil()",
+        "onnx/model.safetensors": b"x",
+    }
+    state = hubs.HubState()
+    state.models = {
+        "acme/tiny": hubs.Repository(files | extra),
+        "acme/pickle": hubs.Repository({"config.json": b"{}", "pytorch_model.bin": b"x"}),
+        "acme/code": hubs.Repository(
+            {"config.json": b'{"model_type": "x", "auto_map": {"AutoModel": "m.M"}}', "m.safetensors": b"x"}
+        ),
+        "acme/private": hubs.Repository(files, private=True),
+        "acme/gated": hubs.Repository(files, gated=True),
+    }
+    state.datasets = {
+        "acme/rows": hubs.Repository({"train.jsonl": ROWS, "validation.jsonl": ROWS, "README.md": b"#"}),
+        "acme/parquet": hubs.Repository({"data/train-0.parquet": b"PAR1"}),
+    }
+    return state
+
+
+@pytest.fixture
+def hub(state: hubs.HubState) -> Iterator[str]:
+    with hubs.serving(lambda *request: hubs.hub_answer(state, *request)) as url:
+        yield url
+
+
+def run(pod: pods.Pod, hub: str, model: str, dataset: str = "", token: str = "", **model_fields: str) -> FetchResult:
+    if token:
+        (pod.root / "secrets/model").mkdir(parents=True)
+        (pod.root / "secrets/model/token").write_text(token + "\n")
+    source = {"uri": model, **model_fields}
+    stage_input = FetchInput(
+        owner="FineTuneJob test/job", model=source, dataset={"uri": dataset} if dataset else None, hub_endpoint=hub
+    )
+    return fetch.run(stage_input, pod.paths, ON_LOOPBACK)
+
+
+def fails(pod: pods.Pod, hub: str, model: str, dataset: str = "", token: str = "", **fields: str) -> StageError:
+    with pytest.raises(StageError) as caught:
+        run(pod, hub, model, dataset, token, **fields)
+    assert "hf_" not in caught.value.message
+    return caught.value
+
+
+def test_a_model_is_fetched_once_by_its_commit(bare_pod: pods.Pod, hub: str, state: hubs.HubState) -> None:
+    result = run(bare_pod, hub, "hf://acme/tiny", "hf://datasets/acme/rows", revision="v1")
+    assert result.model_uri == f"hf://acme/tiny@{hubs.COMMIT}"
+    assert result.model_path == f"models/hf/acme--tiny/{hubs.COMMIT}"
+    folder = bare_pod.root / "store" / result.model_path
+    assert is_whole(folder)
+    names = {path.name for path in folder.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"} <= names
+    assert not names & {"pytorch_model.bin", "modeling.py", "onnx", ".cache", "README.md"}
+    dataset = bare_pod.root / "store" / result.dataset_path
+    assert {path.name for path in dataset.iterdir()} == {"train.jsonl", "validation.jsonl", "DIGEST"}
+    assert result.dataset_digest == "sha256:" + dataset.name
+
+    state.requests.clear()
+    again = run(bare_pod, hub, "hf://acme/tiny", "hf://datasets/acme/rows")
+    assert again.cached
+    assert again.model_path == result.model_path
+    assert not any(path.endswith(".safetensors") for _, path, _ in state.requests)
+    assert not list(bare_pod.root.glob("store/**/.aside-*"))
+
+
+def test_one_file_of_a_dataset_can_be_named(bare_pod: pods.Pod, hub: str) -> None:
+    result = run(bare_pod, hub, "hf://acme/tiny", "hf://datasets/acme/rows/train.jsonl")
+    dataset = bare_pod.root / "store" / result.dataset_path
+    assert {path.name for path in dataset.iterdir()} == {"train.jsonl", "DIGEST"}
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "reason", "words"),
+    [
+        ("hf://acme/tiny", {"revision": "gone"}, Reason.REVISION_NOT_FOUND, "has no branch, tag or commit gone"),
+        ("hf://acme/absent", {}, Reason.ACCESS_DENIED, "it is private or does not exist, and no token was given"),
+        ("hf://acme/absent", {"token": "hf_good"}, Reason.MODEL_NOT_FOUND, "hf://acme/absent does not exist"),
+        ("hf://acme/private", {}, Reason.ACCESS_DENIED, "no token was given"),
+        ("hf://acme/tiny", {"token": "hf_bad"}, Reason.ACCESS_DENIED, "is wrong, expired or may not read it"),
+        (
+            "hf://acme/gated",
+            {"token": "hf_good"},
+            Reason.GATED_MODEL_NOT_ACCEPTED,
+            "licence was not accepted by the owner",
+        ),
+        ("hf://acme/pickle", {}, Reason.MODEL_UNSUPPORTED, r"no .safetensors weights (it has pytorch_model.bin)"),
+        ("hf://acme/code", {}, Reason.MODEL_UNSUPPORTED, "brings code of its own (auto_map"),
+        ("s3://bucket/model", {}, Reason.MODEL_UNSUPPORTED, "from hf:// and pvc://, not s3://"),
+    ],
+)
+def test_each_refusal_has_its_reason(
+    bare_pod: pods.Pod, hub: str, model: str, fields: dict[str, str], reason: Reason, words: str
+) -> None:
+    error = fails(bare_pod, hub, model, **fields)
+    assert (error.reason, error.exit_code) == (reason, 42)
+    assert words in error.message
+    assert model in error.message
+
+
+def test_a_private_model_is_fetched_with_its_token(bare_pod: pods.Pod, hub: str) -> None:
+    assert run(bare_pod, hub, "hf://acme/private", token=hubs.TOKEN).model_commit == hubs.COMMIT
+
+
+def test_a_hub_that_is_away_is_worth_another_try(
+    bare_pod: pods.Pod, hub: str, state: hubs.HubState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _seconds: None)
+    state.broken = True
+    error = fails(bare_pod, hub, "hf://acme/tiny")
+    assert (error.reason, error.exit_code) == (Reason.HUB_UNAVAILABLE, 75)
+    error = fails(bare_pod, "http://127.0.0.1:9", "hf://acme/tiny")
+    assert error.reason is Reason.HUB_UNAVAILABLE
+
+
+def test_datasets_that_are_not_there_or_not_json_lines(bare_pod: pods.Pod, hub: str) -> None:
+    error = fails(bare_pod, hub, "hf://acme/tiny", "hf://datasets/acme/parquet")
+    assert (error.reason, "data/train-0.parquet" in error.message) == (Reason.DATASET_INVALID, True)
+    error = fails(bare_pod, hub, "hf://acme/tiny", "hf://datasets/acme/rows/other.jsonl")
+    assert (error.reason, "no file other.jsonl" in error.message) == (Reason.DATASET_NOT_FOUND, True)
+
+
+def test_a_download_that_is_redirected_to_a_refused_address_is_refused(
+    bare_pod: pods.Pod, hub: str, state: hubs.HubState
+) -> None:
+    state.redirect_downloads_to = "http://169.254.169.254/latest/meta-data"
+    error = fails(bare_pod, hub, "hf://acme/tiny")
+    assert error.reason is Reason.URI_REFUSED
+    assert "169.254.169.254, a link-local address" in error.message
+
+
+def test_too_large_a_model_is_refused_before_it_is_downloaded(bare_pod: pods.Pod, hub: str) -> None:
+    stage_input = FetchInput(owner="o", model={"uri": "hf://acme/tiny"}, hub_endpoint=hub, max_bytes=1000)
+    with pytest.raises(StageError, match=r"hub\.maxBytes of this installation allows"):
+        fetch.run(stage_input, bare_pod.paths, ON_LOOPBACK)
+
+
+def test_a_vanished_model_is_fetched_again_though_the_result_is_there(bare_pod: pods.Pod, tiny: Path) -> None:
+    claim = bare_pod.root / "claims/model/tiny"
+    claim.mkdir(parents=True)
+    for path in tiny.iterdir():
+        (claim / path.name).write_bytes(path.read_bytes())
+    stage_input = {"model": {"uri": "pvc://models/tiny"}, "pvcModelPath": "/claims/model"}
+    first = bare_pod.succeed(Stage.FETCH, stage_input)
+    folder = bare_pod.root / "store" / first["modelPath"]
+    folder.rename(folder.with_name("evicted"))
+    assert bare_pod.succeed(Stage.FETCH, stage_input)["modelPath"] == first["modelPath"]
+    assert is_whole(folder)
+
+
+def test_a_link_out_of_a_claim_is_refused(bare_pod: pods.Pod) -> None:
+    claim = bare_pod.root / "claims/model"
+    claim.mkdir(parents=True)
+    (claim / "out").symlink_to("/etc")
+    code, termination = bare_pod.run(Stage.FETCH, {"model": {"uri": "pvc://m/out"}, "pvcModelPath": "/claims/model"})
+    assert (code, termination.reason) == (42, "URIRefused")
+
+
+# ---- https and s3 --------------------------------------------------------------------------------------------------
+
+
+def test_https_streams_a_file_and_keeps_the_token_from_other_hosts(tmp_path: Path) -> None:
+    seen: dict[str, dict[str, str]] = {}
+
+    def other(_method: str, path: str, headers: dict[str, str]) -> hubs.Answer:
+        seen["other"] = headers
+        return 200, {}, ROWS
+
+    with hubs.serving(other) as second:
+
+        def first(_method: str, path: str, headers: dict[str, str]) -> hubs.Answer:
+            seen["first"] = headers
+            return 302, {"Location": second + "/rows"}, b""
+
+        with hubs.serving(first) as url:
+            downloader = Downloader(ON_LOOPBACK, 0, schemes=("http",))
+            path = downloader.https(f"{url}/data/train.jsonl?sig=hush-hush", "bearer-token", tmp_path)
+    assert (path.name, path.read_bytes()) == ("train.jsonl", ROWS)
+    assert seen["first"]["authorization"] == "Bearer bearer-token"
+    assert "authorization" not in seen["other"]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(404, Reason.DATASET_NOT_FOUND), (403, Reason.ACCESS_DENIED), (503, Reason.HUB_UNAVAILABLE)],
+)
+def test_https_refusals_never_show_the_query(tmp_path: Path, status: int, reason: Reason) -> None:
+    with hubs.serving(lambda *_: (status, {}, b"")) as url, pytest.raises(StageError) as caught:
+        Downloader(ON_LOOPBACK, 0, schemes=("http",)).https(f"{url}/rows.jsonl?sig=hush-hush", "", tmp_path)
+    assert caught.value.reason is reason
+    assert "hush-hush" not in caught.value.message
+
+
+def test_the_log_of_a_stage_never_shows_a_query(bare_pod: pods.Pod, hub: str, caplog: pytest.LogCaptureFixture) -> None:
+    bare_pod.run(Stage.FETCH, {"model": {"uri": "hf://acme/tiny"}, "hubEndpoint": hub})
+    with hubs.serving(lambda *_: (200, {}, ROWS)) as url:
+        Downloader(ON_LOOPBACK, 0, schemes=("http",)).https(f"{url}/a.jsonl?sig=hush-hush", "", bare_pod.root)
+    assert "hush-hush" not in caplog.text
+
+
+def test_a_download_stops_at_the_size_cap(tmp_path: Path) -> None:
+    with hubs.serving(lambda *_: (200, {}, b"x" * 5000)) as url, pytest.raises(StageError, match="is larger than"):
+        Downloader(ON_LOOPBACK, 1000, schemes=("http",)).https(f"{url}/rows.jsonl", "", tmp_path)
+
+
+def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="only https:// is followed"):
+        Downloader(ON_LOOPBACK, 0).https("http://127.0.0.1:9/rows.jsonl", "", tmp_path)
+
+
+def test_s3_is_signed_and_its_answers_have_reasons(tmp_path: Path) -> None:
+    credentials = S3Credentials("key", "secret")
+    with hubs.serving(hubs.s3_answer({"bucket/a/train.jsonl": ROWS})) as url:
+        downloader = Downloader(ON_LOOPBACK, 0)
+        assert downloader.s3("s3://bucket/a/train.jsonl", url, credentials, tmp_path).read_bytes() == ROWS
+        with pytest.raises(StageError) as caught:
+            downloader.s3("s3://bucket/absent.jsonl", url, credentials, tmp_path)
+        assert caught.value.reason is Reason.DATASET_NOT_FOUND
+        with pytest.raises(StageError) as caught:
+            downloader.s3("s3://bucket/a/train.jsonl", url, S3Credentials(), tmp_path)
+        assert caught.value.reason is Reason.ACCESS_DENIED
+
+
+# ---- the guard -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "169.254.169.254", "fe80::1", "::ffff:127.0.0.1", "224.0.0.1",
+        "::ffff:169.254.169.254", "2002:7f00:1::", "64:ff9b::a9fe:a9fe", "100.100.100.200",
+        "fd00:ec2::254", "10.96.0.1",
+    ],
+)  # fmt: skip
+def test_addresses_that_lead_back_are_refused(address: str) -> None:
+    guard = AddressGuard(["10.96.0.1/32"], resolver=lambda _host, _port: ["10.0.0.1", address])
+    with pytest.raises(StageError) as caught:
+        guard.addresses("data.example.com", 443)
+    assert caught.value.reason is Reason.URI_REFUSED
+    assert address in caught.value.message
+
+
+@pytest.mark.parametrize("address", ["10.1.2.3", "192.168.1.1", "172.20.0.5", "8.8.8.8", "2606:4700::1", "fd12::1"])
+def test_public_and_private_addresses_are_allowed(address: str) -> None:
+    assert AddressGuard(resolver=lambda _host, _port: [address]).addresses("hub", 443) == [address]
+
+
+def test_the_client_connects_to_the_address_that_was_checked() -> None:
+    """A name that answers otherwise the second time (DNS rebinding) is never asked a second time."""
+    answers = iter([["127.0.0.1"]])
+    with hubs.serving(lambda *_: (200, {}, b"ok")) as url:
+        port = url.rsplit(":", 1)[1]
+        guard = AddressGuard(resolver=lambda _host, _port: next(answers), allowed=lambda address: address.is_loopback)
+        with guarded_client(guard) as client:
+            assert client.get(f"http://rebinding.example.com:{port}/").content == b"ok"
+
+
+def test_a_name_without_address_is_a_connection_error() -> None:
+    def unknown(_host: str, _port: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    with pytest.raises(StageError) as caught:
+        Downloader(AddressGuard(resolver=unknown), 0).https("https://absent.example.com/a.jsonl", "", Path("/tmp"))
+    assert caught.value.reason is Reason.HUB_UNAVAILABLE
+
+
+def test_a_full_store_is_told_with_sizes(tmp_path: Path) -> None:
+    with pytest.raises(StageError) as caught, store_full_told(tmp_path, "hf://acme/tiny"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (caught.value.reason, caught.value.exit_code) == (Reason.STORE_FULL, 42)
+    assert "hf://acme/tiny does not fit in the store" in caught.value.message
+    assert "GiB are free" in caught.value.message or "MiB" in caught.value.message
+
+
+def test_settings_of_the_tiny_model_are_json(tiny: Path) -> None:
+    assert json.loads((tiny / "config.json").read_text())["model_type"] == "llama"
