@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,8 @@ class Target:
         return json.loads(self.call("get", "--raw", path))
 
     def apply(self, *manifests: Obj) -> str:
-        """``kubectl apply`` of manifests."""
-        return self.call("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests, sort_keys=False))
+        """``kubectl apply`` of manifests, as JSON: PyYAML writes the text ``1e-3`` so that Go reads a number."""
+        return self.call("apply", "-f", "-", stdin=as_list(manifests))
 
     def wait_for_rollout(self, deployment: str, namespace: str, minutes: int = 10) -> None:
         """Wait until a Deployment runs as it should."""
@@ -59,6 +60,11 @@ class Target:
     def prefix(self) -> str:
         """Return ``kubectl`` as the user would type it for this cluster."""
         return " ".join(["kubectl", *self.kubectl[1:]])
+
+
+def as_list(manifests: Sequence[Obj]) -> str:
+    """Return manifests as one JSON List."""
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)})
 
 
 def _localcluster(*arguments: str) -> subprocess.CompletedProcess[str]:

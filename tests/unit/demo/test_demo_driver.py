@@ -14,7 +14,7 @@ from tuneloop_demo.dataset import Dataset, Row, build
 from tuneloop_demo.errors import DemoError
 from tuneloop_demo.shell import run
 from tuneloop_demo.talk import Answer
-from tuneloop_demo.target import choose, example
+from tuneloop_demo.target import as_list, choose, example
 
 IMAGES = {part: f"localhost/tuneloop/{part}:abc" for part in ("operator", "trainer", "server", "hub-mirror")}
 
@@ -101,6 +101,11 @@ def test_the_examples_and_the_demo_name_the_same_things() -> None:
     assert job["spec"]["dataset"]["uri"] == f"hf://datasets/{driver.DATASET_ID}"
     assert job["spec"]["model"]["uri"] == f"hf://{driver.model.MODEL_ID}"
     assert deployment["spec"]["adapters"][0]["from"]["fineTuneJob"] == job["metadata"]["name"]
+
+
+def test_a_number_in_quotes_stays_a_text() -> None:
+    sent = json.loads(as_list([example("finetunejob.yaml")]))
+    assert sent["items"][0]["spec"]["training"]["learningRate"] == "1e-3"
 
 
 def test_the_chart_accepts_the_demos_values() -> None:
