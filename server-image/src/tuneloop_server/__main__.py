@@ -1,9 +1,11 @@
 """``python -m tuneloop_server``: read what we are told, fit it into the pod, start. Never imports vLLM itself."""
 
 import logging
+import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
 import uvloop
 
@@ -19,6 +21,8 @@ from tuneloop_server.settings import Settings, read_settings
 from tuneloop_server.sizing import GIB, kv_cache_bytes
 
 log = logging.getLogger("tuneloop_server")
+
+_ENTERED: Final = "TUNELOOP_SERVER_ENTERED"
 
 
 def main() -> int:
@@ -46,12 +50,20 @@ def _prepare(settings: Settings, limits: Limits, model: ModelFacts, phases: Phas
     kv_bytes = None if accelerators else kv_cache_bytes(settings.engine, model, limits)
     log.info("limits: %.2f CPUs, %.1f GiB; KV cache: %s", limits.cpus, limits.memory_bytes / GIB, _shown(kv_bytes))
     arguments = engine_arguments(settings.server, settings.engine, kv_bytes)
-    environment.apply(environment.engine_environment(limits, accelerators, _home(), Path(sys.prefix)))
+    _enter(environment.engine_environment(limits, accelerators, _home(), Path(sys.prefix)))
     return EngineStart(arguments, accelerators, model.architectures, phases)
 
 
 def _shown(kv_bytes: int | None) -> str:
     return "measured by the engine" if kv_bytes is None else f"{kv_bytes / GIB:.2f} GiB"
+
+
+def _enter(values: dict[str, str]) -> None:
+    """Set the environment; start anew in it once, since what is preloaded and OpenMP look at it only then."""
+    entered = os.environ.get(_ENTERED) == "1"
+    environment.apply({**values, _ENTERED: "1"})
+    if not entered:
+        os.execv(sys.executable, [sys.executable, "-m", "tuneloop_server"])  # noqa: S606 - ourselves
 
 
 def _home() -> str:

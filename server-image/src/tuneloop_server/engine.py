@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from tuneloop_server import enginelog
 from tuneloop_server.adapters import AdapterError
 from tuneloop_server.errors import StartError
+from tuneloop_server.forking import prepare_fork
 from tuneloop_server.phases import Phases, read_reported
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,8 @@ class EngineStart:
 
     def __init__(self, arguments: list[str], accelerators: int, architectures: tuple[str, ...], phases: Phases) -> None:
         self._arguments = arguments
-        self._inspect_here = architectures if accelerators == 0 else ()
+        self._on_cpu = accelerators == 0
+        self._architectures = architectures
         self._phases = phases
         self._reports = Path(tempfile.mkdtemp(prefix="tuneloop-phases-"))
 
@@ -136,7 +138,8 @@ class EngineStart:
         from vllm.usage.usage_lib import UsageContext  # noqa: PLC0415
         from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415
 
-        _inspect(self._inspect_here)
+        if self._on_cpu:
+            _inspect(self._architectures)
         try:
             arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(self._arguments)
         except SystemExit as error:
@@ -148,6 +151,8 @@ class EngineStart:
     def _start(self, config: Any, arguments: Namespace) -> Any:
         from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
 
+        if self._on_cpu:
+            prepare_fork()
         return AsyncLLM.from_vllm_config(
             vllm_config=config, enable_log_requests=False, disable_log_stats=arguments.disable_log_stats
         )

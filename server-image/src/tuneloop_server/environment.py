@@ -48,6 +48,10 @@ def _cpu(limits: Limits, prefix: Path) -> dict[str, str]:
         "MKL_NUM_THREADS": threads,
         # auto takes whole cores of the machine and reserves one; two pods would fight for the same.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # Milliseconds that a thread spins after a parallel region. vLLM sets this only where it binds threads;
+        # Intel's default of 200 burns the quota, and crawls where neighbours want the CPU.
+        "KMP_BLOCKTIME": "1",
+        "KMP_TPAUSE": "0",
         # One process fewer: the worker lives in the engine's process (vLLM's platforms/cpu.py asks for both).
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }

@@ -12,8 +12,8 @@ from tuneloop_server.modelfolder import ModelFacts
 
 GIB: Final = 1 << 30
 
-RESERVE_BYTES: Final = 5 * GIB // 2
-"""Two Python processes with torch and vLLM, activations and logits (measured, docs/adr/0040)."""
+RESERVE_BYTES: Final = 2 * GIB
+"""Two Python processes with torch and vLLM, activations and logits; 1.4 GiB were measured (docs/adr/0040)."""
 
 SEQUENCES: Final = 8
 """Full-length sequences that the cache holds at most; more room has no use, since few prompts are that long."""

@@ -15,9 +15,9 @@ import pytest
 from openai import NotFoundError, OpenAI
 from server_fixtures import GATEWAY, OPERATOR, adapter_list, write_adapter
 from server_process import START_SECONDS, ServerProcess
-from tuneloop_demo.tiny_model import write_tiny_model
 
 from tuneloop_core.serving import Adapter
+from tuneloop_demo.tiny_model import write_tiny_model
 from tuneloop_server.guard import OPEN, TABLE
 
 pytestmark = pytest.mark.timeout(600)
@@ -272,12 +272,14 @@ def test_sigterm_lets_streams_finish_and_ends_with_zero(server: ServerProcess, r
     started = threading.Barrier(len(bodies) + 1)
 
     def stream(body: dict[str, Any]) -> list[str]:
-        with httpx.Client(base_url=server.url, headers=server.gateway.headers, timeout=60) as own:
-            with own.stream("POST", "/v1/completions", json=body) as answer:
-                lines = answer.iter_lines()
-                first = next(lines)
-                started.wait(timeout=60)
-                return [first, *lines]
+        with (
+            httpx.Client(base_url=server.url, headers=server.gateway.headers, timeout=60) as own,
+            own.stream("POST", "/v1/completions", json=body) as answer,
+        ):
+            lines = answer.iter_lines()
+            first = next(lines)
+            started.wait(timeout=60)
+            return [first, *lines]
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         streams = [pool.submit(stream, body) for body in bodies]
