@@ -72,7 +72,7 @@ class Buildah:
 
     def push(self, reference: str, target: str) -> None:
         """Push to a registry, with the credentials of the user's docker or buildah login."""
-        run([*self._buildah, "push", "--quiet", reference, f"docker://{target}"])
+        run([*self._buildah, "push", "--quiet", *tls_flags(target), reference, f"docker://{target}"])
 
     def delete(self, references: list[str]) -> None:
         """Delete images by name."""
@@ -99,6 +99,12 @@ class Buildah:
         shutil.rmtree(self._cache.root / "contexts", ignore_errors=True)
         run([*self._buildah, "rm", "--all"])
         self.delete(stale_stages(self._images("--filter", "dangling=true")))
+
+
+def tls_flags(target: str) -> list[str]:
+    """A registry on this machine may speak plain HTTP, as docker has it too; others are in registries.conf or not."""
+    host = target.partition("/")[0].rpartition(":")[0] or target.partition("/")[0]
+    return ["--tls-verify=false"] if host == "localhost" or host.startswith("127.") else []
 
 
 def stale_stages(dangling_newest_first: Sequence[dict[str, Any]]) -> list[str]:

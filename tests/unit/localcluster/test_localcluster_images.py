@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tuneloop_localcluster import contexts, images, imagetable, pause
-from tuneloop_localcluster.buildah import stale_stages, uv_settings
+from tuneloop_localcluster.buildah import stale_stages, tls_flags, uv_settings
 from tuneloop_localcluster.errors import ClusterError
 from tuneloop_localcluster.imagetable import IMAGES, Image
 
@@ -156,6 +156,20 @@ def test_of_torch_only_the_current_is_kept_and_nothing_built_on_another() -> Non
         f"localhost/tuneloop/{name}" for name in ("torch-base:2", "torch-base:1", "server:1", "trainer:1", "operator:1")
     ]
     assert images.outdated("torch-base", refs, refs[0]) == [refs[1], refs[3], refs[2]]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("localhost:5000/team/app:1", ["--tls-verify=false"]),
+        ("127.0.0.1:5000/app:1", ["--tls-verify=false"]),
+        ("registry.example.com/team/app:1", []),
+        ("registry.example.com:5000/app:1", []),
+        ("localhost.example.com/app:1", []),
+    ],
+)
+def test_only_a_registry_on_this_machine_may_speak_plain_http(target: str, expected: list[str]) -> None:
+    assert tls_flags(target) == expected
 
 
 def test_large_stages_and_old_ones_are_stale() -> None:
