@@ -3,17 +3,20 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tuneloop_localcluster import leftovers
+from tuneloop_localcluster.errors import ClusterError
 from tuneloop_localcluster.imagetable import BASE_PACKAGES, SUITE, Image
 from tuneloop_localcluster.paths import Cache
 from tuneloop_localcluster.shell import run
 
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _STAGES_KEPT = 6
+_LIST_ATTEMPTS = 10
 _MIRROR = "http://deb.debian.org/debian"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -37,8 +40,19 @@ class Buildah:
 
     def _images(self, *flags: str) -> list[dict[str, Any]]:
         """What `buildah images` lists, the newest first."""
-        known: list[dict[str, Any]] = json.loads(run([*self._buildah, "images", "--json", *flags]) or "null") or []
+        known: list[dict[str, Any]] = json.loads(self._listing(*flags) or "null") or []
         return sorted(known, key=lambda image: str(image["createdatraw"]), reverse=True)
+
+    def _listing(self, *flags: str) -> str:
+        """`buildah images` fails when another process deletes an image while it reads the list: then it reads again."""
+        for attempt in range(_LIST_ATTEMPTS):
+            try:
+                return run([*self._buildah, "images", "--json", *flags])
+            except ClusterError:
+                if attempt == _LIST_ATTEMPTS - 1:
+                    raise
+                time.sleep(0.5)
+        return ""
 
     def build(self, image: Image, reference: str, arguments: dict[str, str], context: Path) -> None:
         """Build a Dockerfile; `arguments` are its build arguments, bases included."""
