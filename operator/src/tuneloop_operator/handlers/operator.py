@@ -6,6 +6,7 @@ from typing import Any
 
 import kopf
 
+from tuneloop_operator.handlers.storage import NoDiffs, NoProgress
 from tuneloop_operator.handlers.watches import build_registry, select
 from tuneloop_operator.kube.client import Client
 from tuneloop_operator.kube.session import open_session
@@ -44,6 +45,8 @@ def build_settings(lease: str) -> kopf.OperatorSettings:
     settings.networking.request_timeout = 60
     settings.networking.connect_timeout = 15
     settings.networking.enforce_retry_after = True
+    settings.persistence.diffbase_storage = NoDiffs()
+    settings.persistence.progress_storage = NoProgress()
     settings.scanning.disabled = True
     settings.posting.enabled = False
     settings.peering.standalone = True

@@ -23,6 +23,7 @@ Obj = dict[str, Any]
 
 FIRST_RETRY_SECONDS = 30.0
 LAST_RETRY_SECONDS = 600.0
+SLOW_SECONDS = 60.0
 PATIENCE_SECONDS = 5.0  # how long a pod may take to appear or start before we ask why
 
 
@@ -168,9 +169,15 @@ def _active(case: Case, job: Obj) -> Verdict:
         return Verdict(State.PENDING, trouble.reason, trouble.message, look_again=30.0)
     if any(pod.get("status", {}).get("phase") == "Running" for pod in case.facts.pods):
         return Verdict(State.RUNNING, reasons.RUNNING, f"{case.stage.value} is running")
-    return Verdict(
-        State.PENDING, reasons.STARTING, f"the {case.stage.value} pod is starting", look_again=PATIENCE_SECONDS
-    )
+    message = f"the {case.stage.value} pod is starting"
+    return Verdict(State.PENDING, reasons.STARTING, message, look_again=_start_wait(case, job))
+
+
+def _start_wait(case: Case, job: Obj) -> float:
+    """Soon while the Job is young, since a refusal is only told in Events; later a pod's own events wake us."""
+    since = job["metadata"].get("creationTimestamp", "")
+    young = bool(since) and (case.now - parse_time(since)).total_seconds() < 2 * PATIENCE_SECONDS
+    return PATIENCE_SECONDS if young else SLOW_SECONDS
 
 
 def _steer(case: Case, job: Obj) -> Verdict | None:
@@ -214,10 +221,16 @@ def needs_events(facts: StageFacts, now: datetime) -> bool:
     pods: Sequence[Obj] = [
         pod for pod in facts.pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
     ]
-    if any(pod.get("status", {}).get("phase") == "Running" for pod in pods):
+    if any(pod.get("status", {}).get("phase") == "Running" or _is_unscheduled(pod) for pod in pods):
         return False
     since = (pods[0] if pods else job)["metadata"].get("creationTimestamp", "")
     return bool(since) and (now - parse_time(since)).total_seconds() >= PATIENCE_SECONDS
+
+
+def _is_unscheduled(pod: Obj) -> bool:
+    """The pod itself says why it has no node."""
+    found = condition(pod, "PodScheduled")
+    return found is not None and found.get("status") == "False"
 
 
 def _delete(case: Case, job: Obj) -> DeleteJob:
