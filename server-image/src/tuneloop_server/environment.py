@@ -30,19 +30,26 @@ _FIXED: Final = {
 }
 
 
-def engine_environment(limits: Limits, accelerators: int, home: str, prefix: Path) -> dict[str, str]:
-    """Variables to set. ``home`` is a writable folder, ``prefix`` the Python environment (for the allocator)."""
+def engine_environment(
+    limits: Limits, accelerators: int, home: str, prefix: Path, given: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Variables to set over those ``given``. ``home`` is a writable folder, ``prefix`` the Python environment."""
     values = dict(_FIXED)
     values |= {"HF_HOME": f"{home}/huggingface", "VLLM_CACHE_ROOT": f"{home}/vllm", "VLLM_CONFIG_ROOT": f"{home}/vllm"}
     values |= {"TORCHINDUCTOR_CACHE_DIR": f"{home}/inductor", "TRITON_CACHE_DIR": f"{home}/triton"}
     values |= {"NUMBA_CACHE_DIR": f"{home}/numba", "XDG_CACHE_HOME": home}
     if accelerators == 0:
-        values |= _cpu(limits, prefix)
+        values |= _cpu(_threads(limits, given), prefix)
     return values
 
 
-def _cpu(limits: Limits, prefix: Path) -> dict[str, str]:
-    threads = str(limits.threads)
+def _threads(limits: Limits, given: Mapping[str, str]) -> str:
+    """The quota's threads; fewer where the pod asks for fewer, never more."""
+    asked = given.get("OMP_NUM_THREADS", "")
+    return str(min(limits.threads, int(asked))) if asked.isdigit() and int(asked) else str(limits.threads)
+
+
+def _cpu(threads: str, prefix: Path) -> dict[str, str]:
     values = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,

@@ -273,32 +273,32 @@ def test_sigterm_lets_streams_finish_and_ends_with_zero(server: ServerProcess, r
 
     def stream(body: dict[str, Any]) -> list[str]:
         with (
-            httpx.Client(base_url=server.url, headers=server.gateway.headers, timeout=60) as own,
+            httpx.Client(base_url=server.url, headers=server.gateway.headers, timeout=START_SECONDS) as own,
             own.stream("POST", "/v1/completions", json=body) as answer,
         ):
             lines = answer.iter_lines()
             first = next(lines)
-            started.wait(timeout=60)
+            started.wait(timeout=START_SECONDS)
             return [first, *lines]
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         streams = [pool.submit(stream, body) for body in bodies]
-        started.wait(timeout=60)
+        started.wait(timeout=START_SECONDS)
         server.process.send_signal(signal.SIGTERM)
         server.wait("health to turn", lambda: server.health() == 503)
         assert server.status()["draining"]
         late = server.gateway.post("/v1/completions", json={"model": "tiny", "prompt": "The", "max_tokens": 2})
         assert (late.status_code, late.headers["connection"]) == (200, "close")
         for body, future in zip(bodies, streams, strict=True):
-            lines = future.result(timeout=60)
+            lines = future.result(timeout=START_SECONDS)
             assert _tokens(lines) == body["max_tokens"]
             assert "data: [DONE]" in lines
-    assert server.process.wait(timeout=60) == 0
+    assert server.process.wait(timeout=START_SECONDS) == 0
 
 
 def _long(model: str) -> dict[str, Any]:
     """A stream of some seconds."""
-    body = {"model": model, "prompt": "The sky", "max_tokens": 600, "temperature": 0, "ignore_eos": True}
+    body = {"model": model, "prompt": "The sky", "max_tokens": 300, "temperature": 0, "ignore_eos": True}
     return {**body, "stream": True, "stream_options": {"include_usage": True}}
 
 

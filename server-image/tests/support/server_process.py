@@ -17,7 +17,7 @@ from server_fixtures import GATEWAY, OPERATOR, Signer, guard_config, write_json
 from tuneloop_core.serving import AdapterList
 
 START_SECONDS = 240  # generous: three other builds may share the machine
-WAIT_SECONDS = 60
+WAIT_SECONDS = 120
 
 
 class ServerProcess:
@@ -60,6 +60,8 @@ class ServerProcess:
             "TUNELOOP_SERVER_ARTIFACTS": str(self.artifacts),
             "TUNELOOP_SERVER_PORT": str(self.port),
             "TUNELOOP_SERVER_SETTLE_SECONDS": "1",
+            "TUNELOOP_SERVER_GRACE_SECONDS": str(START_SECONDS),
+            "OMP_NUM_THREADS": "1",  # threads of a busy machine wait for each other
             **environment,
         }
         with self.log.open("wb") as log:
@@ -119,7 +121,7 @@ class ServerProcess:
 
     def _caller(self, subject: str) -> httpx.Client:
         headers = {"authorization": f"Bearer {self.token(subject)}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=START_SECONDS)
 
 
 def _free_port() -> int:

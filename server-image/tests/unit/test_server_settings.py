@@ -192,7 +192,7 @@ def test_flags_that_open_holes_are_refused(flag: str) -> None:
 
 
 def test_environment_on_cpu(tmp_path: Path) -> None:
-    found = environment.engine_environment(Limits(1.5, GIB), 0, "/tmp/h", tmp_path)
+    found = environment.engine_environment(Limits(1.5, GIB), 0, "/tmp/h", tmp_path, {})
     assert {name: found[name] for name in ("OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND", "HF_HUB_OFFLINE")} == {
         "OMP_NUM_THREADS": "2",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -202,8 +202,14 @@ def test_environment_on_cpu(tmp_path: Path) -> None:
     assert found["VLLM_CACHE_ROOT"] == "/tmp/h/vllm"
 
 
+@pytest.mark.parametrize(("asked", "threads"), [("1", "1"), ("2", "2"), ("9", "2"), ("0", "2"), ("many", "2")])
+def test_a_pod_may_ask_for_fewer_threads_than_its_quota(tmp_path: Path, asked: str, threads: str) -> None:
+    found = environment.engine_environment(Limits(2, GIB), 0, "/tmp/h", tmp_path, {"OMP_NUM_THREADS": asked})
+    assert (found["OMP_NUM_THREADS"], found["MKL_NUM_THREADS"]) == (threads, threads)
+
+
 def test_environment_on_gpu_leaves_threads_alone(tmp_path: Path) -> None:
-    found = environment.engine_environment(Limits(8, GIB), 1, "/tmp/h", tmp_path)
+    found = environment.engine_environment(Limits(8, GIB), 1, "/tmp/h", tmp_path, {})
     assert "OMP_NUM_THREADS" not in found
     assert found["VLLM_NO_USAGE_STATS"] == "1"
 
