@@ -1,11 +1,13 @@
 """Installs Tuneloop the way users do: ``helm upgrade --install`` of the chart, and nothing else."""
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
+from tuneloop_demo.errors import DemoError
 from tuneloop_demo.hub import ENDPOINT, namespace
 from tuneloop_demo.paths import repository
 from tuneloop_demo.shell import run
@@ -28,11 +30,26 @@ def values(images: Mapping[str, str], namespaces: Sequence[str]) -> Obj:
     }
 
 
+def watched(target: Target) -> list[str]:
+    """Return the namespaces that an earlier install watches and that are still there."""
+    try:
+        held = json.loads(run([*target.helm, "get", "values", RELEASE, "--namespace", SYSTEM, "--output", "json"]))
+    except DemoError:  # not installed yet
+        return []
+    existing = set(target.call("get", "namespaces", "-o", "name").split())
+    listed = (held or {}).get("scope", {}).get("namespaces", [])
+    return [name for name in listed if f"namespace/{name}" in existing]
+
+
 def install(target: Target, images: Mapping[str, str], namespaces: Sequence[str]) -> str:
-    """Install or upgrade the chart and wait until it runs; the namespaces must exist. Returns helm's words."""
+    """Install or upgrade the chart and wait until it runs; the namespaces must exist. Returns helm's words.
+
+    Namespaces that are watched already stay watched: what was made there goes on.
+    """
     target.apply(namespace(SYSTEM))
+    together = sorted({*namespaces, *watched(target)})
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(values(images, namespaces), file)
+        yaml.safe_dump(values(images, together), file)
         file.flush()
         chart: list[str | Path] = [*target.helm, "upgrade", "--install", RELEASE, repository() / "charts" / "tuneloop"]
         said = run([*chart, "--namespace", SYSTEM, "--values", file.name])
