@@ -36,7 +36,7 @@ def watched(target: Target) -> list[str]:
         held = json.loads(run([*target.helm, "get", "values", RELEASE, "--namespace", SYSTEM, "--output", "json"]))
     except DemoError:  # not installed yet
         return []
-    existing = set(target.call("get", "namespaces", "-o", "name").split())
+    existing = set(target.call("get", "namespaces", "--field-selector", "status.phase=Active", "-o", "name").split())
     listed = (held or {}).get("scope", {}).get("namespaces", [])
     return [name for name in listed if f"namespace/{name}" in existing]
 
