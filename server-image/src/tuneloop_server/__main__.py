@@ -27,7 +27,8 @@ _ENTERED: Final = "TUNELOOP_SERVER_ENTERED"
 
 def main() -> int:
     """Run the server; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(asctime)s [%(name)s] %(message)s")
+    logging.basicConfig(format="%(levelname)s %(asctime)s [%(name)s] %(message)s")
+    log.setLevel(logging.INFO)  # of this package alone: the root's level is changed by what vLLM imports
     phases = Phases()
     try:
         settings, limits = read_settings(), read_limits()
