@@ -108,6 +108,18 @@ def test_liveness_fails_when_the_watch_path_is_frozen(world: World, proxy: Proxy
     wait_for("liveness to be well again", lambda: operator.health() == 200)
 
 
+def test_a_watch_that_dies_ends_the_process_and_gives_the_lease_back(world: World, proxy: Proxy) -> None:
+    """Such as a role that is missing or late: the successor starts from fresh lists, nobody leads without watches."""
+    proxy.forbid = f"/{world.namespace}/pods"
+    operator = world.start(kubeconfig=proxy.kubeconfig, leads=False)
+    assert operator.process.wait(90) == 1, operator.words()
+    assert holder(world) == ""
+    proxy.forbid = ""
+    world.start(kubeconfig=proxy.kubeconfig, pod="pod-0")
+    world.job()
+    world.wait_job("one-fetch")
+
+
 def test_nothing_is_written_once_all_is_calm(world: World) -> None:
     world.settings["resyncSeconds"] = 1.0
     operator = world.start()

@@ -38,6 +38,7 @@ class Proxy:
     after_write: Callable[[Write], bool] = lambda _write: True  # False: forwarded, but answer nothing
     frozen: bool = False  # watches give nothing any more; everything else works
     down: bool = False  # every connection is refused
+    forbid: str = ""  # paths that contain this are answered 403
 
     def __enter__(self) -> Self:
         self._ready, self._loop = threading.Event(), asyncio.new_event_loop()
@@ -116,6 +117,10 @@ class Proxy:
             self._open.pop(id(request), None)
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
+        if self.forbid and self.forbid in request.path:
+            return web.json_response(
+                {"kind": "Status", "code": 403, "reason": "Forbidden", "message": "no"}, status=403
+            )
         body = await request.read()
         write = Write(request.method, request.path)
         counted = request.method != "GET" and "/leases" not in request.path

@@ -1,6 +1,7 @@
 """``python -m tuneloop_operator``: read the settings, set up logs, run."""
 
 import asyncio
+import logging
 import os
 import sys
 from pathlib import Path
@@ -27,7 +28,12 @@ def read_settings(path: Path) -> Settings:
 def run() -> None:
     """The entry point."""
     logs.setup(os.environ.get("TUNELOOP_LOG_LEVEL", "info"))
-    sys.exit(asyncio.run(main(read_settings(Path(os.environ.get("TUNELOOP_SETTINGS", SETTINGS_PATH))))))
+    settings = read_settings(Path(os.environ.get("TUNELOOP_SETTINGS", SETTINGS_PATH)))
+    with asyncio.Runner() as runner:
+        code = runner.run(main(settings))
+        # Not by way of the loop's own end, which waits without limit for tasks that do not heed their cancellation.
+        logging.shutdown()
+        os._exit(code)
 
 
 run()

@@ -101,7 +101,7 @@ async def _lead(credentials: Credentials, settings: Settings, lease: Lease, hear
     if await _may_watch_leases(client, settings):
         heartbeat.start()
     try:
-        await operator.run(client, inbox, heartbeat, watched_namespaces(settings), asyncio.Event())
+        await operator.run(client, inbox, heartbeat, watched_namespaces(settings))
     except Exception:
         logger.exception("a watch died; the process ends, so that it starts from fresh lists")
         return 1

@@ -48,7 +48,8 @@ class Engine:
         try:
             delay = await self._process(key)
         except ConflictError:
-            outcome = "conflict"  # our copy is old; the watch brings the new one
+            outcome = "conflict"  # our copy is old, and the watch may be late
+            await self._verify(key)
             return CONFLICT_SECONDS
         else:
             outcome = "ok"
