@@ -68,13 +68,15 @@ def pytest_step(name: str, *paths: str, live: bool = False) -> Step:
 
 
 def image_steps(part: str, *extras: str) -> list[Step]:
-    """Tests of an image's package in its own locked environment, which lies in the cache."""
+    """Types and tests of an image's package in its own locked environment, which lies in the cache."""
     env = {"UV_PROJECT_ENVIRONMENT": str(CACHE / f"{part.removesuffix('-image')}-venv"), "VIRTUAL_ENV": ""}
     uv, place = str(ROOT / "scripts" / "uv"), ("--quiet", "--directory", part, *extras)
-    run = (uv, "run", "--frozen", *place, "python", "-m", "pytest", "-q", "tests")
+    run = (uv, "run", "--frozen", *place)
+    pytest = (*run, "python", "-m", "pytest", "-q", "tests")
     return [
-        Step(f"{part} environment", (uv, "sync", "--locked", *place), prepares=True, env=env),
-        Step(f"{part} tests", run, pytest=True, live=True, env=env),
+        Step(f"{part} environment", (uv, "sync", "--locked", "--compile-bytecode", *place), prepares=True, env=env),
+        Step(f"{part} mypy", (*run, "mypy"), env=env),
+        Step(f"{part} tests", pytest, pytest=True, live=True, env=env),
     ]
 
 

@@ -76,7 +76,7 @@ def test_a_short_outage_is_survived(world: World, proxy: Proxy) -> None:
     world.wait_job("two-fetch")
     world.succeed_stage("fetch")
     world.wait_job("one-check")
-    assert operator.process.poll() is None
+    assert operator.process.poll() is None, operator.words()
     assert operator.end() == 0
 
 

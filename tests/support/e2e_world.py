@@ -68,7 +68,7 @@ def model_deployment(name: str, adapters: list[str]) -> dict[str, Any]:
             "adapters": [{"name": each, "from": {"fineTuneJob": each}} for each in adapters],
             "engine": {"maxModelLength": 256, "lora": {"maxRank": 8, "maxActive": 2, "maxCached": 4}},
             "resources": {"accelerators": 0},
-            "pod": {"resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "5Gi"}}},
+            "pod": {"resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "5Gi"}}},
             "access": {"keys": [{"name": "e2e", "hash": f"sha256:{digest}"}]},
         },
     }
