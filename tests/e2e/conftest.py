@@ -45,7 +45,7 @@ def answers_job(kube: Kube) -> Callable[[], dict[str, Any]]:
     """Run the job 'answers' with its trainer and its operator killed on the way; tell what was noticed."""
 
     def run() -> dict[str, Any]:
-        kube.apply(fine_tune_job("answers", steps=600))
+        kube.apply(fine_tune_job("answers", steps=300))
         steps: list[float] = []
         checkpoint = kube.wait_for("a checkpoint of 'answers'", lambda: _checkpoint(kube, steps), interval=0.5)
         _kill_operator(kube)

@@ -21,7 +21,7 @@ GROUP = "tuneloop.dev/v1alpha1"
 SMALL = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "3Gi"}}
 
 
-def fine_tune_job(name: str, *, steps: int = 300) -> dict[str, Any]:
+def fine_tune_job(name: str, *, steps: int = 200) -> dict[str, Any]:
     """A job on the tiny model: some tenths of a second a step, its gate easy to pass."""
     return {
         "apiVersion": GROUP,
