@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-from contextlib import suppress
 from pathlib import Path
 
 from tuneloop_core.constants import OPERATOR_LIVENESS_PORT, OPERATOR_METRICS_PORT, SERVER_TOKEN_PATH
@@ -30,7 +29,7 @@ from tuneloop_operator.reconcile.heartbeat import FROZEN_AFTER_SECONDS, Heartbea
 from tuneloop_operator.reconcile.inbox import Inbox
 from tuneloop_operator.reconcile.namespaces import Namespaces
 from tuneloop_operator.reconcile.polls import Polls
-from tuneloop_operator.reconcile.queue import KeyedQueue
+from tuneloop_operator.reconcile.queue import KeyedQueue, cancel
 from tuneloop_operator.serve import serve
 
 logger = logging.getLogger(__name__)
@@ -64,13 +63,15 @@ async def _acquire(lease: Lease) -> bool:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    stopping = asyncio.create_task(stop.wait())
+    stopping = asyncio.create_task(_until(stop))
     acquiring = asyncio.create_task(lease.acquire())
     await asyncio.wait({stopping, acquiring}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (stopping, acquiring):
-        task.cancel()
-    await asyncio.gather(stopping, acquiring, return_exceptions=True)
+    await cancel(stopping, acquiring)
     return not stop.is_set()
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def _lead(credentials: Credentials, settings: Settings, lease: Lease, heartbeat: Heartbeat, identity: str) -> int:
@@ -108,13 +109,9 @@ async def _lead(credentials: Credentials, settings: Settings, lease: Lease, hear
     else:
         return 0
     finally:
-        for task in asking:
-            task.cancel()
         await queue.stop()
         holding.remove_done_callback(_end_process)
-        holding.cancel()
-        with suppress(asyncio.CancelledError):
-            await holding
+        await cancel(holding, *asking)
         await pods.close()
         await client.close()
 

@@ -52,6 +52,8 @@ class Gateways:
                 await self._round(time.monotonic())
             except (ApiError, ApiUnavailableError) as error:
                 logger.warning("gateways are not polled now: %s", error)
+            except Exception:
+                logger.exception("one look at the gateways failed; the next comes in %.0f s", POLL_SECONDS)
 
     async def _find(self) -> None:
         """Addresses of the gateway's pods, read anew once a minute."""

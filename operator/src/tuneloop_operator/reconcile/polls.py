@@ -95,7 +95,8 @@ class Polls:
     async def _pause(self) -> None:
         """Until the next round: the interval, or at once when there is something new to tell a server."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), self._interval)
+            async with asyncio.timeout(self._interval):
+                await self._hurry.wait()
         self._hurry.clear()
 
     async def _ask_training(self, key: Key, ip: str) -> None:

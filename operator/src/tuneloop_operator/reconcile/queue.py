@@ -55,9 +55,7 @@ class KeyedQueue:
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self._idle.wait()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(*self._tasks)
 
     def add(self, key: Key) -> None:
         """Look at this key as soon as a worker is free."""
@@ -136,11 +134,20 @@ class KeyedQueue:
             wait = self._heap[0][0] - loop.time() if self._heap else None
             if wait is None or wait > 0:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._alarm.wait(), wait)
+                    async with asyncio.timeout(wait):  # not wait_for: in Python 3.11 it may swallow a cancellation
+                        await self._alarm.wait()
                 continue
             due, _, key = heapq.heappop(self._heap)
             if self._due.get(key) == due:
                 self.add(key)
+
+
+async def cancel(*tasks: "asyncio.Task[None]", patience: float = 2.0) -> None:
+    """Cancel tasks and wait until they have ended, but not for ever."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=patience)
 
 
 def backoff(failures: int, spread: float) -> float:
