@@ -68,7 +68,9 @@ def model_deployment(name: str, adapters: list[str]) -> dict[str, Any]:
             "adapters": [{"name": each, "from": {"fineTuneJob": each}} for each in adapters],
             "engine": {"maxModelLength": 256, "lora": {"maxRank": 8, "maxActive": 2, "maxCached": 4}},
             "resources": {"accelerators": 0},
-            "pod": {"resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "5Gi"}}},
+            "pod": {
+                "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "5Gi"}}
+            },
             "access": {"keys": [{"name": "e2e", "hash": f"sha256:{digest}"}]},
         },
     }
@@ -93,14 +95,18 @@ def gateway_url(kube: Kube) -> str:
     return f"http://{service['spec']['clusterIP']}"
 
 
-def audit_creates(namespace: str, resource: str, prefix: str) -> dict[str, int]:
-    """How often each object was created, by the API server's own audit log: what was doubled shows here."""
+def audit_creates(namespace: str, resource: str, prefix: str, since: str) -> dict[str, int]:
+    """How often each object was created, by the API server's own audit log: what was doubled shows here.
+
+    ``since`` is an RFC 3339 time in UTC; earlier runs in a namespace of the same name do not count.
+    """
     counted: Counter[str] = Counter()
     for line in cache().full.audit_log.read_text().splitlines():
         event = json.loads(line)
         about = event.get("objectRef") or {}
         made = event["verb"] == "create" and event.get("responseStatus", {}).get("code") == 201
-        if made and about.get("namespace") == namespace and about.get("resource") == resource:
+        late = event["requestReceivedTimestamp"] >= since.removesuffix("Z")
+        if made and late and about.get("namespace") == namespace and about.get("resource") == resource:
             counted[about.get("name", "")] += 1
     return {name: count for name, count in counted.items() if name.startswith(prefix)}
 
