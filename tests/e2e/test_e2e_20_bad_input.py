@@ -109,10 +109,11 @@ def test_quota_refusal_is_lifted_with_its_number(kube: Kube) -> None:
 
         def said() -> str:
             conditions = ((kube.get("ftj", "over-quota", NAMESPACE) or {}).get("status") or {}).get("conditions") or []
-            return next((c["message"] for c in conditions if "exceeded quota" in c["message"]), "")
+            return next((c["message"] for c in conditions if "quota no-pods" in c["message"]), "")
 
         message = kube.wait_for("the quota's refusal in a condition", said)
-        assert "requests.cpu" in message
+        assert "asked for requests.cpu=250m" in message
+        assert "of requests.cpu=1m" in message
     finally:
         kube.delete("resourcequota", "no-pods", NAMESPACE)
         kube.delete("ftj", "over-quota", NAMESPACE)
