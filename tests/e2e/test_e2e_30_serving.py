@@ -16,6 +16,8 @@ NAME = "tiny-chat"
 @pytest.fixture(scope="module")
 def served(kube: Kube, world: None) -> Iterator[dict[str, Any]]:
     """One engine for the whole file; made before its adapter's job has run, to see it wait."""
+    if kube.get("ftj", "answers", NAMESPACE) is None:  # this file runs alone
+        kube.apply(adapter_job("answers"))
     kube.apply(model_deployment(NAME, adapters=["answers", "later"]))
 
     def waiting() -> bool:
