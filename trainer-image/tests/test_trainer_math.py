@@ -16,7 +16,7 @@ from tuneloop_trainer.batches import Schedule, pack
 from tuneloop_trainer.lora import fuse
 from tuneloop_trainer.loss import Head, summed_loss
 from tuneloop_trainer.machine import Machine
-from tuneloop_trainer.model import TunedModel, load_model, trained_positions, verify
+from tuneloop_trainer.model import TunedModel, load_model, shared_beginning, trained_positions, verify
 from tuneloop_trainer.optimizer import AdapterOptimizer, learning_rate
 from tuneloop_trainer.tokens import Document
 
@@ -56,6 +56,35 @@ def test_packed_documents_give_the_logits_of_separate_ones(model: TunedModel, ti
         assert torch.allclose(ours, torch.cat(theirs), atol=1e-4)
 
 
+def test_a_shared_beginning_changes_neither_loss_nor_gradient(model: TunedModel) -> None:
+    beginning = document(17, 9).ids
+    documents = []
+    for seed, length in enumerate((12, 30, 3)):
+        rest = document(length, seed)
+        trained = np.concatenate([np.zeros(17, dtype=np.uint8), rest.trained])
+        documents.append(Document(np.concatenate([beginning, rest.ids]), trained))
+    assert shared_beginning(documents) == 17
+
+    def outcome(shares: bool) -> list[torch.Tensor]:
+        model.peft.zero_grad()
+        model.shares = shares
+        loss, count = model.loss(documents)
+        loss.backward()
+        gradients = [parameter.grad.clone() for parameter in model.parameters.values() if parameter.grad is not None]
+        return [loss.detach(), torch.tensor(count), *gradients]
+
+    for together, apart in zip(outcome(shares=True), outcome(shares=False), strict=True):
+        assert torch.allclose(together, apart, rtol=1e-4, atol=1e-3)
+
+
+def test_what_predicts_a_trained_token_is_never_shared() -> None:
+    ids, other = np.array([5, 6, 7, 8], dtype=np.int32), np.array([5, 6, 7, 9], dtype=np.int32)
+    late, early = np.array([0, 0, 0, 1], dtype=np.uint8), np.array([0, 1, 1, 1], dtype=np.uint8)
+    assert shared_beginning([Document(ids, late), Document(other, late)]) == 2
+    assert shared_beginning([Document(ids, late), Document(other, early)]) == 0
+    assert shared_beginning([Document(ids, late)]) == 0
+
+
 def test_gradients_of_a_pack_are_the_sum_of_those_of_its_documents(model: TunedModel) -> None:
     documents = [document(30, 1), document(12, 2)]
 
@@ -79,6 +108,8 @@ def test_a_sliding_window_is_kept(tmp_path: Path) -> None:
     plain.save_pretrained(tmp_path)
     tuned = load_model(tmp_path, CPU, LoRASettings(rank=2), seed=1)
     documents = [document(20, 1, 128), document(5, 2, 128)]
+    verify(tuned, [document(40, 3, 128), document(50, 4, 128)])
+    assert tuned.shares
     with torch.no_grad():
         ours = tuned.head.logits(tuned.hidden(documents))
         plain.set_attn_implementation("eager")
@@ -89,6 +120,7 @@ def test_a_sliding_window_is_kept(tmp_path: Path) -> None:
 def test_every_model_is_verified_before_training(model: TunedModel, tmp_path: Path) -> None:
     verify(model, [document(30, 1), document(20, 2)])
     assert model.isolates
+    assert model.shares
     config = GemmaConfig(
         vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=1, head_dim=8,

@@ -1,11 +1,13 @@
 """Attention over packed documents: each token sees its own document and nothing else, at no cost for the rest.
 
 transformers can isolate packed documents by itself, with a dense mask whose cost grows with the square of the pack.
-Here a pack is cut at its document borders instead: one kernel for all on CUDA, one causal kernel a document on CPU.
-Registered under ``NAME``; only used in training and scoring, never in generation.
+Here a pack is cut at its document borders instead: one kernel for all on CUDA, one kernel a document on CPU. Documents
+that begin alike (a system prompt, a question's form) share that beginning: it is computed once for the pack, and every
+document looks at it as its own. Registered under ``NAME``; used in training and scoring, never in generation.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -14,26 +16,69 @@ from transformers import AttentionInterface
 NAME = "tuneloop_packed"
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How a pack lies: ``shared`` tokens that all documents begin with, then what is left of each document."""
+
+    shared: int
+    rests: tuple[int, ...]
+
+    @property
+    def pieces(self) -> list[int]:
+        """Lengths of the pieces in order, the shared one first if there is one."""
+        return [self.shared, *self.rests] if self.shared else list(self.rests)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are computed."""
+        return self.shared + sum(self.rests)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest document."""
+        return self.shared + max(self.rests)
+
+    def positions(self) -> torch.Tensor:
+        """Position of each token in its document, (tokens,)."""
+        rests = [torch.arange(self.shared, self.shared + rest) for rest in self.rests]
+        return torch.cat([torch.arange(self.shared), *rests])
+
+
 def register() -> None:
     """Make the implementation known to transformers. It has no mask function, so that no mask is ever built."""
     AttentionInterface.register(NAME, packed_attention)
 
 
-def packing_arguments(lengths: list[int], device: torch.device) -> dict[str, Any]:
-    """What a model's forward needs besides the ids: positions that begin anew, and where documents end.
+def packing_arguments(layout: Layout, device: torch.device) -> dict[str, Any]:
+    """What a model's forward needs besides the ids; models pass unknown names on to the attention function."""
+    return {"position_ids": layout.positions().unsqueeze(0).to(device), "pack": _Pack(layout, device)}
 
-    Names are those of transformers' FlashAttentionKwargs, so that models pass them through.
-    """
-    positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0).to(device)
-    borders = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
-    return {
-        "position_ids": positions,
-        "cu_seq_lens_q": borders,
-        "cu_seq_lens_k": borders,
-        "max_length_q": max(lengths),
-        "max_length_k": max(lengths),
-        "document_lengths": tuple(lengths),
-    }
+
+class _Pack:
+    """A layout with what attention needs of it, made once a pack and not once a layer."""
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self.layout = layout
+        seen = [layout.shared + rest for rest in layout.rests]
+        keys = [layout.shared, *seen] if layout.shared else seen
+        self.query_borders = _borders(layout.pieces, device)
+        self.key_borders = _borders(keys, device)
+        self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
+
+    def mask(self, rest: int, window: int | None) -> torch.Tensor | None:
+        """True where a token of a document's rest may look; None where plain causal attention does it."""
+        key = (rest, window)
+        if key not in self._masks:
+            shared = self.layout.shared
+            plain = not shared and not (window and window < rest)
+            self._masks[key] = None if plain else visible(shared, rest, window)
+        return self._masks[key]
+
+
+def visible(shared: int, rest: int, window: int | None) -> torch.Tensor:
+    """(rest, shared + rest): which keys each token sees: those before it, itself, none beyond the window."""
+    distance = torch.arange(shared, shared + rest).unsqueeze(1) - torch.arange(shared + rest)
+    return (distance >= 0) & (distance < window) if window else distance >= 0
 
 
 def packed_attention(  # noqa: PLR0913 - the signature is transformers'
@@ -48,15 +93,15 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each document; shapes (1, heads, tokens, head size) to (1, tokens, heads, head size)."""
-    window = sliding_window if sliding_window and sliding_window < kwargs["max_length_q"] else None
-    packed = Packed(query, key, value, scaling, window)
-    if query.is_cuda:
-        return _on_cuda(packed, kwargs["cu_seq_lens_q"], kwargs["max_length_q"]), None
-    return _on_cpu(packed, kwargs["document_lengths"]), None
+    pack: _Pack = kwargs["pack"]
+    window = sliding_window if sliding_window and sliding_window < pack.layout.longest else None
+    parts = _Parts(query, key, value, scaling, window)
+    return (_on_cuda(parts, pack) if query.is_cuda else _on_cpu(parts, pack)), None
 
 
-class Packed(NamedTuple):
-    """Queries, keys and values of a pack, (1, heads, tokens, head size), and how they are looked at."""
+@dataclass(frozen=True)
+class _Parts:
+    """Queries, keys and values, (1, heads, tokens, head size), and how they are looked at."""
 
     query: torch.Tensor
     key: torch.Tensor
@@ -70,49 +115,62 @@ class Packed(NamedTuple):
         return self.query.shape[1] // self.key.shape[1]
 
 
-def _on_cuda(packed: Packed, borders: torch.Tensor, longest: int) -> torch.Tensor:
+def _on_cuda(parts: _Parts, pack: _Pack) -> torch.Tensor:
+    """One kernel for the pack. Where queries are fewer than keys, it aligns them at the end, as is needed here."""
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - CUDA only
 
-    query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in packed[:3])
-    left = packed.window - 1 if packed.window else -1
+    layout = pack.layout
+    keys, values = (torch.cat(_seen(tensor, layout), dim=2) for tensor in (parts.key, parts.value))
+    query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (parts.query, keys, values))
     output = varlen_attn(
         query,
         key,
         value,
-        borders,
-        borders,
-        longest,
-        longest,
-        scale=packed.scale,
-        window_size=(left, 0),
-        enable_gqa=packed.groups > 1,
+        pack.query_borders,
+        pack.key_borders,
+        max(layout.pieces),
+        layout.longest,
+        scale=parts.scale,
+        window_size=(parts.window - 1 if parts.window else -1, 0),
+        enable_gqa=parts.groups > 1,
     )
     assert isinstance(output, torch.Tensor)
     return output.unsqueeze(0)
 
 
-def _on_cpu(packed: Packed, lengths: tuple[int, ...]) -> torch.Tensor:
-    key, value = packed.key, packed.value
-    if packed.groups > 1:
-        key, value = (tensor.repeat_interleave(packed.groups, dim=1) for tensor in (key, value))
-    queries, keys, values = (torch.split(tensor, list(lengths), dim=2) for tensor in (packed.query, key, value))
-    pieces = [
-        _one_document(*document, packed.scale, packed.window) for document in zip(queries, keys, values, strict=True)
-    ]
-    return torch.cat(pieces, dim=2).transpose(1, 2)
+def _on_cpu(parts: _Parts, pack: _Pack) -> torch.Tensor:
+    """One kernel a piece: the shared beginning by itself, then each document's rest over both."""
+    if parts.groups > 1:
+        key, value = (tensor.repeat_interleave(parts.groups, dim=1) for tensor in (parts.key, parts.value))
+        parts = replace(parts, key=key, value=value)
+    layout = pack.layout
+    queries = torch.split(parts.query, layout.pieces, dim=2)
+    outputs = []
+    for index, (query, key, value) in enumerate(
+        zip(queries, _seen(parts.key, layout), _seen(parts.value, layout), strict=True)
+    ):
+        beginning = bool(layout.shared) and index == 0
+        mask = _beginning_mask(layout, parts.window) if beginning else pack.mask(query.shape[2], parts.window)
+        outputs.append(
+            functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=mask is None, scale=parts.scale
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
-def _one_document(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, window: int | None
-) -> torch.Tensor:
-    length = query.shape[2]
-    mask = _window_mask(length, window) if window and length > window else None
-    return functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale
-    )
+def _seen(tensor: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
+    """Keys or values that each piece looks at: the shared ones and its own."""
+    pieces = list(torch.split(tensor, layout.pieces, dim=2))
+    if not layout.shared:
+        return pieces
+    shared, *rests = pieces
+    return [shared, *(torch.cat([shared, rest], dim=2) for rest in rests)]
 
 
-def _window_mask(length: int, window: int) -> torch.Tensor:
-    """True where a token may look: itself and the ``window - 1`` before it."""
-    distance = torch.arange(length).unsqueeze(1) - torch.arange(length)
-    return (distance >= 0) & (distance < window)
+def _beginning_mask(layout: Layout, window: int | None) -> torch.Tensor | None:
+    return visible(0, layout.shared, window) if window and window < layout.shared else None
+
+
+def _borders(lengths: list[int], device: torch.device) -> torch.Tensor:
+    return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)

@@ -22,8 +22,8 @@ class Schedule:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Epoch tokens over ``tokens_per_step``, rounded, at least one and at most one step a document."""
-        wanted = round(int(self.lengths.sum()) / self.tokens_per_step)
+        """Epoch tokens over ``tokens_per_step``, rounded up as ``tuneloop_core.plan`` does; at most one a document."""
+        wanted = -(-int(self.lengths.sum()) // self.tokens_per_step)
         return max(1, min(wanted, len(self.lengths)))
 
     @property

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tuneloop_core.api.finetunejob import LoRASettings
 from tuneloop_core.stages import Reason
 
 from tuneloop_trainer import attention
+from tuneloop_trainer.attention import Layout
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.lora import fuse
 from tuneloop_trainer.loss import Head, summed_loss
@@ -36,6 +38,7 @@ class TunedModel:
     head: Head
     machine: Machine
     isolates: bool = True  # packs of several documents are proven to be isolated
+    shares: bool = True  # and may share what they begin with
 
     @property
     def causal(self) -> Any:
@@ -58,20 +61,26 @@ class TunedModel:
         """Parameters of the adapter."""
         return sum(parameter.numel() for parameter in self.parameters.values())
 
-    def hidden(self, documents: list[Document]) -> torch.Tensor:
-        """Last hidden states of a pack, (tokens, hidden size); each document sees itself only."""
-        ids = torch.cat([torch.from_numpy(document.ids.astype("int64")) for document in documents])
-        arguments = attention.packing_arguments([len(document.ids) for document in documents], self.machine.device)
+    def hidden(self, documents: list[Document], shared: int = 0) -> torch.Tensor:
+        """Last hidden states of a pack, (tokens, hidden size); each document sees itself only.
+
+        The first ``shared`` tokens of all documents must be the same; they come once, before what is left of each.
+        """
+        ids = np.concatenate([documents[0].ids[:shared], *(document.ids[shared:] for document in documents)])
+        layout = Layout(shared, tuple(len(document.ids) - shared for document in documents))
         output = self.causal.base_model(
-            input_ids=ids.unsqueeze(0).to(self.machine.device), use_cache=False, **arguments
+            input_ids=torch.from_numpy(ids.astype("int64")).unsqueeze(0).to(self.machine.device),
+            use_cache=False,
+            **attention.packing_arguments(layout, self.machine.device),
         )
         states: torch.Tensor = output.last_hidden_state
         return states.squeeze(0)
 
     def loss(self, documents: list[Document]) -> tuple[torch.Tensor, int]:
         """Summed cross-entropy over the trained tokens of a pack, in nats, and how many they are."""
-        positions, targets = trained_positions(documents)
-        hidden = self.hidden(documents)[positions.to(self.machine.device)]
+        shared = shared_beginning(documents) if self.shares else 0
+        positions, targets = trained_positions(documents, shared)
+        hidden = self.hidden(documents, shared)[positions.to(self.machine.device)]
         return summed_loss(hidden, targets.to(self.machine.device), self.head), len(targets)
 
     @contextmanager
@@ -91,14 +100,29 @@ class TunedModel:
             self.causal.set_attn_implementation(before)
 
 
-def trained_positions(documents: list[Document]) -> tuple[torch.Tensor, torch.Tensor]:
+def shared_beginning(documents: list[Document]) -> int:
+    """How many tokens all documents of a pack begin with, none of which is the last before a trained one."""
+    if len(documents) < 2:
+        return 0
+    limit = min(
+        len(document.ids) if not document.trained.any() else int(document.trained.argmax()) - 1
+        for document in documents
+    )
+    first = documents[0].ids[: max(0, limit)]
+    for document in documents[1:]:
+        differing = (first != document.ids[: len(first)]).nonzero()[0]
+        first = first[: int(differing[0])] if len(differing) else first
+    return len(first)
+
+
+def trained_positions(documents: list[Document], shared: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions in the pack whose next token is trained, and those tokens. A document's first token is never one."""
     positions, targets, start = [], [], 0
     for document in documents:
         marked = torch.from_numpy(document.trained[1:].astype("bool")).nonzero().squeeze(1)
         positions.append(marked + start)
         targets.append(torch.from_numpy(document.ids[1:].astype("int64"))[marked])
-        start += len(document.ids)
+        start += len(document.ids) - shared
     return torch.cat(positions), torch.cat(targets)
 
 
@@ -165,8 +189,10 @@ def verify(model: TunedModel, documents: list[Document]) -> None:
         message = "the model's logits are more than its last layer's product; such heads cannot be trained here."
         raise StageError(Reason.MODEL_UNSUPPORTED, message)
     if len(samples) < 2 or _isolated(model, samples):
+        model.shares = len(samples) > 1 and _shares(model, samples)
         return
     log.warning("packed documents are not isolated by this model's attention; trying transformers' own masks")
+    model.shares = False
     model.causal.set_attn_implementation("sdpa")
     if not _isolated(model, samples):
         log.warning("packing is off: this model carries state from one document to the next")
@@ -184,9 +210,21 @@ def _loss_agrees(model: TunedModel, sample: Document) -> bool:
 
 
 def _isolated(model: TunedModel, samples: list[Document]) -> bool:
-    together = model.hidden(samples).float()
-    apart = torch.cat([model.hidden([sample]).float() for sample in samples])
-    error = (together - apart).norm() / apart.norm()
+    return _equal(model, model.hidden(samples), torch.cat([model.hidden([sample]) for sample in samples]))
+
+
+def _shares(model: TunedModel, samples: list[Document]) -> bool:
+    """Whether two documents with the same first half are computed the same when that half comes once."""
+    shared = min(len(sample.ids) for sample in samples) // 2
+    first, second = samples
+    ids = np.concatenate([first.ids[:shared], second.ids[shared:]])
+    twin = Document(ids, second.trained)
+    together = model.hidden([first, twin], shared)[shared:]
+    return _equal(model, together, torch.cat([model.hidden([sample])[shared:] for sample in (first, twin)]))
+
+
+def _equal(model: TunedModel, left: torch.Tensor, right: torch.Tensor) -> bool:
+    error = (left.float() - right.float()).norm() / right.float().norm()
     return bool(error < TOLERANCE[model.machine.dtype])
 
 
