@@ -1,8 +1,8 @@
 """One side of benchmarks/trainer.py, in the trainer's environment: prints its numbers as the last line, JSON.
 
-ours: the trainer's loop with its defaults; tokens are those of the rows, though a beginning that rows share is computed once
-a pack. ours-unshared: the same without that. trl-docs: SFTTrainer as TRL's documentation sets LoRA up. trl-best: the same
-with what helps it on this machine: float32 on CPUs without bfloat16, rows grouped by length, no logging.
+ours: the trainer's loop with its defaults; its tokens are those of the rows, though a beginning that the rows of a pack
+share is computed once. ours-unshared: the same without that. trl-docs: SFTTrainer as TRL's documentation sets LoRA up.
+trl-best: with what helps it on this machine: float32 on CPUs without bfloat16, rows grouped by length.
 """
 
 import json
