@@ -145,11 +145,20 @@ def _conditions(facts: ServingFacts, verdict: Verdict, adapters: Sequence[Adapte
     model = facts.model
     found.append(Wanted("ModelFetched", model.state is State.DONE, model.reason, model.message))
     if adapters:
-        count = sum(item.state == "Ready" for item in adapters)
-        words = f"{count} of {len(adapters)} adapters are loaded"
-        reason = reasons.READY if count == len(adapters) else reasons.ADAPTERS_LOADING
-        found.append(Wanted("AdaptersReady", count == len(adapters), reason, words))
+        found.append(_adapters_condition(facts, adapters))
     return found
+
+
+def _adapters_condition(facts: ServingFacts, adapters: Sequence[AdapterStatus]) -> Wanted:
+    """How many are loaded, and why the others are not, also while the pods themselves are what is waited for."""
+    count = sum(item.state == "Ready" for item in adapters)
+    words = f"{count} of {len(adapters)} adapters are loaded"
+    if count == len(adapters):
+        return Wanted("AdaptersReady", True, reasons.READY, words)
+    verdict = _adapters_verdict(facts, adapters)
+    if verdict is None:
+        return Wanted("AdaptersReady", False, reasons.ADAPTERS_LOADING, words)
+    return Wanted("AdaptersReady", False, verdict.reason, f"{words}; {verdict.message}")
 
 
 def _served(
