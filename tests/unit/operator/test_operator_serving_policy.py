@@ -191,6 +191,16 @@ def test_ready_tells_the_truth() -> None:
     assert state(model=stalled, revisions=[], pods=[]) == ("Stalled", "ModelNotFound")
 
 
+def test_what_an_adapter_waits_for_is_said_while_the_pods_are_waited_for_too() -> None:
+    waiting = adapters.Resolved("bot", reason=reasons.WAITING_FOR_JOB, message="waiting for FineTuneJob one")
+    not_ready = revision(ready=False, ready_replicas=0)
+    status = summarize(deployment(), facts(resolved=[waiting], revisions=[not_ready], pods=[pod(ready=False)]))
+    said = {item.type: item for item in status.conditions}
+    assert said["Reconciling"].reason == reasons.ROLLING_OUT
+    assert said["AdaptersReady"].reason == reasons.WAITING_FOR_JOB
+    assert said["AdaptersReady"].message == "0 of 1 adapters are loaded; waiting for FineTuneJob one"
+
+
 def test_a_quota_refusal_of_a_deployment_is_lifted_up() -> None:
     newest = k8s_deployment(1, 0)
     newest["status"]["conditions"] = [
