@@ -17,7 +17,6 @@ from tuneloop_localcluster.shell import run
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _STAGES_KEPT = 6
 _LIST_ATTEMPTS = 10
-_MIRROR = "http://deb.debian.org/debian"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -141,7 +140,9 @@ def _mirror() -> str:
     """The Debian mirror that this machine's apt uses."""
     fields = ["--format", "$(REPO_URI)", "Created-By: Packages", f"Codename: {SUITE}"]
     sites = run(["apt-get", "indextargets", *fields]).split()
-    return sites[0].rstrip("/") if sites else _MIRROR
+    if not sites:
+        raise ClusterError(f"apt knows no source for Debian {SUITE}: add one to its sources and run `apt-get update`")
+    return sites[0].rstrip("/")
 
 
 def _finish_debian(root: Path) -> None:
