@@ -141,7 +141,7 @@ def _failed(case: Case, job: Obj) -> Verdict:
     why = why_failed(job, case.facts.pods, case.stage)
     if case.stage is Stage.TRAIN:
         return Verdict(State.FAILED, why.reason, _final_words(why, job), counted_uid=job["metadata"]["uid"])
-    message = f"{cut(why.message, 900)} Tried again by itself with growing waits"
+    message = f"{cut(why.message, 900).rstrip('.')}. It is tried again by itself, with growing waits"
     if case.previous.job_uid != job["metadata"]["uid"] or case.previous.state != "Failed":
         wait = retry_seconds(case.previous.attempts + 1)
         return Verdict(State.STALLED, why.reason, message, look_again=wait, counted_uid=job["metadata"]["uid"])
