@@ -1,6 +1,7 @@
 """server.json to settings, memory, arguments and environment."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,7 @@ def test_environment_on_gpu_leaves_threads_alone(tmp_path: Path) -> None:
 
 
 def test_apply_removes_what_opens_holes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)  # the engine's tests may have run before
     monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
     monkeypatch.setenv("VLLM_API_KEY", "x")
     environment.apply({})
