@@ -97,6 +97,9 @@ CLUSTER = (
     (*KUBECTL, "logs", "-n", "tuneloop-system", "-l", "app.kubernetes.io/part-of=tuneloop", "--prefix", "--tail=40"),
 )
 
+# One e2e test may build images, compile Kubernetes and wait five minutes for nothing to happen.
+E2E_SECONDS = 3000
+
 # The chart's tests render with the real helm; building it takes minutes, once per machine.
 HELM = Step("helm", (PYTHON, "tests/support/chart_render.py"), prepares=True)
 
@@ -105,7 +108,7 @@ TIERS: dict[str, list[Step]] = {
     "fast": [*LINT, HELM, pytest_step("unit and golden", "tests/unit")],
     "apiserver": [pytest_step("apiserver", "tests/apiserver", live=True)],
     "trainer": [*image_steps("trainer-image"), *image_steps("server-image", "--extra", "cpu")],
-    "e2e": [replace(pytest_step("e2e", "tests/e2e", live=True), on_failure=CLUSTER)],
+    "e2e": [replace(pytest_step("e2e", f"--timeout={E2E_SECONDS}", "tests/e2e", live=True), on_failure=CLUSTER)],
 }
 ALL = ("fast", "apiserver", "trainer", "e2e")
 

@@ -28,6 +28,18 @@ def kill_container(pod: dict[str, Any]) -> list[int]:
     return pids
 
 
+def slow_down(pod: dict[str, Any], share: float) -> int:
+    """Let the pod's containers have at most this share of one processor; returns how many cgroups were told.
+
+    A test that must catch training in the act waits for nothing else: a fast machine trains the tiny model in seconds.
+    """
+    period = 100_000  # microseconds, the kernel's default
+    groups = {_cgroup(Path(f"/proc/{pid}")).strip().rpartition(":")[2] for pid in container_pids(pod)} - {""}
+    for group in groups:
+        (Path("/sys/fs/cgroup") / group.lstrip("/") / "cpu.max").write_text(f"{int(period * share)} {period}\n")
+    return len(groups)
+
+
 def _cgroup(folder: Path) -> str:
     try:
         return (folder / "cgroup").read_text()

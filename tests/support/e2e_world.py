@@ -18,11 +18,12 @@ SYSTEM = "tuneloop-system"
 API_KEY = "tl-e2e-key-that-opens-only-the-test-cluster"
 RIGHT_TOKEN = "right-token"
 GROUP = "tuneloop.dev/v1alpha1"
+LONG = 1200  # steps: half a minute on a fast machine, so that a test meets the training while it runs
 SMALL = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "3Gi"}}
 
 
 def fine_tune_job(name: str, *, steps: int = 200) -> dict[str, Any]:
-    """A job on the tiny model: some tenths of a second a step, its gate easy to pass."""
+    """A job on the tiny model: some hundredths of a second a step, its gate easy to pass."""
     return {
         "apiVersion": GROUP,
         "kind": "FineTuneJob",
@@ -40,7 +41,7 @@ def fine_tune_job(name: str, *, steps: int = 200) -> dict[str, Any]:
             },
             "resources": {"accelerators": 0},
             "pod": {"resources": SMALL},
-            "checkpoint": {"interval": "10s"},
+            "checkpoint": {"interval": "5s"},
             "evaluation": {
                 "maxSamples": 16,
                 "generations": 2,
