@@ -5,6 +5,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+CGROUPS = Path("/sys/fs/cgroup")
+
 
 def container_pids(pod: dict[str, Any]) -> list[int]:
     """Process ids, in the host's numbering, of all containers of a pod; found by their cgroup's name."""
@@ -34,10 +36,24 @@ def slow_down(pod: dict[str, Any], share: float) -> int:
     A test that must catch training in the act waits for nothing else: a fast machine trains the tiny model in seconds.
     """
     period = 100_000  # microseconds, the kernel's default
-    groups = {_cgroup(Path(f"/proc/{pid}")).strip().rpartition(":")[2] for pid in container_pids(pod)} - {""}
+    quota = int(period * share)
+    groups = {group for pid in container_pids(pod) for group in [_cpu_group(Path(f"/proc/{pid}"))] if group}
     for group in groups:
-        (Path("/sys/fs/cgroup") / group.lstrip("/") / "cpu.max").write_text(f"{int(period * share)} {period}\n")
+        if (first := group / "cpu.cfs_quota_us").exists():
+            first.write_text(str(quota))
+        else:
+            (group / "cpu.max").write_text(f"{quota} {period}")
     return len(groups)
+
+
+def _cpu_group(folder: Path) -> Path | None:
+    """The folder of a process's cpu controller, in the first version of cgroups or in the second."""
+    rows = [row.split(":", 2) for row in _cgroup(folder).splitlines()]
+    by_controllers = {controllers: path.lstrip("/") for _, controllers, path in rows}
+    for controllers, path in by_controllers.items():
+        if "cpu" in controllers.split(","):
+            return CGROUPS / controllers / path
+    return CGROUPS / by_controllers[""] if "" in by_controllers else None
 
 
 def _cgroup(folder: Path) -> str:
