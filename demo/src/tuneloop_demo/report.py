@@ -38,8 +38,8 @@ def scores(job: Obj) -> str:
 
 
 def _wrapped(label: str, text: str) -> str:
-    indent = " " * 11
-    return textwrap.fill(" ".join(text.split()), WIDTH, initial_indent=f"  {label:<9}", subsequent_indent=indent)
+    indent = " " * 13
+    return textwrap.fill(" ".join(text.split()), WIDTH, initial_indent=f"  {label:<11}", subsequent_indent=indent)
 
 
 def answers(question: str, reference: str, base: Answer, tuned: Answer) -> str:
