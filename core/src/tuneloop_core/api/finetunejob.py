@@ -29,6 +29,10 @@ class LoRASettings(SpecModel):
 
     rank: int = Field(default=16, ge=1, le=256, description="Rank of the added matrices: more learns more, costs more.")
     alpha: int = Field(default=32, ge=1, le=1024, description="Scale of the update is alpha / rank.")
+    rank_stabilized: bool = Field(
+        default=False,
+        description="rsLoRA (arXiv:2312.03732): the scale is alpha / sqrt(rank), so that high ranks learn more.",
+    )
     target_modules: str = Field(
         default="all-linear",
         max_length=256,
@@ -45,16 +49,32 @@ class LoRASettings(SpecModel):
 class Method(SpecModel):
     """How the model is tuned."""
 
+    model_config = {
+        "json_schema_extra": rules(
+            cel(
+                "self.adapter != 'None' || (self.lora.rank == 16 && self.lora.alpha == 32 && "
+                "!self.lora.rankStabilized && self.lora.targetModules == 'all-linear')",
+                "adapter None trains all weights and has no use for lora: leave lora out, or take adapter LoRA",
+                ".lora",
+            )
+        )
+    }
+
     objective: Literal["SFT", "DPO", "KTO"] = Field(
         default="SFT",
         description="SFT learns answers, DPO preferences between two, KTO thumbs up or down. This release: SFT.",
     )
     adapter: Literal["LoRA", "QLoRA", "DoRA", "None"] = Field(
         default="LoRA",
-        description="LoRA trains an adapter; QLoRA over a 4-bit base; DoRA publishes merged; None trains all weights. "
-        "This release: LoRA.",
+        description="LoRA and DoRA train an adapter; None trains all weights, and wants a learningRate of about a tenth. "
+        "DoRA and None publish a whole model, LoRA an adapter. Not in this release: QLoRA.",
     )
     lora: LoRASettings = Field(default=LoRASettings(), description="Settings of the adapter.")
+
+    @property
+    def publishes_model(self) -> bool:
+        """Whether what is published is a whole model: no server loads DoRA, and all weights are no adapter."""
+        return self.adapter in ("DoRA", "None")
 
 
 class Training(SpecModel):

@@ -54,7 +54,9 @@ class ServedModel(SpecModel):
         description="Secret of this namespace with the hub's token under the key 'token'; only the fetch pod has it.",
     )
     fine_tune_job: JobName | None = Field(
-        default=None, description="A FineTuneJob that publishes a whole model. Not in this release."
+        default=None,
+        description="A FineTuneJob of this namespace that publishes a whole model (method.adapter None or DoRA). It is "
+        "waited for, and its artifact served when it has succeeded.",
     )
 
 

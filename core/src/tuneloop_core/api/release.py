@@ -16,7 +16,7 @@ def _later(rule: str, words: str, path: str) -> dict[str, str]:
 
 FINETUNEJOB_LATER: Final = (
     _later("self.method.objective == 'SFT'", "DPO and KTO; use objective SFT", ".method.objective"),
-    _later("self.method.adapter == 'LoRA'", "QLoRA, DoRA and full fine-tunes; use adapter LoRA", ".method.adapter"),
+    _later("self.method.adapter != 'QLoRA'", "QLoRA; use adapter LoRA", ".method.adapter"),
     _later(
         "self.resources.accelerators <= 1",
         "training on several accelerators; use 1, or 0 to train on CPU",
@@ -46,11 +46,6 @@ FINETUNEJOB_LATER: Final = (
 )
 
 MODELDEPLOYMENT_LATER: Final = (
-    _later(
-        "!has(self.model.fineTuneJob)",
-        "jobs that publish a whole model; name the base by model.uri and the job in adapters[].from.fineTuneJob",
-        ".model.fineTuneJob",
-    ),
     _later(
         "!has(self.model.uri) || !self.model.uri.matches('^(s3|oci)://')",
         "models from s3:// and oci://; use hf://ORG/NAME or pvc://CLAIM/PATH",
