@@ -41,12 +41,19 @@ def watched(target: Target) -> list[str]:
     return [name for name in listed if f"namespace/{name}" in existing]
 
 
+def drop_interrupted(target: Target) -> str:
+    """Forget a helm run that was cut off, whose record would refuse every later one; what it made is adopted anew."""
+    pending = f"owner=helm,name={RELEASE},status in (pending-install,pending-upgrade,pending-rollback)"
+    return target.call("delete", "secrets", "--namespace", SYSTEM, "--selector", pending, "--ignore-not-found").strip()
+
+
 def install(target: Target, images: Mapping[str, str], namespaces: Sequence[str]) -> str:
     """Install or upgrade the chart and wait until it runs; the namespaces must exist. Returns helm's words.
 
     Namespaces that are watched already stay watched: what was made there goes on.
     """
     target.apply(namespace(SYSTEM))
+    drop_interrupted(target)
     together = sorted({*namespaces, *watched(target)})
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(values(images, together), file)
