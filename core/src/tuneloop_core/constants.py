@@ -42,6 +42,9 @@ STAGE_INPUT_ENV: Final = "TUNELOOP_STAGE_INPUT"
 TERMINATION_LOG: Final = "/dev/termination-log"
 TERMINATION_MESSAGE_LIMIT: Final = 3584  # bytes; the kubelet cuts at 4096 over all containers
 
+# Tokens a pack of the trainer. On CPU, small enough that activations stay in the caches; on CUDA, enough to fill it.
+PACK_TOKENS: Final = {"cpu": 1024, "cuda": 8192}
+
 PROGRESS_PORT: Final = 8080
 SERVER_PORT: Final = 8000
 GATEWAY_PORT: Final = 8080
@@ -56,4 +59,5 @@ SERVER_TOKEN_PATH: Final = "/var/run/secrets/tuneloop/token"  # noqa: S105 - a p
 # Exit codes of stage pods. USER_ERROR fails the Job at once (pod failure policy); anything else counts as a try.
 EXIT_USER_ERROR: Final = 42
 EXIT_TRANSIENT: Final = 75  # EX_TEMPFAIL: the hub or store did not answer; worth another try
+EXIT_STEP_TIMEOUT: Final = 76  # the train pod's watchdog: no progress within training.stepTimeout; counts as a try
 EXIT_TERMINATED: Final = 143  # SIGTERM obeyed: the checkpoint is saved

@@ -36,8 +36,13 @@ class Reason(StrEnum):
     URI_REFUSED = "URIRefused"  # resolves to loopback, link-local, metadata or cluster-node addresses
     STORE_FULL = "StoreFull"
     LOSS_NAN = "LossNaN"
+    LOSS_SPIKE = "LossSpike"  # the loss rose far above what it was, and stayed there
+    STEP_TIMEOUT = "StepTimeout"  # no progress within training.stepTimeout
+    DEADLINE_EXCEEDED = "DeadlineExceeded"  # the train pod ran longer than its deadline
     OUT_OF_MEMORY = "OutOfMemory"
     CHECKPOINT_CORRUPT = "CheckpointCorrupt"
+    EARLY_STOPPED = "EarlyStopped"  # a notice: the held-out loss no longer fell
+    BEST_KEPT = "BestKept"  # a notice: the weights of an earlier step were better than the last
     EXPORT_FAILED = "ExportFailed"
     TERMINATED = "Terminated"  # SIGTERM obeyed, checkpoint saved
     INTERNAL_ERROR = "InternalError"
@@ -86,6 +91,7 @@ class TrainInput(Wire):
     checkpoint: dict[str, Any]
     evaluation: dict[str, Any]
     accelerators: int = 0
+    deadline_seconds: float = 0  # the pod ends itself after this time, with its checkpoint saved; 0 is never
 
 
 class PublishInput(Wire):
@@ -154,6 +160,13 @@ class Scores(Wire):
     generations: int = 0
 
 
+class Notice(Wire):
+    """Something that training met and dealt with by itself; told as an Event."""
+
+    reason: Reason
+    message: Annotated[str, Field(max_length=256)]
+
+
 class TrainResult(Wire):
     """What training did; the curve is (step, loss), at most 64 points."""
 
@@ -170,6 +183,9 @@ class TrainResult(Wire):
     total_parameters: int
     resumes: int
     curve: Annotated[list[tuple[int, float]], Field(max_length=64)] = []
+    checkpoint_time: str | None = None  # RFC 3339; of the last checkpoint, which is of step ``steps``
+    best_step: int | None = None  # with early stopping: the step whose weights were kept
+    notices: Annotated[list[Notice], Field(max_length=4)] = []
 
 
 class PublishResult(Wire):
@@ -212,3 +228,5 @@ class Progress(Wire):
     checkpoint_time: str | None = None  # RFC 3339
     resumes: int = 0
     curve: list[tuple[int, float]] = []
+    best_step: int | None = None
+    notices: list[Notice] = []

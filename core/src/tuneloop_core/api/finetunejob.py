@@ -77,6 +77,17 @@ class Method(SpecModel):
         return self.adapter in ("DoRA", "None")
 
 
+class EarlyStopping(SpecModel):
+    """Stop when the held-out loss no longer falls; the weights that were best are kept, evaluated and published."""
+
+    interval: int = Field(
+        ge=1, le=1_000_000, description="Optimiser steps between two looks at the held-out loss (evaluation.maxSamples)."
+    )
+    patience: int = Field(
+        default=3, ge=1, le=100, description="Looks in a row without a lower loss after which training stops."
+    )
+
+
 class Training(SpecModel):
     """How long and how fast."""
 
@@ -116,6 +127,17 @@ class Training(SpecModel):
         description="Put several examples into one sequence, each seeing only itself: no time is spent on padding.",
     )
     seed: int = Field(default=7, ge=0, le=2_147_483_647, description="Seed of the split, the order and the adapter.")
+    step_timeout: Duration = Field(
+        default="30m",
+        description="Longest time without progress in a step (a pack: 1,024 tokens on CPU, 8,192 on an accelerator). "
+        "Longer is a hang: the pod ends as StepTimeout, and a retry goes on from the checkpoint.",
+        json_schema_extra=rules(
+            duration_rule("duration(self) >= duration('1s')", 'stepTimeout must be at least "1s"; "30m" is the default')
+        ),
+    )
+    early_stopping: EarlyStopping | None = Field(
+        default=None, description="Stop when the held-out loss no longer falls. Off by default."
+    )
 
 
 class TrainingResources(SpecModel):
@@ -251,7 +273,11 @@ class FineTuneJobSpec(SpecModel):
         default="", description="Kueue WorkloadPriorityClass of the train stage. Not in this release."
     )
     retries: int = Field(
-        default=3, ge=0, le=20, description="How often the train pod may fail of itself; disruptions do not count."
+        default=3,
+        ge=0,
+        le=20,
+        description="How often the train pod may fail of itself; disruptions do not count. A job that failed for good "
+        "goes on from its checkpoint when this is raised.",
     )
 
 

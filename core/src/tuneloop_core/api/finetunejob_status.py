@@ -22,6 +22,9 @@ class StageStatus(StatusModel):
     finish_time: Timestamp | None = Field(default=None, description="When it ended.")
     attempts: int = Field(default=0, ge=0, description="Pods that ran so far.")
     job_uid: str | None = Field(default=None, max_length=64, description="UID of its Job.")
+    retries_used: int | None = Field(
+        default=None, ge=0, description="Of train, spec.retries when it failed for good; a higher one lets it go on."
+    )
     reason: str = Field(default="", max_length=128, description="A constant in CamelCase when it waits or failed.")
     message: str = Field(default="", max_length=1024, description="What was found and what to do next.")
 
@@ -99,6 +102,18 @@ class CheckpointStatus(StatusModel):
 
     step: int = Field(ge=0, description="Its optimiser step.")
     time: Timestamp = Field(description="When it was written.")
+    best_step: int | None = Field(
+        default=None, ge=0, description="With earlyStopping, the step of the lowest held-out loss so far."
+    )
+
+
+class NoticeStatus(StatusModel):
+    """Something that training met and dealt with by itself."""
+
+    reason: str = Field(
+        max_length=64, description="CheckpointCorrupt, LossSpike, EarlyStopped or BestKept, as in the Event."
+    )
+    message: str = Field(default="", max_length=512, description="What was found and what was done.")
 
 
 class ScoresStatus(StatusModel):
@@ -174,6 +189,9 @@ class FineTuneJobStatus(StatusModel):
     dataset: DatasetStatus | None = Field(default=None, description="What the check found.")
     checkpoint: CheckpointStatus | None = Field(default=None, description="The last checkpoint.")
     resumes: int = Field(default=0, ge=0, description="How often training went on from a checkpoint.")
+    notices: list[NoticeStatus] = Field(
+        default=[], max_length=4, description="What training met and dealt with, the last four."
+    )
     evaluation: EvaluationStatus | None = Field(default=None, description="Scores and gates.")
     artifact: ArtifactStatus | None = Field(default=None, description="What was published.")
     usage: UsageStatus | None = Field(default=None, description="What it cost.")
