@@ -81,7 +81,9 @@ class EarlyStopping(SpecModel):
     """Stop when the held-out loss no longer falls; the weights that were best are kept, evaluated and published."""
 
     interval: int = Field(
-        ge=1, le=1_000_000, description="Optimiser steps between two looks at the held-out loss (evaluation.maxSamples)."
+        ge=1,
+        le=1_000_000,
+        description="Optimiser steps between two looks at the held-out loss, over evaluation.maxSamples rows.",
     )
     patience: int = Field(
         default=3, ge=1, le=100, description="Looks in a row without a lower loss after which training stops."
