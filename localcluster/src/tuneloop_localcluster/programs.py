@@ -2,17 +2,17 @@
 
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tuneloop_localcluster import versions
 from tuneloop_localcluster.errors import ClusterError
+from tuneloop_localcluster.gotool import provide_go
 from tuneloop_localcluster.paths import Cache, package_file
 from tuneloop_localcluster.progress import Progress
 from tuneloop_localcluster.shell import run
-from tuneloop_localcluster.versions import GO_MINIMUM, MODULES, ProgramSet
+from tuneloop_localcluster.versions import MODULES, ProgramSet
 
 
 def key(programs: ProgramSet, sources: Mapping[str, bytes]) -> str:
@@ -57,33 +57,13 @@ def build(cache: Cache, sets: Iterable[ProgramSet], progress: Progress) -> None:
     wanted = missing(cache, sets)
     if not wanted:
         return
-    go = find_go()
+    go = provide_go(cache, progress)
     for programs in wanted:
         with progress.step(f"build {', '.join(programs.programs)}", announce=True):
             _build(cache, programs, go)
     if not missing(cache, versions.PROGRAM_SETS):
         with progress.step("drop Go's caches, which nothing needs any more"):
             shutil.rmtree(cache.go, ignore_errors=True)
-
-
-def find_go() -> Path:
-    """Go's program; raises a ClusterError that says which version is needed."""
-    found = shutil.which("go") or "/usr/local/go/bin/go"
-    wanted = ".".join(map(str, GO_MINIMUM))
-    if not Path(found).exists():
-        raise ClusterError(f"Go is not installed: install Go {wanted} or newer (go.dev/dl) and have `go` on PATH")
-    version = parse_go_version(run([found, "env", "GOVERSION"]))
-    if version < GO_MINIMUM:
-        raise ClusterError(f"{found} is Go {'.'.join(map(str, version))}: install Go {wanted} or newer (go.dev/dl)")
-    return Path(found)
-
-
-def parse_go_version(text: str) -> tuple[int, int]:
-    """`go1.26.8` -> (1, 26); raises a ClusterError for anything else."""
-    match = re.match(r"go(\d+)\.(\d+)", text)
-    if not match:
-        raise ClusterError(f"`go env GOVERSION` said {text.strip()!r}: expected something like go1.26.8")
-    return int(match[1]), int(match[2])
 
 
 def _module(programs: ProgramSet) -> Path:

