@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tuneloop_core.api.finetunejob import LoRASettings, Training
+from tuneloop_core.api.finetunejob import Method, Training
 from tuneloop_core.data.files import find_files
 from tuneloop_core.data.rows import Format
 from tuneloop_core.data.survey import read_rows
@@ -47,7 +47,7 @@ def ours(model_path: Path, rows: list[Any], machine: Machine, folder: Path, shar
             for row in part:
                 encoded = encoder.encode(row)
                 writer.append(encoded.ids, encoded.trained)
-    model = load_model(model_path, machine, LoRASettings(), seed=7)
+    model = load_model(model_path, machine, Method(), seed=7)
     model.shares = shares
     loop_over(folder / "warm", model, machine, folder)
     state = loop_over(folder / "timed", model, machine, folder)

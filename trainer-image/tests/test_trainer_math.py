@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GemmaConfig, GemmaForCausalLM, MistralConfig, MistralForCausalLM
-from tuneloop_core.api.finetunejob import LoRASettings
+from tuneloop_core.api.finetunejob import LoRASettings, Method
 
 from tuneloop_trainer import attention
 from tuneloop_trainer.batches import Schedule, pack
@@ -32,7 +32,7 @@ def document(length: int, seed: int, vocabulary: int = 512) -> Document:
 
 @pytest.fixture
 def model(tiny: Path) -> TunedModel:
-    tuned = load_model(tiny, CPU, LoRASettings(rank=4, alpha=8), seed=1)
+    tuned = load_model(tiny, CPU, Method(lora=LoRASettings(rank=4, alpha=8)), seed=1)
     torch.manual_seed(0)
     for name, parameter in tuned.parameters.items():
         if "lora_B" in name:  # zero at first: an adapter that does nothing would prove nothing
@@ -50,7 +50,7 @@ def test_packed_documents_give_the_logits_of_separate_ones(model: TunedModel, ti
         apart = [model.head.logits(model.hidden([each])) for each in documents]
         assert torch.allclose(together, torch.cat(apart), atol=1e-4)
         plain = AutoModelForCausalLM.from_pretrained(tiny, attn_implementation="eager")
-        with model.without_adapter():
+        with model.as_base():
             ours = model.head.logits(model.hidden(documents))
         theirs = [plain(torch.from_numpy(each.ids.astype("int64")).unsqueeze(0)).logits[0] for each in documents]
         assert torch.allclose(ours, torch.cat(theirs), atol=1e-4)
@@ -66,7 +66,7 @@ def test_a_shared_beginning_changes_neither_loss_nor_gradient(model: TunedModel)
     assert shared_beginning(documents) == 17
 
     def outcome(shares: bool) -> list[torch.Tensor]:
-        model.peft.zero_grad()
+        model.module.zero_grad()
         model.shares = shares
         loss, count = model.loss(documents)
         loss.backward()
@@ -89,7 +89,7 @@ def test_gradients_of_a_pack_are_the_sum_of_those_of_its_documents(model: TunedM
     documents = [document(30, 1), document(12, 2)]
 
     def gradients(packs: list[list[Document]]) -> list[torch.Tensor]:
-        model.peft.zero_grad()
+        model.module.zero_grad()
         for each in packs:
             model.loss(each)[0].backward()
         return [parameter.grad.clone() for parameter in model.parameters.values() if parameter.grad is not None]
@@ -106,7 +106,7 @@ def test_a_sliding_window_is_kept(tmp_path: Path) -> None:
     torch.manual_seed(0)
     plain = MistralForCausalLM(config).eval()
     plain.save_pretrained(tmp_path)
-    tuned = load_model(tmp_path, CPU, LoRASettings(rank=2), seed=1)
+    tuned = load_model(tmp_path, CPU, Method(lora=LoRASettings(rank=2)), seed=1)
     documents = [document(20, 1, 128), document(5, 2, 128)]
     verify(tuned, [document(40, 3, 128), document(50, 4, 128)])
     assert tuned.shares
@@ -126,7 +126,7 @@ def test_every_model_is_verified_before_training(model: TunedModel, tmp_path: Pa
         num_key_value_heads=1, head_dim=8,
     )  # fmt: skip
     GemmaForCausalLM(config).save_pretrained(tmp_path)
-    gemma = load_model(tmp_path, CPU, LoRASettings(rank=2), seed=1)
+    gemma = load_model(tmp_path, CPU, Method(lora=LoRASettings(rank=2)), seed=1)
     verify(gemma, [document(30, 1, 128), document(20, 2, 128)])
     assert gemma.causal.config._attn_implementation == attention.NAME
 

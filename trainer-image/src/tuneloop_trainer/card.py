@@ -21,14 +21,14 @@ def model_card(manifest: dict[str, Any]) -> str:
         [
             "---",
             f"base_model: {base_name}",
-            "library_name: peft",
+            f"library_name: {'transformers' if manifest['kind'] == 'Model' else 'peft'}",
             "pipeline_tag: text-generation",
-            "tags: [lora, tuneloop]",
+            f"tags: [{_tag(manifest)}, tuneloop]",
             "---",
             "",
             f"# {manifest['name']}",
             "",
-            f"A LoRA adapter for `{model['resolved']}`, trained by Tuneloop (FineTuneJob {manifest['namespace']}/"
+            f"{_what(manifest)} `{model['resolved']}`, trained by Tuneloop (FineTuneJob {manifest['namespace']}/"
             f"{manifest['name']}) on `{dataset['uri']}` (`{dataset['digest']}`).",
             "",
             "## Evaluation on held-out rows",
@@ -40,9 +40,8 @@ def model_card(manifest: dict[str, Any]) -> str:
             "",
             f"- {training['steps']} steps over {training['tokens']} tokens in {training['seconds']:.0f} s "
             f"({training['tokensPerSecond']:.0f} tokens/s), {training['resumes']} resumes",
-            f"- {training['trainableParameters']} of {training['totalParameters']} parameters trained; rank "
-            f"{manifest['spec']['method']['lora']['rank']}, alpha {manifest['spec']['method']['lora']['alpha']}, "
-            f"learning rate {manifest['spec']['training']['learningRate']}, "
+            f"- {training['trainableParameters']} of {training['totalParameters']} parameters trained; "
+            f"{_adapter(manifest['spec']['method'])}learning rate {manifest['spec']['training']['learningRate']}, "
             f"seed {manifest['spec']['training']['seed']}",
             f"- {dataset['trainRows']} rows trained on, {dataset['validationRows']} held out",
             "",
@@ -50,6 +49,27 @@ def model_card(manifest: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _tag(manifest: dict[str, Any]) -> str:
+    adapter: str = manifest["spec"]["method"]["adapter"]
+    return "full-fine-tune" if adapter == "None" else adapter.lower()
+
+
+def _what(manifest: dict[str, Any]) -> str:
+    adapter = manifest["spec"]["method"]["adapter"]
+    if adapter == "None":
+        return "A full fine-tune of"
+    return f"A {adapter} fine-tune, merged into" if manifest["kind"] == "Model" else f"A {adapter} adapter for"
+
+
+def _adapter(method: dict[str, Any]) -> str:
+    """Settings of the adapter; nothing where there was none."""
+    if method["adapter"] == "None":
+        return ""
+    lora = method["lora"]
+    stabilized = " (rank-stabilized)" if lora["rankStabilized"] else ""
+    return f"rank {lora['rank']}{stabilized}, alpha {lora['alpha']}, "
 
 
 def _score_table(evaluation: dict[str, Any]) -> list[str]:

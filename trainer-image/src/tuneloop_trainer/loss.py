@@ -1,7 +1,7 @@
 """Cross-entropy on the trained tokens only, without ever holding their logits whole.
 
 A vocabulary of 150,000 makes logits the largest tensor of a training step by far. Here they are computed a chunk at a
-time, and the gradient of the hidden states with them, so that backward has nothing left to do (the head is frozen).
+time, and the gradients of the hidden states and of a head that is trained with them: backward has nothing left to do.
 The same idea is in Liger's FusedLinearCrossEntropy (arXiv:2410.10989).
 """
 
@@ -15,7 +15,7 @@ CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 
 @dataclass(frozen=True)
 class Head:
-    """The frozen last layer: logits = cap(scale * (hidden @ weight.T + bias))."""
+    """The last layer: logits = cap(scale * (hidden @ weight.T + bias)). It is trained where its weight wants that."""
 
     weight: torch.Tensor  # (vocabulary, hidden size)
     bias: torch.Tensor | None = None
@@ -30,7 +30,7 @@ class Head:
         scale = getattr(config, "logit_scale", None) or 1.0
         divisor = getattr(config, "logits_scaling", None) or 1.0
         softcap = getattr(config, "final_logit_softcapping", None) or 0.0
-        return cls(layer.weight.detach(), _detached(layer.bias), scale / divisor, softcap)
+        return cls(layer.weight, layer.bias, scale / divisor, softcap)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits in float32, (tokens, vocabulary)."""
@@ -42,41 +42,76 @@ class Head:
 
 def summed_loss(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
     """Sum of the cross-entropy in nats over tokens; ``hidden`` (tokens, hidden size), ``targets`` (tokens,)."""
-    loss: torch.Tensor = _ChunkedLoss.apply(hidden, targets, head)  # type: ignore[no-untyped-call]
+    loss: torch.Tensor = _ChunkedLoss.apply(hidden, targets, head, head.weight, head.bias)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _ChunkedLoss(torch.autograd.Function):
+    """``weight`` and ``bias`` are the head's own, named so that autograd sees them."""
+
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
-        rows = max(1, CHUNK_BYTES[hidden.device.type] // (head.weight.shape[0] * 4))
+    def forward(  # noqa: PLR0913 - what autograd must see
+        ctx: Any,
+        hidden: torch.Tensor,
+        targets: torch.Tensor,
+        head: Head,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+    ) -> torch.Tensor:
+        rows = max(1, CHUNK_BYTES[hidden.device.type] // (weight.shape[0] * 4))
         total = torch.zeros(
             (), dtype=torch.float64 if hidden.device.type == "cpu" else torch.float32, device=hidden.device
         )
+        sums = _HeadSums(weight if ctx.needs_input_grad[3] else None, bias if ctx.needs_input_grad[4] else None)
+        wants = ctx.needs_input_grad[0] or sums.wants
         gradients = []
         for part, wanted in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
-            loss, gradient = _chunk(part, wanted, head, ctx.needs_input_grad[0])
+            loss, error = _chunk(part, wanted, head, wants)
             total += loss
-            gradients.append(gradient)
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(torch.cat(gradients))
+            if error is not None:
+                gradients.append(error.to(weight.dtype) @ weight)
+                sums.add(error, part)
+        if wants:
+            ctx.save_for_backward(torch.cat(gradients), sums.weight, sums.bias)
         return total
 
     @staticmethod
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream.to(gradient.dtype), None, None
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradient, weight, bias = ctx.saved_tensors
+        return (
+            gradient * upstream.to(gradient.dtype) if ctx.needs_input_grad[0] else None,
+            None,
+            None,
+            None if weight is None else weight.mul_(upstream),
+            None if bias is None else bias.mul_(upstream),
+        )
+
+
+class _HeadSums:
+    """Gradients of a trained head, summed over chunks in its own number format; None for what is frozen."""
+
+    def __init__(self, weight: torch.Tensor | None, bias: torch.Tensor | None) -> None:
+        self.weight = None if weight is None else torch.zeros_like(weight)
+        self.bias = None if bias is None else torch.zeros_like(bias)
+        self.wants = self.weight is not None or self.bias is not None
+
+    def add(self, error: torch.Tensor, hidden: torch.Tensor) -> None:
+        """Add a chunk: ``error`` (tokens, vocabulary) is the loss by its logits."""
+        if self.weight is not None:
+            self.weight.addmm_(error.to(hidden.dtype).t(), hidden)
+        if self.bias is not None:
+            self.bias += error.sum(0).to(self.bias.dtype)
 
 
 def _chunk(
     hidden: torch.Tensor, targets: torch.Tensor, head: Head, with_gradient: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed loss of a chunk and its gradient by the hidden states: (softmax - one-hot) through the head."""
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Summed loss of a chunk and, where asked for, its gradient by the product with the head: softmax - one-hot."""
     logits = head.logits(hidden)
     normaliser = logits.logsumexp(dim=-1, keepdim=True)
     loss = (normaliser - logits.gather(1, targets.unsqueeze(1))).sum()
     if not with_gradient:
-        return loss, hidden
+        return loss, None
     slope = (1 - (logits / head.softcap) ** 2) if head.softcap else None
     error = logits.sub_(normaliser).exp_()
     error.scatter_add_(1, targets.unsqueeze(1), torch.full_like(targets, -1, dtype=error.dtype).unsqueeze(1))
@@ -84,8 +119,4 @@ def _chunk(
         error *= slope
     if head.scale != 1.0:
         error *= head.scale
-    return loss, error.to(head.weight.dtype) @ head.weight
-
-
-def _detached(bias: torch.Tensor | None) -> torch.Tensor | None:
-    return None if bias is None else bias.detach()
+    return loss, error

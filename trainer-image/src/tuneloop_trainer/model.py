@@ -1,4 +1,4 @@
-"""The foundation model with a LoRA adapter, and the two things asked of it: hidden states of a pack, and text.
+"""The foundation model as it is tuned, and the two things asked of it: hidden states of a pack, and text.
 
 Loads safetensors only and runs no code of a repository. What a model needs for packed documents is proven on the
 model itself before training (``verify``), not looked up in a list of architectures.
@@ -6,24 +6,25 @@ model itself before training (``verify``), not looked up in a list of architectu
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from tuneloop_core.api.finetunejob import LoRASettings
+from peft import PeftModel
+from tuneloop_core.api.finetunejob import Method
 from tuneloop_core.stages import Reason
 
 from tuneloop_trainer import attention
+from tuneloop_trainer.adapters import attach
 from tuneloop_trainer.attention import Layout
 from tuneloop_trainer.errors import StageError
-from tuneloop_trainer.lora import fuse
 from tuneloop_trainer.loss import Head, summed_loss
 from tuneloop_trainer.machine import Machine
 from tuneloop_trainer.tokens import Document
+from tuneloop_trainer.whole import merged, write_model
 
 log = logging.getLogger("tuneloop")
 
@@ -32,34 +33,35 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 @dataclass
 class TunedModel:
-    """A PEFT model, its frozen head, and how attention is computed over packs."""
+    """A model, what of it is trained, its head, and how attention is computed over packs."""
 
-    peft: PeftModel
+    module: Any  # a PeftModel, or the transformers model itself when all its weights are trained
     head: Head
     machine: Machine
     isolates: bool = True  # packs of several documents are proven to be isolated
     shares: bool = True  # and may share what they begin with
+    total_parameters: int = field(init=False)  # of the base model
+    trainable_parameters: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.trainable_parameters = sum(parameter.numel() for parameter in self.parameters.values())
+        every = sum(parameter.numel() for parameter in self.module.parameters())
+        self.total_parameters = every - (self.trainable_parameters if self.has_adapter else 0)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the base's weights are frozen beside an adapter."""
+        return isinstance(self.module, PeftModel)
 
     @property
     def causal(self) -> Any:
         """The transformers model inside, with the adapter's layers in place."""
-        return self.peft.get_base_model()
+        return self.module.get_base_model() if self.has_adapter else self.module
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """The trained parameters by name."""
-        return {name: parameter for name, parameter in self.peft.named_parameters() if parameter.requires_grad}
-
-    @property
-    def total_parameters(self) -> int:
-        """Parameters of the base model."""
-        every: int = sum(p.numel() for p in self.peft.parameters())
-        return every - self.trainable_parameters
-
-    @property
-    def trainable_parameters(self) -> int:
-        """Parameters of the adapter."""
-        return sum(parameter.numel() for parameter in self.parameters.values())
+        return {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
 
     def hidden(self, documents: list[Document], shared: int = 0) -> torch.Tensor:
         """Last hidden states of a pack, (tokens, hidden size); each document sees itself only.
@@ -84,10 +86,20 @@ class TunedModel:
         return summed_loss(hidden, targets.to(self.machine.device), self.head), len(targets)
 
     @contextmanager
-    def without_adapter(self) -> Iterator[None]:
-        """The base model alone."""
-        with self.peft.disable_adapter():
+    def as_base(self) -> Iterator[None]:
+        """The base model alone. Where all weights are trained, it is there only until they are."""
+        with self.module.disable_adapter() if self.has_adapter else nullcontext():
             yield
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter as PEFT and vLLM load it."""
+        self.module.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # publish writes the model card
+
+    def save_whole(self, base: Path, folder: Path) -> None:
+        """Merge the adapter for good and write the whole model; from here on this is the model as written."""
+        self.module = merged(self.module)
+        write_model(self.module, base, folder)
 
     @contextmanager
     def generating(self) -> Iterator[None]:
@@ -126,22 +138,13 @@ def trained_positions(documents: list[Document], shared: int = 0) -> tuple[torch
     return torch.cat(positions), torch.cat(targets)
 
 
-def load_model(folder: Path, machine: Machine, lora: LoRASettings, seed: int) -> TunedModel:
-    """The model in a folder with a fresh adapter; raises ``ModelUnsupported`` in words."""
+def load_model(folder: Path, machine: Machine, method: Method, seed: int) -> TunedModel:
+    """The model in a folder, ready to be tuned; raises ``ModelUnsupported`` in words."""
     attention.register()
     causal = _load_causal(folder, machine)
     torch.manual_seed(seed)
-    try:
-        peft = get_peft_model(causal, _lora_config(lora))
-    except ValueError as error:
-        message = f"method.lora.targetModules {lora.target_modules} does not fit this model: {error}"
-        raise StageError(Reason.MODEL_UNSUPPORTED, message) from error
-    for parameter in peft.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(machine.dtype)
-    peft = peft.to(machine.device)
-    log.info("%d LoRA layers, %d of them fused", sum("lora_A" in n for n, _ in peft.named_parameters()), fuse(peft))
-    return TunedModel(peft, Head.of(causal), machine)
+    module = attach(causal, method, machine)
+    return TunedModel(module, Head.of(causal), machine)
 
 
 def _load_causal(folder: Path, machine: Machine) -> Any:
@@ -156,19 +159,6 @@ def _load_causal(folder: Path, machine: Machine) -> Any:
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise StageError(Reason.MODEL_UNSUPPORTED, f"the model cannot be loaded: {error}") from error
-
-
-def _lora_config(lora: LoRASettings) -> LoraConfig:
-    """Plain LoRA, as vLLM loads it: no bias, no whole modules. No dropout, so that packing changes nothing."""
-    modules = lora.target_modules.split(",")
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        target_modules="all-linear" if modules == ["all-linear"] else modules,
-        lora_dropout=0.0,
-        bias="none",
-    )
 
 
 # ---- proofs before training ----------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""AdamW over float32 copies of the adapter, with gradients summed in float32, and a cosine schedule with warm-up.
+"""AdamW over float32 copies of what is trained, gradients summed in float32, and a cosine schedule with warm-up.
 
 A bfloat16 weight cannot hold the small updates of fine-tuning, and a bfloat16 sum loses the small gradients; both are
-therefore kept in float32 here, which costs little for an adapter. State is plain tensors by name, so that a checkpoint
-is a safetensors file and resuming is exact.
+therefore kept in float32 here; weights that are float32 are their own copies. State is plain tensors by name, so that
+a checkpoint is a safetensors file and resuming is exact.
 """
 
 import math
@@ -21,7 +21,7 @@ class AdapterOptimizer:
 
     def __init__(self, parameters: dict[str, torch.nn.Parameter]) -> None:
         self._parameters = parameters
-        self._masters = {name: p.detach().float().clone() for name, p in parameters.items()}
+        self._masters = {name: p.detach().float() for name, p in parameters.items()}  # float32: the same memory
         self._sums = {name: torch.zeros_like(master) for name, master in self._masters.items()}
         self._first = {name: torch.zeros_like(master) for name, master in self._masters.items()}
         self._second = {name: torch.zeros_like(master) for name, master in self._masters.items()}
@@ -74,7 +74,7 @@ class AdapterOptimizer:
 
     @torch.no_grad()
     def _update(self, name: str, parameter: torch.nn.Parameter, scale: float, learning_rate: float) -> None:
-        """Adam (arXiv:1412.6980) with bias correction; no weight decay, as is usual for adapters."""
+        """Adam (arXiv:1412.6980) with bias correction; no weight decay, as is usual in fine-tuning."""
         gradient = self._sums[name] * scale
         first, second = self._first[name], self._second[name]
         first.lerp_(gradient, 1 - BETAS[0])

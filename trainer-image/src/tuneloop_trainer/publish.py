@@ -1,13 +1,13 @@
-"""Stage publish: put the adapter into the store as an artifact that says what it is and where it came from.
+"""Stage publish: put what was trained into the store as an artifact that says what it is and where it came from.
 
-Adapter, tokenizer, manifest, model card and scores in one folder named by its digest. Plain LoRA, so that PEFT and
-vLLM load it as it lies there. Never loads the model; the same input gives the same digest.
+Adapter or whole model, tokenizer, manifest, model card and scores in one folder named by its digest, so that
+transformers, PEFT and vLLM load it as it lies there. Never loads the model; the same input gives the same digest.
 """
 
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tuneloop_core.api.finetunejob import FineTuneJobSpec
 from tuneloop_core.constants import STORE_ARTIFACTS
@@ -25,7 +25,16 @@ from tuneloop_core.stages import (
 
 from tuneloop_trainer.card import model_card
 from tuneloop_trainer.errors import StageError
-from tuneloop_trainer.files import copy_file, folder_aside, folder_bytes, folder_digest, is_whole, seal, sealed_digest
+from tuneloop_trainer.files import (
+    DIGEST_FILE,
+    copy_file,
+    folder_aside,
+    folder_bytes,
+    folder_digest,
+    is_whole,
+    seal,
+    sealed_digest,
+)
 from tuneloop_trainer.hub import is_wanted
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.stage import read_record
@@ -55,19 +64,19 @@ def run(stage_input: PublishInput, paths: Paths) -> PublishResult:
     """Assemble the artifact; returns where it lies."""
     check = CheckResult.model_validate(_result_of(Stage.CHECK, paths))
     train = TrainResult.model_validate(_result_of(Stage.TRAIN, paths))
-    adapter = paths.work / "train/adapter"
-    if not is_whole(adapter):
-        raise StageError(Reason.CHECKPOINT_CORRUPT, f"{adapter} does not match its digest; the disk may be failing.")
     spec = FineTuneJobSpec.model_validate(stage_input.spec)
+    trained = paths.work / ("train/model" if spec.method.publishes_model else "train/adapter")
+    if not is_whole(trained):
+        raise StageError(Reason.CHECKPOINT_CORRUPT, f"{trained} does not match its digest; the disk may be failing.")
     gates = judge(spec.evaluation.gates, train.base, train.tuned)
     manifest = _manifest(stage_input, spec, check, train, gates)
     with folder_aside(paths.artifacts) as aside:
-        _assemble(aside, adapter, paths, manifest)
+        _assemble(aside, trained, paths, manifest)
         target = paths.artifacts / folder_digest(aside).removeprefix("sha256:")
         digest = seal(aside, target)
     log.info("published %s", digest)
     path = f"{STORE_ARTIFACTS}/{target.name}"
-    return PublishResult(kind="Adapter", path=path, digest=digest, bytes=folder_bytes(target), gates=gates)
+    return PublishResult(kind=_kind(spec), path=path, digest=digest, bytes=folder_bytes(target), gates=gates)
 
 
 def holds(earlier: dict[str, Any], paths: Paths) -> bool:
@@ -83,12 +92,16 @@ def _result_of(stage: Stage, paths: Paths) -> dict[str, Any]:
     return record.result
 
 
+def _kind(spec: FineTuneJobSpec) -> Literal["Adapter", "Model"]:
+    return "Model" if spec.method.publishes_model else "Adapter"
+
+
 def _manifest(
     stage_input: PublishInput, spec: FineTuneJobSpec, check: CheckResult, train: TrainResult, gates: list[GateResult]
 ) -> Manifest:
     fetch = stage_input.fetch
     return Manifest(
-        kind="Adapter",
+        kind=_kind(spec),
         name=stage_input.name,
         namespace=stage_input.namespace,
         model={
@@ -115,9 +128,14 @@ def _manifest(
     )
 
 
-def _assemble(folder: Path, adapter: Path, paths: Paths, manifest: Manifest) -> None:
-    copy_file(adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
-    _write(folder / ADAPTER_CONFIG, _adapter_config(adapter / ADAPTER_CONFIG, manifest))
+def _assemble(folder: Path, trained: Path, paths: Paths, manifest: Manifest) -> None:
+    if manifest.kind == "Model":
+        for path in sorted(trained.iterdir()):
+            if path.name != DIGEST_FILE:
+                copy_file(path, folder / path.name)
+    else:
+        copy_file(trained / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
+        _write(folder / ADAPTER_CONFIG, _adapter_config(trained / ADAPTER_CONFIG, manifest))
     for path in sorted(paths.model.iterdir()):
         if path.is_file() and is_wanted(path.name) and _is_tokenizer_file(path.name):
             copy_file(path, folder / path.name)

@@ -1,7 +1,8 @@
-"""Stage train: base evaluation, LoRA training with checkpoints, tuned evaluation, in one process.
+"""Stage train: base evaluation, training with checkpoints, tuned evaluation, in one process.
 
 Base first: it is the reference, and it shows trouble with memory before hours are spent. Its scores are kept, so that
-a pod that goes on from a checkpoint does not measure again. Runs without token, network and service account.
+a pod that goes on from a checkpoint does not measure again. A whole model is merged and written before it is measured:
+what is scored is what is published. Runs without token, network and service account.
 """
 
 import logging
@@ -90,7 +91,7 @@ class _Run:
         self._plan_costs(loop.schedule, held_out, encoder)
         base = self._base(model, encoder, held_out)
         state = self._train(loop)
-        self._save_adapter(model)
+        self._save(model)
         self.board.enter("TunedEvaluation")
         tuned = evaluate(model, encoder, held_out, self.capacity, self._tick)
         self._write_samples(encoder, held_out, base, tuned)
@@ -99,7 +100,7 @@ class _Run:
 
     def _load(self) -> tuple[TunedModel, Encoder]:
         encoder = load_encoder(self.paths.model)
-        return load_model(self.paths.model, self.machine, self.method.lora, self.training.seed), encoder
+        return load_model(self.paths.model, self.machine, self.method, self.training.seed), encoder
 
     def _loop(self, model: TunedModel, store: TokenStore) -> Loop:
         settings = self.training
@@ -124,7 +125,7 @@ class _Run:
             log.info("the base model was evaluated before")
             return kept
         self.board.enter("BaseEvaluation")
-        with model.without_adapter():
+        with model.as_base():
             base = evaluate(model, encoder, held_out, self.capacity, self._tick)
         write_atomic(path, _Kept(input_digest=self.digest, evaluated=base).model_dump_json().encode())
         log.info("base model: %s", base.scores.model_dump_json(exclude_none=True))
@@ -141,12 +142,16 @@ class _Run:
         )
         return loop.run()
 
-    def _save_adapter(self, model: TunedModel) -> None:
+    def _save(self, model: TunedModel) -> None:
+        """What publish takes: the adapter, or the whole model."""
         self.board.enter("Saving")
-        target = self.folder / "adapter"
+        whole = self.method.publishes_model
+        target = self.folder / ("model" if whole else "adapter")
         with folder_aside(self.folder) as aside:
-            model.peft.save_pretrained(aside, safe_serialization=True, save_embedding_layers=False)
-            (aside / "README.md").unlink(missing_ok=True)  # publish writes the model card
+            if whole:
+                model.save_whole(self.paths.model, aside)
+            else:
+                model.save_adapter(aside)
             shutil.rmtree(target, ignore_errors=True)
             seal(aside, target)
 
