@@ -103,8 +103,11 @@ class PublishInput(Wire):
     namespace: str
     spec: dict[str, Any]  # the whole spec as the user gave it, defaults filled
     fetch: "FetchResult"
+    plan: dict[str, Any] = {}  # status.plan, camelCase: what the report sets beside what was measured
     trainer_image: str = ""
     operator_version: str = ""
+    hub_endpoint: str = ""  # HF_ENDPOINT, for an export to hf://
+    refused_addresses: list[str] = []  # as for fetch: exports may not lead there either
 
 
 # ---- results: what a pod answers (short enough for a termination message) ------------------------------------

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from tuneloop_core.constants import STORE_CLAIM
+
 _SEGMENT: Final = r"[A-Za-z0-9._=@+-]+"
 _PATH: Final = rf"{_SEGMENT}(?:/{_SEGMENT})*/?"
 _REPO: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
@@ -115,7 +117,12 @@ def parse_dataset_uri(text: str) -> URI:
 
 def parse_output_uri(text: str) -> URI:
     """The parts of ``output.uri``; URIError otherwise."""
-    return _parse(text, "output uri", _OUTPUT_FORMS)
+    uri = _parse(text, "output uri", _OUTPUT_FORMS)
+    if isinstance(uri, ClaimPath) and uri.claim == STORE_CLAIM:
+        raise URIError(f'output uri "{text}": the claim {STORE_CLAIM} holds the artifact already; name another claim')
+    if isinstance(uri, OCIReference) and uri.digest:
+        raise URIError(f'output uri "{text}": an export is found by a tag, not by a digest; leave @sha256:... out')
+    return uri
 
 
 def _parse(text: str, what: str, forms: tuple[_Form, ...]) -> URI:

@@ -27,11 +27,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _prepare_environment(stage: Stage) -> None:
-    """The hub's native client follows its own URLs, so it is off; stages after fetch never ask a hub at all."""
+    """The hub's native client follows its own URLs, so it is off; only fetch and an export ask a hub at all."""
     os.environ["HF_HUB_DISABLE_XET"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if stage is not Stage.FETCH:
+    if stage not in (Stage.FETCH, Stage.PUBLISH):
         os.environ["HF_HUB_OFFLINE"] = "1"
     if stage is Stage.CHECK:  # a tokenizer needs no torch: without it transformers starts in a third of the time
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]

@@ -115,6 +115,11 @@ class Hub:
             )
         shutil.rmtree(folder / ".cache", ignore_errors=True)
 
+    def upload_model(self, name: str, folder: Path, message: str) -> str:
+        """Put a folder into a model repository as one commit; returns the commit. Raises the hub client's errors."""
+        self._api.create_repo(name, private=True, exist_ok=True)
+        return str(self._api.upload_folder(repo_id=name, folder_path=folder, commit_message=message).oid)
+
     def _file(self, repository: Repository, path: str, folder: Path) -> str:
         return self._api.hf_hub_download(
             repository.name, path, repo_type=repository.kind, revision=repository.commit, local_dir=folder

@@ -25,6 +25,7 @@ from tuneloop_core.stages import (
 
 from tuneloop_trainer.card import model_card
 from tuneloop_trainer.errors import StageError
+from tuneloop_trainer.exports import export
 from tuneloop_trainer.files import (
     DIGEST_FILE,
     copy_file,
@@ -35,6 +36,7 @@ from tuneloop_trainer.files import (
     seal,
     sealed_digest,
 )
+from tuneloop_trainer.guard import AddressGuard
 from tuneloop_trainer.hub import is_wanted
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.stage import read_record
@@ -60,8 +62,24 @@ class Manifest(Wire):
     evaluation: dict[str, Any]
 
 
-def run(stage_input: PublishInput, paths: Paths) -> PublishResult:
-    """Assemble the artifact; returns where it lies."""
+def run(stage_input: PublishInput, paths: Paths, guard: AddressGuard | None = None) -> PublishResult:
+    """Assemble the artifact, then export it where the job asks for it; returns where it lies."""
+    result = _publish(stage_input, paths)
+    output = FineTuneJobSpec.model_validate(stage_input.spec).output
+    if output is None:
+        return result
+    guard = guard or AddressGuard(stage_input.refused_addresses)
+    exported = export(paths.artifacts.parent / result.path, output, paths, guard, stage_input.hub_endpoint)
+    return result.model_copy(update={"exported_uri": exported})
+
+
+def holds(earlier: dict[str, Any], paths: Paths) -> bool:
+    """Whether the artifact of an earlier run still lies there."""
+    result = PublishResult.model_validate(earlier)
+    return sealed_digest(paths.artifacts.parent / result.path) == result.digest
+
+
+def _publish(stage_input: PublishInput, paths: Paths) -> PublishResult:
     check = CheckResult.model_validate(_result_of(Stage.CHECK, paths))
     train = TrainResult.model_validate(_result_of(Stage.TRAIN, paths))
     spec = FineTuneJobSpec.model_validate(stage_input.spec)
@@ -77,12 +95,6 @@ def run(stage_input: PublishInput, paths: Paths) -> PublishResult:
     log.info("published %s", digest)
     path = f"{STORE_ARTIFACTS}/{target.name}"
     return PublishResult(kind=_kind(spec), path=path, digest=digest, bytes=folder_bytes(target), gates=gates)
-
-
-def holds(earlier: dict[str, Any], paths: Paths) -> bool:
-    """Whether the artifact of an earlier run still lies there."""
-    result = PublishResult.model_validate(earlier)
-    return sealed_digest(paths.artifacts.parent / result.path) == result.digest
 
 
 def _result_of(stage: Stage, paths: Paths) -> dict[str, Any]:

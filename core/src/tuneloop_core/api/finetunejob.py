@@ -12,7 +12,7 @@ from tuneloop_core.api.conditions import ObjectMeta
 from tuneloop_core.api.finetunejob_status import FineTuneJobStatus
 from tuneloop_core.api.formats import Decimal, Duration, ResourceName, decimal_rule, duration_rule
 from tuneloop_core.api.pod import PodSettings
-from tuneloop_core.api.sources import PVC_NEEDS_NO_SECRET, DatasetSource, ModelSource
+from tuneloop_core.api.sources import PVC_NEEDS_NO_SECRET, DatasetSource, Endpoint, ModelSource
 from tuneloop_core.api.uri_rules import output_uri_rules
 
 MUTABLE_FIELDS = ("suspend", "priority", "retries")
@@ -224,18 +224,42 @@ class EvaluationSettings(SpecModel):
     gates: Annotated[list[Gate], Field(max_length=8)] = Field(
         default=[], description="All must pass, or nothing is published and the work is kept."
     )
+    publish_samples: bool = Field(
+        default=True,
+        description="Put questions of the held-out rows with the answers of base and tuned model into the artifact's "
+        "report.html; false where the data must not travel with the artifact.",
+    )
 
 
 class Output(SpecModel):
     """Where a copy of the artifact goes besides the namespace's store."""
 
-    model_config = {"json_schema_extra": rules(PVC_NEEDS_NO_SECRET)}
+    model_config = {
+        "json_schema_extra": rules(
+            PVC_NEEDS_NO_SECRET,
+            cel(
+                "!has(self.endpoint) || self.endpoint == '' || self.uri.matches('^(s3|oci)://')",
+                "endpoint is the address of an S3 service or of a registry and goes with an s3:// or oci:// uri only; "
+                "leave it out otherwise",
+            ),
+        )
+    }
 
     uri: Annotated[str, Field(max_length=512, json_schema_extra=rules(*output_uri_rules()))] = Field(
-        description="s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG], hf://ORG/NAME or pvc://CLAIM/PATH."
+        description="s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG], hf://ORG/NAME or pvc://CLAIM/PATH. Below a "
+        "prefix or path the copy lies under the artifact's digest; a hub repository that is missing is made private. "
+        "status.artifact.uri names the copy."
+    )
+    endpoint: Endpoint = Field(
+        default="",
+        description="Address of the S3 service when it is not Amazon's, or of a registry that has no TLS, such as "
+        "http://registry.tools.svc:5000.",
     )
     credentials_secret: ResourceName = Field(
-        default="", description="Secret of this namespace with the right to write there; keys as in dataset."
+        default="",
+        description="Secret of this namespace with the right to write there: 'accessKeyId', 'secretAccessKey' and "
+        "optionally 'sessionToken' for s3://, 'token' for hf://, 'token' (a password or access token) and optionally "
+        "'username' for oci://. Only the publish pod mounts it.",
     )
 
 
@@ -265,8 +289,7 @@ class FineTuneJobSpec(SpecModel):
     evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="Scores and gates.")
     output: Output | None = Field(
         default=None,
-        description="Export of the artifact. It always lies in the namespace's store; without this, only there. Not in "
-        "this release.",
+        description="Export of the artifact. It always lies in the namespace's store; without this, only there.",
     )
     suspend: bool = Field(
         default=False, description="Stop after a checkpoint and give the accelerator back; false goes on from there."

@@ -34,11 +34,6 @@ FINETUNEJOB_LATER: Final = (
         ".dataset.serviceAccountName",
     ),
     _later(
-        "!has(self.output)",
-        "exports; leave output out: the artifact lies in the namespace's store, where a ModelDeployment finds it",
-        ".output",
-    ),
-    _later(
         "!has(self.priority) || self.priority == ''",
         "queue priorities; leave priority out, or use pod.priorityClassName",
         ".priority",

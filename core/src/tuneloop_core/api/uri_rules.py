@@ -7,6 +7,7 @@ scheme: that is ``release.py``.
 from typing import Final
 
 from tuneloop_core.api.base import cel
+from tuneloop_core.constants import STORE_CLAIM
 
 # One segment of a path, an organisation, a file: no empty ones, no leading dot-dot (checked by NO_DOTS).
 _SEGMENT: Final = "[A-Za-z0-9._=@+-]+"
@@ -95,11 +96,19 @@ def output_uri_rules() -> list[dict[str, str]]:
             "must be s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG], hf://ORG/NAME or pvc://CLAIM/PATH",
         ),
         NO_DOTS,
+        cel(
+            f"!self.startsWith('pvc://{STORE_CLAIM}/')",
+            f"the claim {STORE_CLAIM} holds the artifact already: name another claim, or leave output out",
+        ),
+        cel(
+            "!self.startsWith('oci://') || !self.contains('@')",
+            "an export is found by a tag, not by a digest: leave @sha256:... out; status.artifact.uri gives the digest",
+        ),
     ]
 
 
 def endpoint_rules() -> list[dict[str, str]]:
-    """Rules of dataset.endpoint: plain http is allowed, since S3 services inside a cluster often have no TLS."""
+    """Rules of an endpoint: plain http is allowed, since S3 services inside a cluster often have no TLS."""
     return [
         cel(
             rf"self == '' || self.matches('^https?://{_HOST}/?$')",

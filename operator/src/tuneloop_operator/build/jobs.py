@@ -118,7 +118,7 @@ def _environment(stage: Stage, parts: JobParts) -> dict[str, str]:
         "HF_HUB_DISABLE_XET": "1",  # its native client follows redirects that we could not check
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    if stage is not Stage.FETCH:
+    if stage not in (Stage.FETCH, Stage.PUBLISH):  # publish may export to a hub; it loads no model
         values["HF_HUB_OFFLINE"] = "1"
     count = threads(parts.resources["limits"])
     return values | ({"OMP_NUM_THREADS": str(count)} if count else {})

@@ -11,7 +11,7 @@ Volumes = list[tuple[Obj, Obj]]
 SCHEME_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "hf": (("token",), ()),
     "https": (("token",), ()),
-    "oci": (("token",), ()),
+    "oci": (("token",), ("username",)),
     "s3": (("accessKeyId", "secretAccessKey"), ("sessionToken",)),
 }
 """Scheme: (keys that must be in the Secret, keys that may be)."""

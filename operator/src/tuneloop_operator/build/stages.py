@@ -146,8 +146,11 @@ def _publish(job: FineTuneJob, fetched: FetchResult, settings: Settings, version
         namespace=owner.namespace,
         spec=spec.to_dict(),
         fetch=fetched,
+        plan=job.status.plan.to_dict() if job.status.plan else {},
         trainer_image=settings.images.trainer,
         operator_version=version,
+        hub_endpoint=settings.hub.endpoint,
+        refused_addresses=settings.hub.refused_addresses,
     )
     mounts = [
         store_mount("/model", fetched.model_path, read_only=True),

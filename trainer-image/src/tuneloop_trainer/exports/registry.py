@@ -1,0 +1,113 @@
+"""The part of the OCI distribution protocol that a push needs, over the guarded client.
+
+Speaks Basic and Bearer (token service) authentication as registries ask for it. Credentials go to the registry and to
+the token service that it names over TLS, or to the registry's own host; never to where an upload is redirected.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from urllib.parse import quote, urljoin, urlsplit
+
+import httpx2
+
+from tuneloop_trainer.exports.failures import ExportError, http_change, is_transient
+from tuneloop_trainer.guard import AddressGuard, guarded_client
+
+Content = Iterator[bytes]
+KEYS = "username and token"
+
+
+@dataclass(frozen=True)
+class RegistryLogin:
+    """A user and a password or access token; many registries take any user beside a token."""
+
+    username: str = ""
+    token: str = ""
+
+
+class Registry:
+    """One repository of one registry; ``base`` is ``http(s)://HOST[:PORT]``."""
+
+    def __init__(self, base: str, repository: str, login: RegistryLogin, guard: AddressGuard) -> None:
+        self._base = f"{base}/v2/{repository}"
+        self._repository, self._login = repository, login
+        self._http = guarded_client(guard)
+        self._authorization = ""
+
+    def put_blob(self, digest: str, size: int, content: Callable[[], Content]) -> bool:
+        """Upload a blob unless the registry has it; says whether it was sent."""
+        if self._ask("HEAD", f"{self._base}/blobs/{digest}", allowed=(404,)).status_code == 200:
+            return False
+        begun = self._ask("POST", f"{self._base}/blobs/uploads/", headers={"Content-Length": "0"})
+        place = urljoin(str(begun.request.url), begun.headers.get("Location", ""))
+        url = f"{place}{'&' if '?' in place else '?'}digest={quote(digest, safe='')}"
+        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
+        self._ask("PUT", url, headers=headers, content=content)
+        return True
+
+    def put_manifest(self, tag: str, media_type: str, document: bytes) -> None:
+        """Put the manifest under a tag: from now on it can be pulled."""
+        headers = {"Content-Type": media_type, "Content-Length": str(len(document))}
+        self._ask("PUT", f"{self._base}/manifests/{tag}", headers=headers, content=lambda: iter((document,)))
+
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str] | None = None,
+        content: Callable[[], Content] | None = None,
+        allowed: tuple[int, ...] = (),
+    ) -> httpx2.Response:
+        """One request; asked for credentials, it is sent again with them."""
+        response = self._send(method, url, headers or {}, content)
+        if response.status_code == 401 and self._login.token:
+            self._authorize(response)
+            response = self._send(method, url, headers or {}, content)
+        if not response.is_success and response.status_code not in allowed:
+            raise self._refusal(response)
+        return response
+
+    def _send(
+        self, method: str, url: str, headers: dict[str, str], content: Callable[[], Content] | None
+    ) -> httpx2.Response:
+        own = urlsplit(url).netloc == urlsplit(self._base).netloc
+        login = {"Authorization": self._authorization} if self._authorization and own else {}
+        return self._http.request(method, url, headers={**headers, **login}, content=content() if content else None)
+
+    def _authorize(self, response: httpx2.Response) -> None:
+        """Answer a challenge (RFC 9110; the token service is the distribution project's specification)."""
+        scheme, _, rest = response.headers.get("WWW-Authenticate", "").partition(" ")
+        login = httpx2.BasicAuth(self._login.username or "token", self._login.token)
+        if scheme.lower() != "bearer":
+            self._authorization = next(login.auth_flow(response.request)).headers["Authorization"]
+            return
+        challenge = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        realm = challenge.get("realm", "")
+        self._require_trusted(realm)
+        query = {"service": challenge.get("service", ""), "scope": f"repository:{self._repository}:pull,push"}
+        answer = self._http.get(realm, params={key: value for key, value in query.items() if value}, auth=login)
+        if not answer.is_success:
+            raise self._refusal(answer)
+        granted = answer.json()
+        self._authorization = f"Bearer {granted.get('token') or granted.get('access_token', '')}"
+
+    def _require_trusted(self, realm: str) -> None:
+        found, own = urlsplit(realm), urlsplit(self._base)
+        if found.scheme != "https" and found.hostname != own.hostname:
+            said = f"{own.netloc} sends credentials to {realm}, which has no TLS"
+            raise ExportError(said, "Give the registry's token service an https:// address")
+
+    def _refusal(self, response: httpx2.Response) -> ExportError:
+        status, host = response.status_code, response.request.url.host
+        change = http_change(status, KEYS, f"the project or repository {self._repository}")
+        return ExportError(f"{host} said {status}: {_words(response)}", change, transient=is_transient(status))
+
+
+def _words(response: httpx2.Response) -> str:
+    """What the registry's error document says."""
+    try:
+        errors = response.json()["errors"]
+        return "; ".join(f"{error['code']}: {error.get('message', '')}" for error in errors)
+    except (ValueError, KeyError, TypeError):
+        return response.reason_phrase
