@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from operator_api import Api, Obj, wait_for
 from operator_servers import FakeServer
-from operator_world import FETCHED, World, world_of
+from operator_world import FETCHED, PUBLISHED, World, world_of
 
 pytestmark = pytest.mark.usefixtures("crds")
 
@@ -157,6 +157,24 @@ def test_a_failed_job_stalls_and_a_missing_model_heals(world: World, server: Fak
     start_server(world, wait_deployment(world, "chat-r1"), server.ip)
     stalled = world.wait_condition("Stalled", "chat", "FineTuneJobFailed", "ModelDeployment")
     assert "FineTuneJob bad failed (GateFailed" in stalled["message"]
+
+
+def test_a_model_that_a_job_publishes_is_served_without_a_fetch(world: World, server: FakeServer) -> None:
+    world.start()
+    deployment(world, model={"fineTuneJob": "one"})
+    waiting = world.wait_condition("Reconciling", "chat", "WaitingForFineTuneJob", "ModelDeployment")
+    assert waiting["message"] == "waiting for FineTuneJob one: there is none of that name in this namespace"
+    world.job(method={"adapter": "None"})
+    for stage in ("fetch", "check", "train"):
+        world.succeed_stage(stage)
+    world.succeed_stage("publish", result=PUBLISHED | {"kind": "Model"})
+    found = wait_deployment(world, "chat-r1")
+    mounts = found["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert {"artifacts/" + "d" * 64} == {mount["subPath"] for mount in mounts if mount["mountPath"] == "/model"}
+    start_server(world, found, server.ip)
+    ready(world)
+    assert world.status("chat", "ModelDeployment")["model"]["uri"] == "finetunejob://one@sha256:" + "d" * 64
+    assert world.api.get("Job", world.namespace, "chat-model") is None
 
 
 def test_scale_subresource(world: World, server: FakeServer) -> None:

@@ -32,6 +32,8 @@ class Chosen:
 def source_of(deployment: ModelDeployment) -> str:
     """What the user asked for as the base model, to see a change of it."""
     model = deployment.spec.model
+    if model.fine_tune_job:
+        return f"finetunejob://{model.fine_tune_job}"
     return f"{model.uri}@{model.revision}"
 
 

@@ -18,6 +18,7 @@ from tuneloop_operator.policy import adapters, modelfetch, revisions
 from tuneloop_operator.policy.adapters import Resolved
 from tuneloop_operator.policy.conditions import parse_time
 from tuneloop_operator.policy.modelfetch import ModelVerdict
+from tuneloop_operator.policy.published import judge_published
 from tuneloop_operator.policy.serving import ServingFacts, summarize
 from tuneloop_operator.policy.transitions import condition_notes
 from tuneloop_operator.policy.verdicts import State, Verdict
@@ -56,7 +57,7 @@ class DeploymentReconciler:
         self._waiting: defaultdict[Key, set[Key]] = defaultdict(set)
 
     def dependents(self, obj: Obj) -> tuple[Key, ...]:
-        """Keys of the ModelDeployments that serve an adapter of this FineTuneJob."""
+        """Keys of the ModelDeployments that serve an adapter of this FineTuneJob, or its model."""
         if obj["kind"] != FINETUNEJOB_KIND:
             return ()
         metadata = obj["metadata"]
@@ -82,8 +83,7 @@ class DeploymentReconciler:
         return look.look_again or self._context.settings.resync_seconds
 
     async def _act(self, key: Key, deployment: ModelDeployment, found: Mapping[int, Obj]) -> Look:
-        served = modelfetch.annotation(found[max(found)], revisions.SOURCE_ANNOTATION) if found else ""
-        model, trouble = await self._fetcher.settle(key, deployment, served)
+        model, trouble = await self._model(key, deployment, found)
         resolved = self._resolve(key, deployment, model)
         ready = model.model if model.verdict.state is State.DONE else None
         try:
@@ -92,17 +92,27 @@ class DeploymentReconciler:
             trouble = trouble or verdict_of(error)
         return Look(model, resolved, trouble)
 
+    async def _model(
+        self, key: Key, deployment: ModelDeployment, found: Mapping[int, Obj]
+    ) -> tuple[ModelVerdict, Verdict | None]:
+        """The base model: fetched, or published by a job; the second is what the API server refused."""
+        name = deployment.spec.model.fine_tune_job
+        if name:
+            return judge_published(deployment, self._find_job(key, name)), None
+        served = modelfetch.annotation(found[max(found)], revisions.SOURCE_ANNOTATION) if found else ""
+        return await self._fetcher.settle(key, deployment, served)
+
     def _resolve(self, key: Key, deployment: ModelDeployment, model: ModelVerdict) -> list[Resolved]:
-        for adapter in deployment.spec.adapters:
-            job = Key(FINETUNEJOB_KIND, key.namespace, adapter.source.fine_tune_job or "")
-            self._waiting[job].add(key)
-
-        def find(name: str) -> FineTuneJob | None:
-            obj = self._context.cache.get(FINETUNEJOBS.kind, key.namespace, name)
-            return FineTuneJob.model_validate(obj) if obj is not None else None
-
         uri = model.model.uri if model.model else ""
-        return adapters.resolve(deployment.spec.adapters, deployment.status.adapters, find, uri)
+        return adapters.resolve(
+            deployment.spec.adapters, deployment.status.adapters, lambda name: self._find_job(key, name), uri
+        )
+
+    def _find_job(self, key: Key, name: str) -> FineTuneJob | None:
+        """A FineTuneJob of the namespace; from now on a change of it wakes this deployment."""
+        self._waiting[Key(FINETUNEJOB_KIND, key.namespace, name)].add(key)
+        obj = self._context.cache.get(FINETUNEJOBS.kind, key.namespace, name)
+        return FineTuneJob.model_validate(obj) if obj is not None else None
 
     async def _facts(self, key: Key, deployment: ModelDeployment, look: Look) -> ServingFacts:
         context, labels = self._context, selector_labels(key.name)

@@ -1,0 +1,66 @@
+"""The base model of a ModelDeployment that serves what a FineTuneJob published as a whole model.
+
+Nothing is fetched: the artifact already lies in the namespace's store. As with adapters, a version that was resolved
+outlives its job. Pure.
+"""
+
+from tuneloop_core.api.finetunejob import FineTuneJob
+from tuneloop_core.api.finetunejob_status import ArtifactStatus, ModelStatus
+from tuneloop_core.api.modeldeployment import ModelDeployment
+from tuneloop_operator.policy import conditions, reasons
+from tuneloop_operator.policy.conditions import cut
+from tuneloop_operator.policy.modelfetch import ModelVerdict
+from tuneloop_operator.policy.revisions import source_of
+from tuneloop_operator.policy.verdicts import State, Verdict
+
+
+def judge_published(deployment: ModelDeployment, job: FineTuneJob | None) -> ModelVerdict:
+    """DONE with the artifact as the model; else why not yet, or never. ``job`` is None when there is none."""
+    name, known = deployment.spec.model.fine_tune_job or "", _known(deployment)
+    if job is None:
+        if known is not None:  # the job may go once its artifact is served
+            return _done(known)
+        return _waits(f"waiting for FineTuneJob {name}: there is none of that name in this namespace")
+    why = next((item for item in job.status.conditions if item.type == conditions.FAILED), None)
+    if why is not None and why.status == "True":
+        words = f"{why.reason}: {cut(why.message, 500)}"
+        message = f"FineTuneJob {name} failed ({words}). Name another job in model.fineTuneJob"
+        return _stalls(reasons.FINETUNEJOB_FAILED, message)
+    artifact = job.status.artifact
+    if artifact is None:
+        return _waits(f"waiting for FineTuneJob {name} ({job.status.stage or 'not begun'})")
+    if artifact.kind != "Model":
+        base = job.status.model.uri.partition("@")[0] if job.status.model else job.spec.model.uri
+        message = (
+            f"FineTuneJob {name} published an adapter, not a whole model. Serve it over its base: model.uri {base} and "
+            f"adapters: [{{name: {name}, from: {{fineTuneJob: {name}}}}}], or train with method.adapter None or DoRA"
+        )
+        return _stalls(reasons.WRONG_ARTIFACT, message)
+    return _done(_model(deployment, artifact))
+
+
+def _known(deployment: ModelDeployment) -> ModelStatus | None:
+    """The version resolved before, if it is of the job that is asked for now."""
+    known = deployment.status.model
+    return known if known and known.path and known.uri.partition("@")[0] == _uri(deployment) else None
+
+
+def _model(deployment: ModelDeployment, artifact: ArtifactStatus) -> ModelStatus:
+    uri = f"{_uri(deployment)}@{artifact.digest}"
+    return ModelStatus(uri=uri, commit=artifact.digest, path=artifact.path, bytes=artifact.bytes)
+
+
+def _uri(deployment: ModelDeployment) -> str:
+    return source_of(deployment).partition("@")[0]
+
+
+def _done(model: ModelStatus) -> ModelVerdict:
+    return ModelVerdict(Verdict(State.DONE, reasons.SUCCEEDED, f"{model.uri} is in the store"), model)
+
+
+def _waits(message: str) -> ModelVerdict:
+    return ModelVerdict(Verdict(State.PENDING, reasons.WAITING_FOR_JOB, message))
+
+
+def _stalls(reason: str, message: str) -> ModelVerdict:
+    return ModelVerdict(Verdict(State.STALLED, reason, message))
