@@ -97,7 +97,7 @@ def test_long_rows_are_cut_and_counted(pod: pods.Pod) -> None:
     [
         ({"instruction": "Say {}", "output": "Yes."}, "Instruction", "SpanFinder"),
         ({"prompt": "Say {}: ", "completion": "Yes."}, "Completion", "Plain"),
-        ({"text": "Say {} and yes."}, "Completion", "Plain"),
+        ({"text": "Say {} and yes."}, "Text", "Plain"),
     ],
 )
 def test_every_format_becomes_tokens(pod: pods.Pod, row: dict[str, str], format_: str, template: str) -> None:

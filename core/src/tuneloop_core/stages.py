@@ -129,7 +129,7 @@ class FetchResult(Wire):
 class CheckResult(Wire):
     """The dataset in numbers; lengths in tokens of the model's tokenizer, template included."""
 
-    format: str  # Chat | Instruction | Completion
+    format: str  # a data.rows.Format, never Auto
     rows: int
     train_rows: int
     validation_rows: int
@@ -140,7 +140,11 @@ class CheckResult(Wire):
     p50_tokens: int
     p95_tokens: int
     truncated_rows: int
-    template: str  # ModelTemplate | Markers | SpanFinder | Plain: how the trained part is found
+    duplicate_rows: int = 0  # equal to a row before them on their side of the split
+    leaked_rows: int = 0  # of a validation file, those that ask what a training row asks
+    packing_efficiency: float | None = None  # tokens / (packs x maxSequenceLength); None without packing
+    classes: int = 0  # of a Classification dataset; their names are in data/labels.json
+    template: str  # Markers | SpanFinder | Plain: how the trained part is found
     example: str = ""  # one rendered example, at most 600 characters
 
 

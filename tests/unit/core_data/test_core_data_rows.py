@@ -31,7 +31,7 @@ def write(path: Path, *lines: Any) -> Path:
             ChatRow((("user", "i\n\nx"), ("assistant", "o"))),
         ),
         ({"prompt": "p", "completion": "c"}, Format.COMPLETION, CompletionRow("p", "c")),
-        ({"text": "t"}, Format.COMPLETION, TextRow("t")),
+        ({"text": "t"}, Format.TEXT, TextRow("t")),
     ],
 )
 def test_each_format_is_detected_and_read(record: dict[str, Any], format_: Format, row: object) -> None:
@@ -54,7 +54,7 @@ def test_instructions_become_prompts_where_the_model_has_no_template() -> None:
         ({"messages": [{"role": "assistant", "content": " "}]}, r"messages\[0\].content is empty"),
         ({"messages": [{"role": "assistant", "content": None}]}, r"messages\[0\].content is null, not a string"),
         ({"messages": [{"role": "assistant"}]}, "no messages"),
-        ({"messages": [{"role": "assistant", "content": "a", "tool_calls": []}]}, "has tool_calls"),
+        ({"messages": [{"role": "assistant", "content": "a", "weight": 0}]}, "has weight; only role"),
         ({"messages": [{"role": "assistant", "content": "\ud800"}]}, "half a surrogate pair"),
         ({"text": "t"}, "has text but no messages"),
     ],
@@ -145,8 +145,8 @@ def test_files_are_found_by_name(tmp_path: Path, names: list[str], train: list[s
 
 
 def test_a_folder_without_json_lines_says_what_it_has(tmp_path: Path) -> None:
-    (tmp_path / "train.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DatasetError, match=r"found train\.parquet: convert it"):
+    (tmp_path / "train.arrow").write_bytes(b"ARROW1")
+    with pytest.raises(DatasetError, match=r"found train\.arrow: convert it"):
         find_files(tmp_path)
 
 

@@ -8,20 +8,22 @@ token or the network.
 import json
 import logging
 import shutil
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 
-from tuneloop_core.api.finetunejob import Training
+from tuneloop_core.api.finetunejob import Method, Training
 from tuneloop_core.api.sources import DatasetSource
+from tuneloop_core.data.columns import Columns
 from tuneloop_core.data.files import DatasetError, DatasetFiles, Record, find_files
 from tuneloop_core.data.lengths import Lengths
-from tuneloop_core.data.rows import Format, Row
+from tuneloop_core.data.packing import pack_lengths
+from tuneloop_core.data.rows import ClassRow, Format, Row
 from tuneloop_core.data.split import make_split
-from tuneloop_core.data.survey import SHOWN, Survey, expectation, read_rows, survey
+from tuneloop_core.data.survey import SHOWN, Reading, Survey, expectation, read_rows, survey
 from tuneloop_core.stages import CheckInput, CheckResult, Reason
 
+from tuneloop_trainer.dataset_report import EXAMPLE_CHARACTERS, Report, Side, merged, packing_report
 from tuneloop_trainer.encode import EncodeError, Encoder, load_encoder
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import folder_aside, sync_folder, write_json
@@ -31,29 +33,7 @@ from tuneloop_trainer.tokens import TokenWriter
 log = logging.getLogger("tuneloop")
 
 REPORT = "check/dataset-report.json"
-EXAMPLE_CHARACTERS = 600
-
-
-@dataclass
-class Report:
-    """What is written beside the result, for people: the parts that a short message cannot hold."""
-
-    files: list[str] = field(default_factory=list)
-    rows: int = 0
-    duplicates: int = 0
-    bad_rows: int = 0
-    bad: list[str] = field(default_factory=list)
-    untrained_rows: int = 0  # nothing left to train on after cutting to maxSequenceLength
-    train_histogram: list[tuple[int, int]] = field(default_factory=list)
-    validation_histogram: list[tuple[int, int]] = field(default_factory=list)
-
-
-@dataclass
-class Side:
-    """One side of the split while it is written."""
-
-    lengths: Lengths
-    untrained: int = 0
+STATUS_EXAMPLE_CHARACTERS = 600
 
 
 def run(stage_input: CheckInput, paths: Paths) -> CheckResult:
@@ -70,29 +50,37 @@ def run(stage_input: CheckInput, paths: Paths) -> CheckResult:
 def _check(stage_input: CheckInput, paths: Paths, report: Report) -> CheckResult:
     source = DatasetSource.model_validate(stage_input.dataset)
     training = Training.model_validate(stage_input.training)
+    method = Method.model_validate(stage_input.method)
+    reading = Reading(Columns(source.column_names), method.objective, training.seed)
     encoder = load_encoder(paths.model)
-    files = find_files(paths.dataset)
-    report.files = [path.name for path in (*files.train, *files.validation)]
-    seen = _survey(files, Format(source.format), encoder.has_template, training.seed, report)
+    files = find_files(paths.dataset, bool(source.files))
+    _note_input(report, files, paths.dataset, reading)
+    seen = _survey(files, Format(source.format), encoder.has_template, reading, report)
     split = make_split(
         Decimal(0 if files.validation else source.validation.fraction), seen.smallest_hash, training.seed
     )
     with folder_aside(paths.work) as aside:
-        writer = _Writer(encoder, training.max_sequence_length, aside, report)
-        for record, row in read_rows(files.train, seen.format, encoder.has_template):
+        writer = _Writer(encoder, training, aside, report, seen)
+        for record, row in read_rows(files.train, seen.format, encoder.has_template, reading.columns):
             writer.add("validation" if split.holds_out(row) else "train", record, row)
-        for record, row in read_rows(files.validation, seen.format, encoder.has_template):
+        for record, row in read_rows(files.validation, seen.format, encoder.has_template, reading.columns):
             writer.add("validation", record, row)
-        writer.close(seen.format)
+        writer.close()
         shutil.rmtree(paths.data, ignore_errors=True)
         aside.rename(paths.data)
         sync_folder(paths.work)
-    return writer.result(seen)
+    return writer.result()
 
 
-def _survey(files: DatasetFiles, wanted: Format, has_template: bool, seed: int, report: Report) -> Survey:
-    seen = survey((*files.train, *files.validation), wanted, has_template, seed)
-    report.rows, report.duplicates, report.bad_rows, report.bad = seen.rows, seen.duplicates, seen.bad_rows, seen.bad
+def _note_input(report: Report, files: DatasetFiles, root: Path, reading: Reading) -> None:
+    report.files = [path.relative_to(root).as_posix() for path in (*files.train, *files.validation)]
+    report.unused_files = [path.relative_to(root).as_posix() for path in files.unused]
+    report.objective, report.columns = reading.objective, dict(reading.columns.names)
+
+
+def _survey(files: DatasetFiles, wanted: Format, has_template: bool, reading: Reading, report: Report) -> Survey:
+    seen = survey(files.train, wanted, has_template, files.validation, reading)
+    report.note_survey(seen)
     try:
         seen.require_good()
     finally:
@@ -108,77 +96,99 @@ def _survey(files: DatasetFiles, wanted: Format, has_template: bool, seed: int, 
 class _Writer:
     """Writes both sides of the split: rows, tokens, counts."""
 
-    def __init__(self, encoder: Encoder, limit: int, folder: Path, report: Report) -> None:
+    def __init__(self, encoder: Encoder, training: Training, folder: Path, report: Report, seen: Survey) -> None:
         self._encoder = encoder
-        self._limit = limit
+        self._training = training
+        self._limit = training.max_sequence_length
         self._report = report
-        self._sides = {side: Side(Lengths(limit)) for side in ("train", "validation")}
+        self._seen = seen
+        self._classifies = seen.format is Format.CLASSIFICATION
+        self._numbers = {name: number for number, name in enumerate(seen.labels if self._classifies else ())}
+        self._sides = {side: Side(Lengths(self._limit)) for side in ("train", "validation")}
         self._rows = {side: (folder / f"{side}.jsonl").open("w", encoding="utf-8") for side in self._sides}
         self._tokens = {side: TokenWriter(folder / side) for side in self._sides}
-        self._example = ""
-        self._template = ""
+        if self._classifies:
+            write_json(folder / "labels.json", list(self._numbers))
 
     def add(self, side: str, record: Record, row: Row) -> None:
-        """Encode and write one row; a row that cannot be encoded is noted with its line."""
+        """Encode and write one row; a row that cannot be encoded is noted with its place."""
+        if isinstance(row, ClassRow):
+            row = ClassRow(row.text, self._numbers[str(row.label)])
         try:
-            encoded = self._encoder.encode(row)
+            documents = self._encoder.documents(row)
         except EncodeError as error:
             self._note_bad(record, str(error))
             return
-        if not self._example:
-            self._example, self._template = self._encoder.example(row), self._encoder.method(row)
-        cut = encoded.cut(self._limit)
-        self._sides[side].lengths.add(len(encoded.ids), sum(cut.trained))
-        if not any(cut.trained):
-            self._sides[side].untrained += 1
+        self._note_example(row)
+        counts, cut = self._sides[side], [encoded.cut(self._limit) for encoded in documents]
+        counts.rows += 1
+        counts.truncated += any(len(encoded.ids) > self._limit for encoded in documents)
+        for encoded, kept in zip(documents, cut, strict=True):
+            counts.lengths.add(len(encoded.ids), sum(kept.trained))
+        if not self._classifies and not all(any(kept.trained) for kept in cut):
+            counts.untrained += 1
             return
         self._rows[side].write(json.dumps(row.as_json(), ensure_ascii=False) + "\n")
-        self._tokens[side].append(cut.ids, cut.trained)
+        for kept in cut:
+            self._tokens[side].append(kept.ids, kept.trained)
 
-    def close(self, format_: Format) -> None:
+    def close(self) -> None:
         """Finish the files; raises ``DatasetError`` if what is there cannot be trained on."""
         for stream in self._rows.values():
             stream.close()
         for tokens in self._tokens.values():
             tokens.__exit__(None, None, None)
-        lengths = {side: each.lengths for side, each in self._sides.items()}
-        self._report.untrained_rows = sum(each.untrained for each in self._sides.values())
-        self._report.train_histogram = lengths["train"].histogram()
-        self._report.validation_histogram = lengths["validation"].histogram()
-        self._require_good(format_)
+        train, validation = self._sides["train"], self._sides["validation"]
+        self._report.untrained_rows = train.untrained + validation.untrained
+        self._report.train, self._report.validation = train.report(), validation.report()
+        self._report.train_histogram = train.lengths.histogram()
+        self._report.validation_histogram = validation.lengths.histogram()
+        if self._training.packing:
+            self._report.packing = packing_report(pack_lengths(train.lengths.counts, self._limit))
+        self._require_good()
 
-    def result(self, seen: Survey) -> CheckResult:
+    def result(self) -> CheckResult:
         """The counts, in the contract's shape."""
         train, validation = self._sides["train"], self._sides["validation"]
-        both = _merged((train.lengths, validation.lengths), self._limit)
+        both = merged((train.lengths, validation.lengths), self._limit)
+        packing = self._report.packing
         return CheckResult(
-            format=seen.format,
-            rows=seen.rows,
-            train_rows=train.lengths.rows - train.untrained,
-            validation_rows=validation.lengths.rows - validation.untrained,
+            format=self._seen.format,
+            rows=self._seen.rows,
+            train_rows=train.kept,
+            validation_rows=validation.kept,
             train_tokens=train.lengths.tokens,
             trained_tokens=train.lengths.trained_tokens,
             validation_tokens=validation.lengths.tokens,
             max_tokens=both.longest,
             p50_tokens=both.percentile(50),
             p95_tokens=both.percentile(95),
-            truncated_rows=both.truncated,
-            template=self._template,
-            example=_cut_text(self._example, EXAMPLE_CHARACTERS),
+            truncated_rows=train.truncated + validation.truncated,
+            duplicate_rows=self._seen.duplicates,
+            leaked_rows=self._seen.leaked,
+            packing_efficiency=packing.efficiency if packing else None,
+            classes=len(self._numbers),
+            template=self._report.template,
+            example=_cut_text(self._report.example, STATUS_EXAMPLE_CHARACTERS),
         )
+
+    def _note_example(self, row: Row) -> None:
+        if not self._report.example:
+            self._report.example = _cut_text(self._encoder.example(row), EXAMPLE_CHARACTERS)
+            self._report.template = self._encoder.method(row)
 
     def _note_bad(self, record: Record, problem: str) -> None:
         self._report.bad_rows += 1
         if len(self._report.bad) < SHOWN:
-            self._report.bad.append(f"{record.file} line {record.line}: {problem}")
+            self._report.bad.append(f"{record.place}: {problem}")
 
-    def _require_good(self, format_: Format) -> None:
+    def _require_good(self) -> None:
         if self._report.bad_rows:
             shown = "; ".join(self._report.bad)
             raise DatasetError(f"{self._report.bad_rows} rows cannot be used with this model: {shown}")
         for side, each in self._sides.items():
-            if each.lengths.rows == each.untrained:
-                raise DatasetError(_nothing_left(side, each, self._limit, format_))
+            if not each.kept:
+                raise DatasetError(_nothing_left(side, each, self._limit, self._seen.format))
 
 
 def _nothing_left(side: str, each: Side, limit: int, format_: Format) -> str:
@@ -190,13 +200,6 @@ def _nothing_left(side: str, each: Side, limit: int, format_: Format) -> str:
     if side == "train":
         return f"no row is left to train on: all of them are held out. Add rows. {expectation(format_)}"
     return "no row is left to evaluate on: add rows, or a validation.jsonl beside train.jsonl"
-
-
-def _merged(parts: Iterable[Lengths], limit: int) -> Lengths:
-    merged = Lengths(limit)
-    for part in parts:
-        merged.counts.update(part.counts)
-    return merged
 
 
 def _cut_text(text: str, limit: int) -> str:

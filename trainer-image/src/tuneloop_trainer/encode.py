@@ -7,16 +7,20 @@ the template's own ``{% generation %}`` markers where it has them, else the span
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuneloop_core.data.rows import ChatRow, CompletionRow, Row, TextRow
+from tuneloop_core.data.messages import Tool
+from tuneloop_core.data.pairs import Turns
+from tuneloop_core.data.rows import ChatRow, ClassRow, CompletionRow, PreferenceRow, Row, TextRow, UnpairedRow
 from tuneloop_core.data.spans import Message, SpanError, find_spans
 from tuneloop_core.stages import Reason
 
 from tuneloop_trainer.errors import StageError
 
 MARKER = re.compile(r"{%-?\s*generation\s*-?%}")
+TOOLS = re.compile(r"\btools\b")
 
 
 class EncodeError(ValueError):
@@ -51,67 +55,123 @@ class Encoder:
         self.tokenizer = tokenizer
         self.has_template = bool(tokenizer.chat_template)
         self._marked = self.has_template and bool(MARKER.search(str(tokenizer.chat_template)))
+        self._takes_tools = bool(TOOLS.search(str(tokenizer.chat_template)))
         self._closers = sorted({token for token in tokenizer.all_special_tokens if token}, key=len, reverse=True)
 
     def method(self, row: Row) -> str:
         """How the trained part is found: Markers, SpanFinder, or Plain where no template is used."""
         if isinstance(row, ChatRow):
             return "Markers" if self._marked else "SpanFinder"
-        return "Plain"
+        talks = isinstance(row, PreferenceRow | UnpairedRow) and not isinstance(row.prompt, str)
+        return "SpanFinder" if talks else "Plain"
+
+    def documents(self, row: Row) -> list[Encoded]:
+        """The documents of a row: for a preference the prompt with either answer, for all others one."""
+        if isinstance(row, PreferenceRow):
+            return [self._pair(row.prompt, answer, row.tools) for answer in (row.chosen, row.rejected)]
+        return [self.encode(row)]
 
     def encode(self, row: Row) -> Encoded:
-        """Tokens of a whole row; raises ``EncodeError``."""
+        """Tokens of a whole row, of a preference with its chosen answer; raises ``EncodeError``."""
         if isinstance(row, ChatRow):
-            encoded = self._by_markers(row) if self._marked else self._by_spans(row)
+            encoded = self._by_markers(row) if self._marked else self._by_spans(row.as_messages(), row.tools)
+        elif isinstance(row, PreferenceRow | UnpairedRow):
+            encoded = self._pair(row.prompt, _answer(row), row.tools)
         elif isinstance(row, CompletionRow):
-            encoded = self._with_end(self._tokenize(row.prompt + row.completion, [(len(row.prompt), None)], True))
-        else:
+            encoded = self._pair(row.prompt, row.completion, [])
+        elif isinstance(row, TextRow):
             encoded = self._with_end(self._tokenize(row.text, [(0, None)], True))
+        else:
+            return self._tokenize(row.text, [], True)
         if not any(encoded.trained):
             raise EncodeError("no token of it would be trained")
         return encoded
 
     def question(self, row: Row) -> Question | None:
-        """The prompt before the last answer; None for plain text, which asks nothing."""
-        if isinstance(row, TextRow):
+        """The prompt before the last answer; None for what asks nothing, and for an answer that was not liked."""
+        if isinstance(row, TextRow | ClassRow) or (isinstance(row, UnpairedRow) and not row.label):
             return None
-        if isinstance(row, CompletionRow):
-            ids = self._tokenize(row.prompt, [], True).ids
-            return Question(ids, row.prompt, row.completion.strip())
-        messages = row.as_messages()
-        last = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
-        text = self._render(messages[:last], add_generation_prompt=True)
-        asked = next((message["content"] for message in reversed(messages[:last]) if message["role"] == "user"), "")
-        return Question(self._tokenize(text, [], False).ids, asked, messages[last]["content"].strip())
+        if isinstance(row, ChatRow):
+            messages = row.as_messages()
+            last = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
+            return self._asked(messages[:last], messages[last:], row.tools)
+        answer, tools = (row.completion, []) if isinstance(row, CompletionRow) else (_answer(row), row.tools)
+        if isinstance(row.prompt, str):
+            return Question(self._tokenize(row.prompt, [], True).ids, row.prompt, str(answer).strip())
+        return self._asked(row.prompt, list(answer), tools)  # type: ignore[arg-type]
 
     def example(self, row: Row) -> str:
         """The row as the model sees it."""
         if isinstance(row, ChatRow):
-            return self._render(row.as_messages(), add_generation_prompt=False)
-        return row.prompt + row.completion if isinstance(row, CompletionRow) else row.text
+            return self._render(row.as_messages(), add_generation_prompt=False, tools=row.tools)
+        if isinstance(row, TextRow | ClassRow):
+            return row.text
+        if isinstance(row, CompletionRow):
+            return row.prompt + row.completion
+        whole = _joined(row.prompt, _answer(row))
+        return whole if isinstance(whole, str) else self._render(whole, add_generation_prompt=False, tools=row.tools)
 
-    def _by_spans(self, row: ChatRow) -> Encoded:
+    def _asked(self, messages: list[Message], answers: list[Message], tools: list[Tool]) -> Question:
+        text = self._render(messages, add_generation_prompt=True, tools=tools)
+        asked = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
+        reference = self._called([*messages, answers[0]], tools) or answers[0]["content"].strip()
+        return Question(self._tokenize(text, [], False).ids, asked, reference)
+
+    def _called(self, messages: list[Message], tools: list[Tool]) -> str:
+        """The calls of the last message as the template writes them; empty where it makes none."""
+        if not messages[-1].get("tool_calls"):
+            return ""
+        text, spans = self._spans(messages, tools, len(messages) - 1)
+        written = text[slice(*spans[-1])]
+        ending = next((closer for closer in self._closers if written.endswith(closer)), "")
+        return written.removesuffix(ending).strip()
+
+    def _pair(self, prompt: Turns, answer: Turns, tools: list[Tool]) -> Encoded:
+        """A prompt and its answer, of which only the answer is trained."""
+        whole = _joined(prompt, answer)
+        if not isinstance(whole, str):
+            return self._by_spans(whole, tools, len(prompt))
+        return self._with_end(self._tokenize(whole, [(len(prompt), None)], True))
+
+    def _spans(self, messages: list[Message], tools: list[Tool], first: int) -> tuple[str, list[tuple[int, int]]]:
         try:
-            text, spans = find_spans(self._render, row.as_messages(), self._closers)
+            return find_spans(partial(self._render, tools=tools), messages, self._closers, first)
         except SpanError as error:
             raise EncodeError(f"the trained part cannot be found: {error}") from error
+
+    def _by_spans(self, messages: list[Message], tools: list[Tool], first: int = 0) -> Encoded:
+        text, spans = self._spans(messages, tools, first)
         encoded = self._tokenize(text, spans, False)
         ends_open = text[spans[-1][0] : spans[-1][1]].endswith(tuple(self._closers))
         return encoded if ends_open or text[spans[-1][1] :].strip() else self._with_end(encoded)
 
     def _by_markers(self, row: ChatRow) -> Encoded:
+        self._require_tools(row.tools)
         try:
             out = self.tokenizer.apply_chat_template(
-                row.as_messages(), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+                row.as_messages(),
+                tools=row.tools or None,
+                tokenize=True,
+                return_dict=True,
+                return_assistant_tokens_mask=True,
             )
         except Exception as error:
             raise EncodeError(f"the model's chat template refuses it: {error}") from error
         return Encoded(list(out["input_ids"]), [int(value) for value in out["assistant_masks"]])
 
-    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    def _require_tools(self, tools: list[Tool]) -> None:
+        if tools and not self._takes_tools:
+            raise EncodeError(
+                "it has tools, but the model's chat template writes none; take a model trained with tools"
+            )
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool, tools: list[Tool]) -> str:
+        if not self.has_template:
+            raise EncodeError("it is a conversation, but the model has no chat template: take an instruct model")
+        self._require_tools(tools)
         try:
             text = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+                list(messages), tools=tools or None, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except Exception as error:
             raise EncodeError(f"the model's chat template refuses it: {error}") from error
@@ -147,3 +207,12 @@ def load_encoder(model: Path) -> Encoder:
 
 def _inside(start: int, end: int, spans: Sequence[tuple[int, int | None]]) -> bool:
     return any(first <= start < end and (last is None or start < last) for first, last in spans)
+
+
+def _answer(row: PreferenceRow | UnpairedRow) -> Turns:
+    return row.chosen if isinstance(row, PreferenceRow) else row.completion
+
+
+def _joined(prompt: Turns, answer: Turns) -> Turns:
+    """Both are strings, or both are messages (``tuneloop_core.data.pairs``)."""
+    return prompt + answer  # type: ignore[operator]

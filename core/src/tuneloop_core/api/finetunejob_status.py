@@ -73,7 +73,7 @@ class DatasetStatus(StatusModel):
     digest: str = Field(default="", max_length=80, description="sha256:HEX of its files.")
     path: str = Field(default="", max_length=512, description="Its folder in the store.")
     bytes: int = Field(default=0, ge=0, description="Size in the store.")
-    format: str = Field(default="", max_length=32, description="Chat, Instruction or Completion.")
+    format: str = Field(default="", max_length=32, description="What its rows are: Chat, Instruction and so on.")
     rows: int = Field(default=0, ge=0, description="Rows in all.")
     train_rows: int = Field(default=0, ge=0, description="Rows to train on.")
     validation_rows: int = Field(default=0, ge=0, description="Rows held out.")
@@ -84,6 +84,14 @@ class DatasetStatus(StatusModel):
     p50_tokens: int = Field(default=0, ge=0, description="Median row.")
     p95_tokens: int = Field(default=0, ge=0, description="95th percentile row.")
     truncated_rows: int = Field(default=0, ge=0, description="Rows longer than training.maxSequenceLength.")
+    duplicate_rows: int = Field(default=0, ge=0, description="Rows equal to one before them.")
+    leaked_rows: int = Field(
+        default=0, ge=0, description="Rows of a validation file that ask what a training row asks."
+    )
+    packing_efficiency: float | None = Field(
+        default=None, ge=0, le=1, description="Tokens over what the packs of maxSequenceLength tokens could hold."
+    )
+    classes: int = Field(default=0, ge=0, description="Classes, where the rows are labelled texts.")
     template: str = Field(default="", max_length=32, description="How the trained part is found.")
     example: str = Field(default="", max_length=1024, description="One example as the model sees it.")
 

@@ -82,8 +82,43 @@ class ValidationSplit(SpecModel):
     )
 
 
+ColumnName = Annotated[str, Field(max_length=128)]
+FileGlob = Annotated[
+    str,
+    Field(
+        max_length=256,
+        json_schema_extra=rules(
+            cel(
+                "self.matches('^[A-Za-z0-9._=@+*?-]+(/[A-Za-z0-9._=@+*?-]+)*$') && !self.matches('(^|/)[.]{1,2}(/|$)')",
+                "a file is named by a path below the uri, without '..', such as data/train-*.parquet",
+            )
+        ),
+    ),
+]
+
+
+class ColumnMap(SpecModel):
+    """What the file calls the columns that a format reads; those that are left out keep their own name."""
+
+    messages: ColumnName = Field(default="", description="Chat: the list of messages, such as conversations.")
+    role: ColumnName = Field(
+        default="", description="Within messages: who speaks; with from, human is user, gpt is assistant."
+    )
+    content: ColumnName = Field(default="", description="Within messages: what is said, such as value.")
+    tools: ColumnName = Field(default="", description="Chat, preferences: the tools that may be called.")
+    instruction: ColumnName = Field(default="", description="Instruction: what is asked.")
+    input: ColumnName = Field(default="", description="Instruction: what the instruction is about; may be missing.")
+    output: ColumnName = Field(default="", description="Instruction: the answer.")
+    prompt: ColumnName = Field(default="", description="Completion, preferences: what comes before the answer.")
+    completion: ColumnName = Field(default="", description="Completion, UnpairedPreference: the answer.")
+    chosen: ColumnName = Field(default="", description="Preference: the better answer.")
+    rejected: ColumnName = Field(default="", description="Preference: the worse answer.")
+    text: ColumnName = Field(default="", description="Text, Classification: the text.")
+    label: ColumnName = Field(default="", description="Classification: the class; UnpairedPreference: liked or not.")
+
+
 class DatasetSource(SpecModel):
-    """The training data: JSON lines in chat, instruction or completion form."""
+    """The training data: files of rows, and what the rows are."""
 
     model_config = {
         "json_schema_extra": rules(
@@ -91,6 +126,11 @@ class DatasetSource(SpecModel):
             cel(
                 "!has(self.endpoint) || self.endpoint == '' || self.uri.startsWith('s3://')",
                 "endpoint is the address of an S3 service and goes with an s3:// uri only; leave it out otherwise",
+            ),
+            cel(
+                "!has(self.files) || self.files.size() == 0 || self.uri.matches('^(hf|pvc)://')",
+                "files are chosen from a hf://datasets/ repository or a pvc:// folder; other uris name one file",
+                ".files",
             ),
         )
     }
@@ -112,9 +152,27 @@ class DatasetSource(SpecModel):
         description="Service account of the fetch pod, for clouds that give credentials by workload identity. Not in "
         "this release.",
     )
-    format: Literal["Auto", "Chat", "Instruction", "Completion"] = Field(
+    files: Annotated[list[FileGlob], Field(max_length=16)] | None = Field(
+        default=None,
+        description="Which files below the uri: paths or globs (* and ? within a folder, ** over folders), such as "
+        "data/train-*.parquet. Default: all that can be read. Which are for validation is told by their names.",
+    )
+    format: Literal[
+        "Auto", "Chat", "Instruction", "Completion", "Text", "Preference", "UnpairedPreference", "Classification"
+    ] = Field(
         default="Auto",
-        description="Form of a line: Chat {messages: [{role, content}]}, Instruction {prompt, completion} and its "
-        "usual spellings, Completion {text}. Auto looks at the first rows; status.dataset.format says what it found.",
+        description="What a row is: Chat {messages, tools?}, Instruction {instruction, input?, output}, Completion "
+        "{prompt, completion}, Text {text}, Preference {prompt?, chosen, rejected}, UnpairedPreference {prompt, "
+        "completion, label}, Classification {text, label}. Auto looks at the first row; status.dataset.format says "
+        "what it found.",
+    )
+    columns: ColumnMap | None = Field(
+        default=None,
+        description="Our names to the file's, such as {prompt: question, completion: answer}.",
     )
     validation: ValidationSplit = Field(default=ValidationSplit(), description="The held-out rows.")
+
+    @property
+    def column_names(self) -> dict[str, str]:
+        """Our name to the file's, those that differ only."""
+        return {ours: theirs for ours, theirs in (self.columns or ColumnMap()).to_dict().items() if theirs}

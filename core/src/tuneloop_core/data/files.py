@@ -1,23 +1,34 @@
-"""JSON Lines files as a stream of rows with line numbers, in flat memory.
+"""The files of a dataset folder: which are read, for which side of the split, and in which format.
 
-Finds the files of a dataset folder, decodes line by line, and says for each bad line what is wrong. Never holds more
-than one line, and never decides whether a bad line is fatal (see ``survey``).
+Splits go by name, as the hub does it. Opens files one at a time and never holds more than one record of them; never
+decides whether a bad record is fatal (see ``survey``).
 """
 
-import json
-from collections.abc import Iterator
+import gzip
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, TypeVar, cast
 
-from tuneloop_core.data.rows import BadRowError
+from tuneloop_core.data.arrays import read_array
+from tuneloop_core.data.lines import read_lines
+from tuneloop_core.data.records import MAX_LINE_BYTES, Record
+from tuneloop_core.data.tables import read_csv, read_parquet
 
-MAX_LINE_BYTES = 32 * 1024 * 1024
-TRAIN_NAMES = ("train",)
-VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test")
-SUFFIXES = (".jsonl", ".ndjson", ".json")
-ARRAY = "the file is one JSON array; write one object a line instead (JSON Lines)"
-OTHER_FORMATS = (".parquet", ".csv", ".tsv", ".arrow", ".txt", ".xlsx", ".gz", ".zst", ".zip")
+P = TypeVar("P", str, Path)
+
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+# Kinds of file, the one that is taken first where a split has several. Only text may be packed.
+KINDS = ((".jsonl", ".ndjson"), (".json",), (".parquet",), (".csv", ".tsv"))
+READ = ".jsonl, .json, .csv, .tsv or .parquet (.gz but for the last)"
+OTHER_FORMATS = (".arrow", ".txt", ".xlsx", ".zst", ".zip", ".gz", ".bz2", ".xz", ".tar")
+INFO_FILES = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"})
 
 
 class DatasetError(ValueError):
@@ -30,50 +41,94 @@ class DatasetFiles:
 
     train: tuple[Path, ...]
     validation: tuple[Path, ...] = ()
+    unused: tuple[Path, ...] = ()  # readable, but of no side: a test split beside a validation split
 
 
-@dataclass(frozen=True)
-class Record:
-    """One line of a file: either an object or what is wrong with it."""
-
-    file: str
-    line: int  # 1-based
-    value: dict[str, Any] | None
-    problem: str = ""
+# ---- which files ---------------------------------------------------------------------------------------------------
 
 
-def find_files(root: Path) -> DatasetFiles:
-    """The training and validation files of a folder, by their names; raises ``DatasetError``."""
-    names = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix.lower() in SUFFIXES)
-    train = _named(names, TRAIN_NAMES)
-    validation = _validation(names)
-    if train:
-        return DatasetFiles(train, validation)
-    rest = tuple(path for path in names if path not in validation)
-    if len(rest) == 1:
-        return DatasetFiles(rest, validation)
-    if not names:
-        raise DatasetError(f"the dataset has no .jsonl file{_others(root)}; one JSON object a line is expected")
-    found = ", ".join(path.name for path in names[:6])
-    raise DatasetError(
-        f"the dataset has {len(names)} files ({found}) and none is named train.jsonl; name the file in dataset.uri, "
-        "or name it train.jsonl (and validation.jsonl for held-out rows)"
+def find_files(root: Path, named: bool = False) -> DatasetFiles:
+    """The training and validation files of a folder, by their names; raises ``DatasetError``.
+
+    ``named``: the user chose the files one by one (``dataset.files``), so those of no split are for training.
+    """
+    readable = [path for path in sorted(root.rglob("*")) if path.is_file() and is_readable(path.name)]
+    if not readable:
+        raise DatasetError(f"the dataset has no file that is read: {READ}{_others(root)}")
+    if len(readable) == 1:
+        return DatasetFiles((readable[0],))
+    splits = {name: best_kind([p for p in readable if split_of(_relative(p, root)) == name]) for name in SPLITS}
+    train = splits["train"]
+    held_out = splits["validation"] or splits["test"]
+    rest = best_kind([path for path in readable if not split_of(_relative(path, root))])
+    if not train and (named or len(rest) == 1):
+        train = rest
+    if not train:
+        raise DatasetError(_no_train(readable))
+    unused = [path for path in readable if path not in train and path not in held_out]
+    return DatasetFiles(tuple(train), tuple(held_out), tuple(unused))
+
+
+def wanted_files(paths: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Of a repository's paths those to fetch: by patterns, else the readable ones of the best kind of each split."""
+    readable = [path for path in sorted(paths) if is_readable(PurePosixPath(path).name)]
+    if patterns:
+        return [path for path in readable if any(matches(path, pattern) for pattern in patterns)]
+    splits = {name: best_kind([path for path in readable if split_of(path) == name]) for name in ("", *SPLITS)}
+    if splits["train"]:
+        splits.pop("")  # such as a list of statistics beside the data
+    return sorted(path for files in splits.values() for path in files)
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether a glob fits a whole path: ``*`` and ``?`` within one folder, ``**`` over any."""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    meanings = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return re.fullmatch("".join(meanings.get(part, re.escape(part)) for part in parts), path) is not None
+
+
+def is_readable(name: str) -> bool:
+    """Whether a file of this name is one that is read; what describes a dataset is none."""
+    return bool(kind_of(name)) and not name.startswith(".") and name.lower() not in INFO_FILES
+
+
+def kind_of(name: str) -> str:
+    """The suffix that says how to read a file, ``.gz`` taken off; empty for what is not read."""
+    lower = name.lower()
+    suffix = PurePosixPath(lower.removesuffix(".gz")).suffix
+    packed = lower.endswith(".gz")
+    known = any(suffix in kinds for kinds in KINDS)
+    return suffix if known and not (packed and suffix == ".parquet") else ""
+
+
+def split_of(path: str) -> str:
+    """train, validation or test by the file's name, else by its nearest folder's; empty for neither."""
+    for part in reversed(PurePosixPath(path).parts):
+        words = re.split(r"[^a-z]+", part.lower())
+        for word in words:
+            if found := next((name for name, keywords in SPLITS.items() if word in keywords), ""):
+                return found
+    return ""
+
+
+def best_kind(files: Sequence[P]) -> list[P]:
+    """The files of the first kind there is: the same rows often lie there as JSON Lines and as Parquet."""
+    for kinds in KINDS:
+        if found := [path for path in files if kind_of(str(path)) in kinds]:
+            return found
+    return []
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _no_train(readable: list[Path]) -> str:
+    found = ", ".join(path.name for path in readable[:6])
+    return (
+        f"the dataset has {len(readable)} files ({found}) and none is named train.jsonl; name the file in dataset.uri, "
+        "the files in dataset.files, or name it train.jsonl (and validation.jsonl for held-out rows)"
     )
-
-
-def _validation(names: list[Path]) -> tuple[Path, ...]:
-    for name in VALIDATION_NAMES:
-        if files := _named(names, (name,)):
-            return files
-    return ()
-
-
-def _named(files: list[Path], starts: tuple[str, ...]) -> tuple[Path, ...]:
-    def matches(path: Path) -> bool:
-        stem = path.stem.lower()
-        return any(stem == start or stem.startswith((start + "-", start + "_", start + ".")) for start in starts)
-
-    return tuple(path for path in files if matches(path))
 
 
 def _others(root: Path) -> str:
@@ -81,50 +136,51 @@ def _others(root: Path) -> str:
     return f" (found {', '.join(others[:4])}: convert it to JSON Lines)" if others else ""
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """Every line that is not blank, with its number."""
-    with path.open("rb") as stream:
-        line = 0
-        while data := stream.readline(MAX_LINE_BYTES + 1):
-            line += 1
-            if len(data) > MAX_LINE_BYTES:
-                yield Record(path.name, line, None, f"longer than {MAX_LINE_BYTES // 2**20} MiB")
-                _skip_line(stream)
-            elif data.strip():
-                yield _decode(path.name, line, data)
+# ---- what is in them -----------------------------------------------------------------------------------------------
 
 
-def _skip_line(stream: Any) -> None:
-    while (data := stream.readline(MAX_LINE_BYTES)) and not data.endswith(b"\n"):
-        pass
-
-
-def _decode(file: str, line: int, data: bytes) -> Record:
+def read_records(path: Path, columns: frozenset[str] = frozenset()) -> Iterator[Record]:
+    """Every record of a file with its place. ``columns`` spares Parquet the reading of others."""
+    suffix = kind_of(path.name)
+    if suffix == ".parquet":
+        yield from read_parquet(path, path.name, columns)
+        return
+    last = 0
     try:
-        return Record(file, line, _object(data, line))
-    except BadRowError as error:
-        return Record(file, line, None, str(error))
+        with _opened(path) as stream:
+            for record in _read_text(stream, path.name, suffix):
+                last = record.line
+                yield record
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        yield Record(path.name, last + 1, None, f"cannot be unpacked: {error}; what follows was not read")
 
 
-def _object(data: bytes, line: int) -> dict[str, Any]:
-    if line == 1 and data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise BadRowError("the file is UTF-16; save it as UTF-8")
-    try:
-        text = data.decode("utf-8-sig" if line == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise BadRowError(f"not UTF-8: byte 0x{data[error.start]:02x} at position {error.start + 1}") from None
-    try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadRowError(_json_problem(text, line, error)) from None
-    if not isinstance(value, dict):
-        raise BadRowError(ARRAY if isinstance(value, list) and line == 1 else "is JSON but not an object")
-    return value
+def _opened(path: Path) -> BinaryIO:
+    if path.name.lower().endswith(".gz"):
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    return path.open("rb")
 
 
-def _json_problem(text: str, line: int, error: Exception) -> str:
-    if line == 1 and text.lstrip().startswith("["):
-        return ARRAY
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} at column {error.colno}"
-    return "not JSON: nested too deeply"
+def _read_text(stream: BinaryIO, file: str, suffix: str) -> Iterator[Record]:
+    if suffix in (".csv", ".tsv"):
+        return read_csv(stream, file, "\t" if suffix == ".tsv" else ",")
+    if suffix == ".json" and _starts_array(stream):
+        return read_array(stream, file)
+    return read_lines(stream, file)
+
+
+def _starts_array(stream: BinaryIO) -> bool:
+    head = stream.read(4096)
+    stream.seek(0)
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+__all__ = [
+    "MAX_LINE_BYTES",
+    "DatasetError",
+    "DatasetFiles",
+    "Record",
+    "find_files",
+    "read_records",
+    "wanted_files",
+]

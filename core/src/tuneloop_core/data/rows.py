@@ -1,14 +1,17 @@
 """One dataset row in the shapes the trainer knows, and how each input format becomes one.
 
-Never reads files (see ``files``) and never touches a tokenizer.
+Never reads files (see ``files``) and never touches a tokenizer. ``as_json`` and ``read_row`` are the two ends of the
+normalised files between check and train.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
+from tuneloop_core.data.fields import BadRowError, class_name, filled, flag, names, text
+from tuneloop_core.data.messages import ROLES, Message, Tool, parse_messages, parse_tools, says
+from tuneloop_core.data.pairs import Turns, parse_answers
 
 ALPACA_PROMPT = "### Instruction:\n{instruction}\n\n### Response:\n"
 
@@ -20,17 +23,21 @@ class Format(StrEnum):
     CHAT = "Chat"
     INSTRUCTION = "Instruction"
     COMPLETION = "Completion"
+    TEXT = "Text"
+    PREFERENCE = "Preference"
+    UNPAIRED_PREFERENCE = "UnpairedPreference"
+    CLASSIFICATION = "Classification"
 
 
 EXPECTED: dict[Format, str] = {
     Format.CHAT: '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}',
     Format.INSTRUCTION: '{"instruction": "...", "input": "... (optional)", "output": "..."}',
-    Format.COMPLETION: '{"prompt": "...", "completion": "..."} or {"text": "..."}',
+    Format.COMPLETION: '{"prompt": "...", "completion": "..."}',
+    Format.TEXT: '{"text": "..."}',
+    Format.PREFERENCE: '{"prompt": "...", "chosen": "...", "rejected": "..."}',
+    Format.UNPAIRED_PREFERENCE: '{"prompt": "...", "completion": "...", "label": true}',
+    Format.CLASSIFICATION: '{"text": "...", "label": "..."}',
 }
-
-
-class BadRowError(ValueError):
-    """A row that cannot be trained on; the message says what was found."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +45,25 @@ class ChatRow:
     """A conversation; the assistant's messages are trained."""
 
     messages: tuple[tuple[str, str], ...]  # (role, content)
+    extras: dict[int, Message] = field(default_factory=dict)  # by place: tool_calls, tool_call_id, name
+    tools: list[Tool] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, messages: list[Message], tools: list[Tool]) -> "ChatRow":
+        """From messages as ``messages.parse_messages`` gives them."""
+        extras = {index: _extras(message) for index, message in enumerate(messages) if len(message) > 2}
+        return cls(tuple((message["role"], message["content"]) for message in messages), extras, tools)
 
     def as_json(self) -> dict[str, Any]:
         """The normalised line."""
-        return {"messages": self.as_messages()}
+        return {"messages": self.as_messages()} | _with(self.tools)
 
-    def as_messages(self) -> list[dict[str, str]]:
+    def as_messages(self) -> list[Message]:
         """The messages as chat templates take them."""
-        return [{"role": role, "content": content} for role, content in self.messages]
+        return [
+            {"role": role, "content": content, **self.extras.get(index, {})}
+            for index, (role, content) in enumerate(self.messages)
+        ]
 
     def group(self) -> str:
         """Rows of one group never lie on both sides of the split: those that ask the same."""
@@ -83,19 +101,99 @@ class TextRow:
         return self.text
 
 
-Row = ChatRow | CompletionRow | TextRow
+@dataclass(frozen=True)
+class PreferenceRow:
+    """A prompt and two answers of which the first is liked better; all strings, or all lists of messages."""
+
+    prompt: Turns
+    chosen: Turns
+    rejected: Turns
+    tools: list[Tool] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The normalised line."""
+        return {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected} | _with(self.tools)
+
+    def group(self) -> str:
+        """Rows of one group never lie on both sides of the split: those that ask the same."""
+        return self.prompt if isinstance(self.prompt, str) else says(self.prompt)
 
 
-def detect(record: dict[str, Any]) -> Format:
-    """The format of the first row, by its columns; raises ``BadRowError`` naming what was found."""
+@dataclass(frozen=True)
+class UnpairedRow:
+    """A prompt, one answer, and whether it was liked; both strings, or both lists of messages."""
+
+    prompt: Turns
+    completion: Turns
+    label: bool
+    tools: list[Tool] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The normalised line."""
+        return {"prompt": self.prompt, "completion": self.completion, "label": self.label} | _with(self.tools)
+
+    def group(self) -> str:
+        """Rows of one group never lie on both sides of the split: those that ask the same."""
+        return self.prompt if isinstance(self.prompt, str) else says(self.prompt)
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A text and its class: by name as the user wrote it, by number (its place in labels.json) in a normalised row."""
+
+    text: str
+    label: str | int
+
+    def as_json(self) -> dict[str, Any]:
+        """The line; normalised once the label is a number."""
+        return {"text": self.text, "label": self.label}
+
+    def group(self) -> str:
+        """Only an equal text is of the same group."""
+        return self.text
+
+
+Row = ChatRow | CompletionRow | TextRow | PreferenceRow | UnpairedRow | ClassRow
+
+
+def read_row(record: dict[str, Any]) -> Row:
+    """A normalised line, as check wrote it, turned back into its row."""
+    tools = record.get("tools", [])
+    if "messages" in record:
+        return ChatRow.of(record["messages"], tools)
+    if "chosen" in record:
+        return PreferenceRow(record["prompt"], record["chosen"], record["rejected"], tools)
+    if "completion" in record and "label" in record:
+        return UnpairedRow(record["prompt"], record["completion"], record["label"], tools)
+    if "completion" in record:
+        return CompletionRow(record["prompt"], record["completion"])
+    return ClassRow(record["text"], record["label"]) if "label" in record else TextRow(record["text"])
+
+
+# ---- which format --------------------------------------------------------------------------------------------------
+
+# In this order: the columns that say most come first. A row may fit several, such as a text with a label.
+_COLUMNS: tuple[tuple[Format, frozenset[str]], ...] = (
+    (Format.PREFERENCE, frozenset({"chosen", "rejected"})),
+    (Format.CHAT, frozenset({"messages"})),
+    (Format.INSTRUCTION, frozenset({"instruction", "output"})),
+    (Format.UNPAIRED_PREFERENCE, frozenset({"prompt", "completion", "label"})),
+    (Format.COMPLETION, frozenset({"prompt", "completion"})),
+    (Format.CLASSIFICATION, frozenset({"text", "label"})),
+    (Format.TEXT, frozenset({"text"})),
+)
+
+
+def detect(record: dict[str, Any], wanted: Collection[Format] = ()) -> Format:
+    """The format of the first row, by its columns; raises ``BadRowError`` naming what was found.
+
+    ``wanted`` are the formats that the job's objective learns from: where columns allow several, one of these is it.
+    """
     keys = set(record)
-    if "messages" in keys:
-        return Format.CHAT
-    if {"instruction", "output"} <= keys:
-        return Format.INSTRUCTION
-    if {"prompt", "completion"} <= keys or "text" in keys:
-        return Format.COMPLETION
-    raise BadRowError(f"columns {_names(keys)} match no format{_hint(keys)}")
+    fitting = [format_ for format_, columns in _COLUMNS if columns <= keys]
+    if not fitting:
+        raise BadRowError(f"columns {names(keys)} match no format{_hint(keys)}")
+    return next((format_ for format_ in fitting if format_ in wanted), fitting[0])
 
 
 def parse(record: dict[str, Any], format_: Format, has_template: bool) -> Row:
@@ -104,93 +202,89 @@ def parse(record: dict[str, Any], format_: Format, has_template: bool) -> Row:
 
 
 def _parse_chat(record: dict[str, Any], _has_template: bool) -> Row:
-    messages = record.get("messages")
-    if not isinstance(messages, list):
-        raise BadRowError(f"{_lacks(record, 'messages')}, a list of messages")
-    if not messages:
-        raise BadRowError("messages is empty")
-    parsed = tuple(_parse_message(index, message) for index, message in enumerate(messages))
-    if not any(role == "assistant" for role, _ in parsed):
+    messages = parse_messages(record, "messages")
+    if not any(message["role"] == "assistant" for message in messages):
         raise BadRowError("no message has the role assistant, so there is nothing to train on")
-    return ChatRow(parsed)
-
-
-def _parse_message(index: int, message: Any) -> tuple[str, str]:
-    where = f"messages[{index}]"
-    if not isinstance(message, dict):
-        raise BadRowError(f"{where} is {_kind(message)}, not an object with role and content")
-    if extra := set(message) - {"role", "content"}:
-        raise BadRowError(f"{where} has {_names(extra)}; only role and content are trained on: remove the rest")
-    role = message.get("role")
-    if role not in ROLES:
-        raise BadRowError(f"{where}.role is {role!r}, not one of {', '.join(ROLES)}")
-    content = _text(message, "content", where + ".")
-    if role == "assistant" and not content.strip():
-        raise BadRowError(f"{where}.content is empty: an assistant's message is what is trained")
-    return role, content
+    return ChatRow.of(messages, parse_tools(record))
 
 
 def _parse_instruction(record: dict[str, Any], has_template: bool) -> Row:
-    instruction = _text(record, "instruction")
-    output = _filled(record, "output")
-    extra = _text(record, "input") if record.get("input") is not None else ""
+    instruction = text(record, "instruction")
+    output = filled(record, "output")
+    extra = text(record, "input") if record.get("input") is not None else ""
     question = f"{instruction}\n\n{extra}" if extra else instruction
     if has_template:
         return ChatRow((("user", question), ("assistant", output)))
     return CompletionRow(ALPACA_PROMPT.format(instruction=question), output)
 
 
-def _parse_completion(record: dict[str, Any], _has_template: bool) -> Row:
+def _parse_completion(record: dict[str, Any], has_template: bool) -> Row:
     if "text" in record and "prompt" not in record:
-        return TextRow(_filled(record, "text"))
-    return CompletionRow(_text(record, "prompt"), _filled(record, "completion"))
+        return _parse_text(record, has_template)
+    return CompletionRow(text(record, "prompt"), filled(record, "completion"))
+
+
+def _parse_text(record: dict[str, Any], _has_template: bool) -> Row:
+    return TextRow(filled(record, "text"))
+
+
+def _parse_preference(record: dict[str, Any], _has_template: bool) -> Row:
+    prompt, (chosen, rejected) = parse_answers(record, ("chosen", "rejected"))
+    if chosen == rejected:
+        raise BadRowError("chosen and rejected are equal, so that nothing is preferred")
+    return PreferenceRow(prompt, chosen, rejected, parse_tools(record))
+
+
+def _parse_unpaired(record: dict[str, Any], _has_template: bool) -> Row:
+    prompt, (completion,) = parse_answers(record, ("completion",))
+    return UnpairedRow(prompt, completion, flag(record, "label"), parse_tools(record))
+
+
+def _parse_class(record: dict[str, Any], _has_template: bool) -> Row:
+    return ClassRow(filled(record, "text"), class_name(record, "label"))
 
 
 _PARSERS: dict[Format, Callable[[dict[str, Any], bool], Row]] = {
     Format.CHAT: _parse_chat,
     Format.INSTRUCTION: _parse_instruction,
     Format.COMPLETION: _parse_completion,
+    Format.TEXT: _parse_text,
+    Format.PREFERENCE: _parse_preference,
+    Format.UNPAIRED_PREFERENCE: _parse_unpaired,
+    Format.CLASSIFICATION: _parse_class,
 }
 
 
-def _text(record: dict[str, Any], key: str, where: str = "") -> str:
-    if key not in record:
-        raise BadRowError(_lacks(record, where + key))
-    value = record[key]
-    if not isinstance(value, str):
-        raise BadRowError(f"{where}{key} is {_kind(value)}, not a string")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise BadRowError(f"{where}{key} holds half a surrogate pair at character {error.start + 1}") from None
-    return value
+def _extras(message: Message) -> Message:
+    return {key: value for key, value in message.items() if key not in ("role", "content")}
 
 
-def _filled(record: dict[str, Any], key: str) -> str:
-    value = _text(record, key)
-    if not value.strip():
-        raise BadRowError(f"{key} is empty")
-    return value
-
-
-def _lacks(record: dict[str, Any], key: str) -> str:
-    return f"has {_names(set(record))} but no {key}"
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return kinds.get(type(value), "a number")
-
-
-def _names(keys: set[str]) -> str:
-    shown = sorted(keys)[:6]
-    return ", ".join(shown) + (", ..." if len(keys) > len(shown) else "") if keys else "no columns"
+def _with(tools: list[Tool]) -> dict[str, Any]:
+    return {"tools": tools} if tools else {}
 
 
 def _hint(keys: set[str]) -> str:
     if "conversations" in keys:
         return (
             " (ShareGPT: rename conversations to messages, from to role, value to content, human to user and "
-            "gpt to assistant)"
+            "gpt to assistant; or let dataset.columns do it: {messages: conversations, role: from, content: value})"
         )
     return ""
+
+
+__all__ = [
+    "EXPECTED",
+    "ROLES",
+    "BadRowError",
+    "ChatRow",
+    "ClassRow",
+    "CompletionRow",
+    "Format",
+    "PreferenceRow",
+    "Row",
+    "TextRow",
+    "UnpairedRow",
+    "detect",
+    "parse",
+    "read_row",
+]

@@ -1,20 +1,26 @@
-"""The first pass over a dataset: every row checked, nothing kept but counts and the first bad lines.
+"""The first pass over a dataset: every row checked, nothing kept but counts, digests and the first bad rows.
 
 Decides what is fatal: any bad row is, because a run that silently drops data is worse than one that waits for a
 mended file. Never tokenizes.
 """
 
-import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
+from tuneloop_core.data.columns import Columns
+from tuneloop_core.data.fields import names
 from tuneloop_core.data.files import DatasetError, Record, read_records
-from tuneloop_core.data.rows import EXPECTED, BadRowError, Format, Row, detect, parse
+from tuneloop_core.data.objectives import LEARNS_FROM, mismatch
+from tuneloop_core.data.rows import EXPECTED, BadRowError, ClassRow, Format, Row, UnpairedRow, detect, parse
+from tuneloop_core.data.seen import Digests, digest
 
 SHOWN = 10
-MAX_TRACKED = 2_000_000  # digests kept to count duplicates: 16 bytes and a set slot each
+MAX_CLASSES = 1000
+COPIES_ALLOWED = 0.5  # share of a validation file that may be copies of training rows
 
 
 @dataclass
@@ -23,31 +29,62 @@ class Survey:
 
     format: Format
     seed: int = 0
-    rows: int = 0
-    duplicates: int = 0
+    rows: int = 0  # good ones, of all files
+    held_out: int = 0  # of them, those of the validation files
+    duplicates: int = 0  # rows equal to one before them on their side of the split
+    leaked: int = 0  # held-out rows that ask what a training row asks
+    copied: int = 0  # of them, those that are equal to a training row
     bad_rows: int = 0
     bad: list[str] = field(default_factory=list)  # "train.jsonl line 3: ...", the first ten
     smallest_hash: int = 2**64
-    _seen: set[bytes] = field(default_factory=set, repr=False)
+    train_labels: Counter[str] = field(default_factory=Counter)
+    validation_labels: Counter[str] = field(default_factory=Counter)
+    columns: list[str] = field(default_factory=list)  # of the first row, as the file has them
+    unmapped: str = ""  # words for what dataset.columns names and no row has
+    _seen: Digests = field(default_factory=Digests, repr=False)
+    _held_rows: Digests = field(default_factory=lambda: Digests(counted=True), repr=False)
+    _held_groups: Digests = field(default_factory=lambda: Digests(counted=True), repr=False)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every row could be compared; if not, duplicates, leaked and copied are lower bounds."""
+        return not (self._seen.full or self._held_rows.full or self._held_groups.full)
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes, in the order that numbers them: by number where all are numbers, else by name."""
+        found = self.train_labels | self.validation_labels
+        numeric = all(name.removeprefix("-").isdecimal() for name in found)
+        return sorted(found, key=int) if numeric else sorted(found)
+
+    def hold_out(self, row: Row) -> None:
+        """Count one good row of a validation file; all of them come before the first training row."""
+        self.rows += 1
+        self.held_out += 1
+        self.duplicates += self._held_rows.add(_row_digest(row))
+        self._held_groups.add(group_hash(row, self.seed))
+        _count_label(self.validation_labels, row)
 
     def add(self, row: Row) -> None:
-        """Count one good row."""
+        """Count one good row of a training file."""
         self.rows += 1
-        self.smallest_hash = min(self.smallest_hash, group_hash(row, self.seed))
-        digest = hashlib.blake2b(json.dumps(row.as_json(), sort_keys=True).encode(), digest_size=16).digest()
-        if digest in self._seen:
-            self.duplicates += 1
-        elif len(self._seen) < MAX_TRACKED:
-            self._seen.add(digest)
+        group, whole = group_hash(row, self.seed), _row_digest(row)
+        self.smallest_hash = min(self.smallest_hash, group)
+        self.duplicates += self._seen.add(whole)
+        self.leaked += self._held_groups.take(group)
+        self.copied += self._held_rows.take(whole)
+        _count_label(self.train_labels, row)
 
     def reject(self, record: Record, problem: str) -> None:
         """Count one bad row and keep its words if it is among the first."""
         self.bad_rows += 1
         if len(self.bad) < SHOWN:
-            self.bad.append(f"{record.file} line {record.line}: {problem}")
+            self.bad.append(f"{record.place}: {problem}")
 
     def require_good(self) -> None:
-        """Raise ``DatasetError`` when a row was bad or there was none."""
+        """Raise ``DatasetError`` when a row was bad, there was none, or they cannot be learned from or measured on."""
+        if self.unmapped and self.rows + self.bad_rows:
+            raise DatasetError(self.unmapped)
         if self.bad_rows:
             total = self.rows + self.bad_rows
             noun = "row is" if self.bad_rows == 1 else "rows are"
@@ -56,63 +93,149 @@ class Survey:
             )
         if not self.rows:
             raise DatasetError(f"the dataset is empty: no row in any file. {expectation(self.format)}")
+        if self.copied > COPIES_ALLOWED * self.held_out:
+            raise DatasetError(_copied(self.copied, self.held_out))
+        self._require_labels()
+
+    def _require_labels(self) -> None:
+        found = self.labels
+        if self.format is Format.UNPAIRED_PREFERENCE and len(found) == 1:
+            raise DatasetError(f"label is {found[0].lower()} in every row; KTO learns from liked and disliked answers")
+        if self.format is not Format.CLASSIFICATION:
+            return
+        if len(found) > MAX_CLASSES:
+            shown = ", ".join(found[:3])
+            raise DatasetError(
+                f"label has more than {MAX_CLASSES} different values ({shown}, ...): name classes with it"
+            )
+        if len(found) == 1:
+            raise DatasetError(f"label is {found[0]} in every row; a classifier needs two classes or more")
+        if self.held_out and (strange := self.validation_labels.keys() - self.train_labels.keys()):
+            raise DatasetError(f"label {names(strange)} is in the validation file only: add rows of it for training")
 
 
-def survey(paths: Iterable[Path], wanted: Format, has_template: bool, seed: int = 0) -> Survey:
+@dataclass(frozen=True)
+class Reading:
+    """How the rows of a dataset are to be understood."""
+
+    columns: Columns = field(default_factory=Columns)
+    objective: str = "SFT"
+    seed: int = 0
+
+
+def survey(
+    paths: Iterable[Path],
+    wanted: Format,
+    has_template: bool,
+    validation: Iterable[Path] = (),
+    reading: Reading | None = None,
+) -> Survey:
     """Check every row of the files; ``require_good`` then says whether they will do."""
-    files = tuple(paths)
-    result = Survey(format=resolve_format(files, wanted), seed=seed)
-    for record in _records(files):
+    files, held_out, reading = tuple(paths), tuple(validation), reading or Reading()
+    columns = reading.columns
+    format_ = resolve_format((*files, *held_out), wanted, columns, reading.objective)
+    result, later = Survey(format_, reading.seed), Survey(format_)  # held-out rows first, complaints on them last
+    for record in _records(held_out, columns):
         try:
-            result.add(_row(record, result.format, has_template))
+            result.hold_out(_row(record, format_, has_template, columns))
+        except BadRowError as error:
+            later.reject(record, str(error))
+    for record in _records(files, columns):
+        result.columns = result.columns or sorted(record.value or ())
+        try:
+            result.add(_row(record, format_, has_template, columns))
         except BadRowError as error:
             result.reject(record, str(error))
+    result.bad_rows += later.bad_rows
+    result.bad = [*result.bad, *later.bad][:SHOWN]
+    result.unmapped = _unmapped(columns, result.columns)
     return result
 
 
-def read_rows(paths: Iterable[Path], format_: Format, has_template: bool) -> Iterator[tuple[Record, Row]]:
-    """The rows of files that a survey found good, each with the line it came from."""
-    for record in _records(paths):
-        yield record, _row(record, format_, has_template)
+def read_rows(
+    paths: Iterable[Path], format_: Format, has_template: bool, columns: Columns | None = None
+) -> Iterator[tuple[Record, Row]]:
+    """The rows of files that a survey found good, each with the place it came from."""
+    columns = columns or Columns()
+    for record in _records(paths, columns):
+        yield record, _row(record, format_, has_template, columns)
 
 
-def resolve_format(paths: Iterable[Path], wanted: Format) -> Format:
-    """The format by the first readable line when it is not named; raises ``DatasetError``."""
-    if wanted is not Format.AUTO:
-        return wanted
+def resolve_format(
+    paths: Iterable[Path], wanted: Format, columns: Columns | None = None, objective: str = "SFT"
+) -> Format:
+    """The format by the first readable record when it is not named; raises ``DatasetError``."""
+    columns = columns or Columns()
+    found = wanted if wanted is not Format.AUTO else _detected(paths, wanted, columns, objective)
+    if words := mismatch(objective, found):
+        raise DatasetError(words)
+    return found
+
+
+def _detected(paths: Iterable[Path], wanted: Format, columns: Columns, objective: str) -> Format:
     first_problem = ""
-    for record in _records(paths):
+    for record in _records(paths, columns):
         if record.value is None:
-            first_problem = first_problem or f"{record.file} line {record.line}: {record.problem}"
+            first_problem = first_problem or f"{record.place}: {record.problem}"
             continue
         try:
-            return detect(record.value)
+            return detect(columns.rename(record.value), LEARNS_FROM[objective])
         except BadRowError as error:
-            raise DatasetError(f"{record.file} line {record.line}: {error}. {expectation(wanted)}") from None
+            words = f"{error}{columns.missing(record.value)}. {expectation(wanted, objective)}"
+            raise DatasetError(f"{record.place}: {words}. {_RENAME}") from None
     if first_problem:
-        raise DatasetError(f"no line could be read: {first_problem}. {expectation(wanted)}")
-    raise DatasetError(f"the dataset is empty: no row in any file. {expectation(wanted)}")
+        raise DatasetError(f"no line could be read: {first_problem}. {expectation(wanted, objective)}")
+    raise DatasetError(f"the dataset is empty: no row in any file. {expectation(wanted, objective)}")
 
 
-def expectation(format_: Format) -> str:
+_RENAME = "Other names are mapped by dataset.columns, such as {prompt: question, completion: answer}"
+
+
+def expectation(format_: Format, objective: str = "SFT") -> str:
     """What a line should look like, in words for the user."""
     if format_ is Format.AUTO:
-        return "Each line should be one of " + " or ".join(EXPECTED.values())
+        return "Each line should be one of " + " or ".join(EXPECTED[each] for each in LEARNS_FROM[objective])
     return f"Each line should be {EXPECTED[format_]}"
 
 
 def group_hash(row: Row, seed: int) -> int:
-    """A 64-bit hash of what a row asks, salted with the seed; the split and nothing else hangs on it."""
-    digest = hashlib.blake2b(row.group().encode(), digest_size=8, salt=seed.to_bytes(8, "big")).digest()
-    return int.from_bytes(digest, "big")
+    """A 64-bit hash of what a row asks, salted with the seed; the split hangs on it, and what counts as leaked."""
+    return digest(row.group(), seed.to_bytes(8, "big"))
 
 
-def _records(paths: Iterable[Path]) -> Iterator[Record]:
-    for path in paths:
-        yield from read_records(path)
+def _row_digest(row: Row) -> int:
+    return digest(json.dumps(row.as_json(), sort_keys=True))
 
 
-def _row(record: Record, format_: Format, has_template: bool) -> Row:
+def _count_label(labels: Counter[str], row: Row) -> None:
+    if isinstance(row, ClassRow | UnpairedRow) and (str(row.label) in labels or len(labels) <= MAX_CLASSES):
+        labels[str(row.label)] += 1
+
+
+def _unmapped(columns: Columns, found: list[str]) -> str:
+    if not columns.unseen:
+        return ""
+    pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in columns.names.items() if theirs in columns.unseen)
+    return f"dataset.columns says {pairs}, but no row has such a column; the first row has {names(found)}"
+
+
+def _copied(copied: int, held_out: int) -> str:
+    share = "all" if copied == held_out else f"{copied} of"
+    return (
+        f"the validation set is the training set: {share} {held_out} held-out rows are copies of training rows, so "
+        "that evaluation would only measure what was learned by heart. Hold out other rows, or remove the validation "
+        "file: dataset.validation.fraction of the rows is then held out"
+    )
+
+
+def _records(paths: Iterable[Path], columns: Columns) -> Iterator[Record]:
+    return chain.from_iterable(read_records(path, columns.wanted) for path in paths)
+
+
+def _row(record: Record, format_: Format, has_template: bool, columns: Columns) -> Row:
     if record.value is None:
         raise BadRowError(record.problem)
-    return parse(record.value, format_, has_template)
+    try:
+        return parse(columns.rename(record.value), format_, has_template)
+    except BadRowError as error:
+        raise BadRowError(f"{error}{columns.missing(record.value)}") from None
