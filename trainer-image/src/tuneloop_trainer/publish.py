@@ -39,6 +39,8 @@ from tuneloop_trainer.files import (
 from tuneloop_trainer.guard import AddressGuard
 from tuneloop_trainer.hub import is_wanted
 from tuneloop_trainer.paths import Paths
+from tuneloop_trainer.report import report_html
+from tuneloop_trainer.reported import report_document
 from tuneloop_trainer.stage import read_record
 
 log = logging.getLogger("tuneloop")
@@ -90,6 +92,7 @@ def _publish(stage_input: PublishInput, paths: Paths) -> PublishResult:
     manifest = _manifest(stage_input, spec, check, train, gates)
     with folder_aside(paths.artifacts) as aside:
         _assemble(aside, trained, paths, manifest)
+        _write_report(aside, manifest, stage_input, paths, with_samples=spec.evaluation.publish_samples)
         target = paths.artifacts / folder_digest(aside).removeprefix("sha256:")
         digest = seal(aside, target)
     log.info("published %s", digest)
@@ -129,7 +132,8 @@ def _manifest(
         },
         images={"trainer": stage_input.trainer_image},
         operator_version=stage_input.operator_version,
-        spec=spec.to_dict(),
+        # Without the export: where a copy goes does not change what the artifact is, nor its digest.
+        spec=spec.model_copy(update={"output": None}).to_dict(),
         training=train.model_dump(mode="json", by_alias=True, exclude={"base", "tuned", "curve"}),
         evaluation={
             "base": train.base.model_dump(mode="json", by_alias=True),
@@ -155,6 +159,14 @@ def _assemble(folder: Path, trained: Path, paths: Paths, manifest: Manifest) -> 
     _write(folder / "manifest.json", document)
     _write(folder / "evaluation.json", document["evaluation"])
     (folder / "README.md").write_text(model_card(manifest.model_dump(mode="json", by_alias=True)), encoding="utf-8")
+
+
+def _write_report(
+    folder: Path, manifest: Manifest, stage_input: PublishInput, paths: Paths, *, with_samples: bool
+) -> None:
+    document = manifest.model_dump(mode="json", by_alias=True)
+    document = report_document(document, stage_input.plan, paths, with_samples=with_samples)
+    (folder / "report.html").write_text(report_html(document), encoding="utf-8")
 
 
 def _adapter_config(path: Path, manifest: Manifest) -> dict[str, Any]:

@@ -1,0 +1,185 @@
+"""report.html: a golden page, hostile text, and charts that hold whatever the numbers are.
+
+After a wanted change: ``GOLDEN=write pytest tests/test_trainer_report.py``, then look at the page.
+"""
+
+import copy
+import json
+import math
+import os
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuneloop_trainer.charts import bar_chart, line_chart, number, ticks
+from tuneloop_trainer.paths import Paths
+from tuneloop_trainer.report import report_html
+from tuneloop_trainer.reported import report_document
+
+GOLDEN = Path(__file__).parent / "golden"
+HOSTILE = "\"'><script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)>&amp;{{}}"
+ALLOWED = {
+    "html",
+    "head",
+    "meta",
+    "title",
+    "style",
+    "body",
+    "h1",
+    "h2",
+    "h3",
+    "p",
+    "code",
+    "table",
+    "caption",
+    "thead",
+} | {
+    *(
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "ul",
+        "li",
+        "strong",
+        "figure",
+        "figcaption",
+        "svg",
+        "text",
+        "line",
+        "rect",
+        "polyline",
+    ),
+}
+VOID = {"meta", "line", "rect", "polyline"}
+
+
+def document() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((GOLDEN / "report.json").read_text())
+    return loaded
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags with attributes, and text; unbalanced tags fail."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_golden_page() -> None:
+    page, target = report_html(document()), GOLDEN / "report.html"
+    if os.environ.get("GOLDEN") == "write":
+        target.write_text(page, encoding="utf-8")
+    assert page == target.read_text(encoding="utf-8")
+
+
+def test_nothing_is_loaded_and_nothing_runs() -> None:
+    page = Page(report_html(document()))
+    assert {tag for tag, _ in page.tags} <= ALLOWED
+    attributes = {name for _, found in page.tags for name in found}
+    assert not {name for name in attributes if name.startswith("on")} | (attributes & {"src", "href", "action", "data"})
+    policy = next(found["content"] for tag, found in page.tags if "http-equiv" in found)
+    assert "default-src 'none'" in (policy or "")
+
+
+def poisoned(value: Any) -> Any:
+    """Every text of the document made hostile."""
+    if isinstance(value, dict):
+        return {key: poisoned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [poisoned(item) for item in value]
+    return HOSTILE if isinstance(value, str) else value
+
+
+def test_hostile_text_stays_text() -> None:
+    wanted, found = Page(report_html(document())), Page(report_html(poisoned(document())))
+    assert [tag for tag, _ in found.tags] == [tag for tag, _ in wanted.tags]
+    assert {name for _, each in found.tags for name in each} == {name for _, each in wanted.tags for name in each}
+    assert HOSTILE in found.text
+
+
+def test_long_answers_are_cut_and_new_scores_are_named() -> None:
+    changed = copy.deepcopy(document())
+    changed["samples"][0]["tuned"] = "x" * 10_000
+    changed["manifest"]["evaluation"]["tuned"]["rewardMargin"] = 0.25
+    page = Page(report_html(changed))
+    assert "x" * 4000 not in page.text
+    assert "x" * 3999 + "…" in page.text
+    assert "Reward margin" in page.text
+
+
+def test_parts_that_are_missing_are_left_out() -> None:
+    text = Page(report_html({"manifest": document()["manifest"]})).text
+    assert "Answers side by side" not in text
+    assert "Row lengths" not in text
+
+
+def test_samples_and_histograms_come_from_the_work_folder(tmp_path: Path) -> None:
+    (tmp_path / "work/train").mkdir(parents=True)
+    (tmp_path / "work/check").mkdir()
+    sample = {"question": "q", "reference": "r", "base": "b", "tuned": "t"}
+    (tmp_path / "work/train/samples.jsonl").write_text(f"{json.dumps(sample)}\n" * 40)
+    (tmp_path / "work/check/dataset-report.json").write_text('{"train_histogram": [[32, 7], [64, 2]]}')
+    found = report_document({}, {}, Paths(tmp_path), with_samples=True)
+    assert found["samples"] == [sample] * 32
+    assert found["histograms"] == {"training": [[32.0, 7.0], [64.0, 2.0]]}
+    assert report_document({}, {}, Paths(tmp_path), with_samples=False)["samples"] == []
+
+
+def test_broken_reports_do_not_stand_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "work/check").mkdir(parents=True)
+    (tmp_path / "work/check/dataset-report.json").write_text('{"train_histogram": 7}')
+    found = report_document({}, {}, Paths(tmp_path), with_samples=True)
+    assert (found["samples"], found["histograms"]) == ([], {})
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 10, [0, 2, 4, 6, 8, 10]),
+        (0.12, 0.31, [0.1, 0.15, 0.2, 0.25, 0.3, 0.35]),
+        (3, 3, [3, 4]),
+        (-1, 1, [-1, -0.5, 0, 0.5, 1]),
+        (0, 0, [0, 0.2]),
+    ],
+)
+def test_ticks_are_round_and_hold_the_range(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("points", [[], [(1, 2)], [(1, math.nan), (2, 3)], [(1, math.inf), (2, math.inf)]])
+def test_no_line_without_two_numbers(points: list[tuple[float, float]]) -> None:
+    assert line_chart(points, "t", "x") == ""
+
+
+def test_a_flat_line_and_bars_of_zero() -> None:
+    assert "nan" not in line_chart([(1, 2), (2, 2), (3, math.nan)], "t", "x")
+    assert bar_chart([("a", 0), ("b", 0)], "t", "x") == ""
+    assert bar_chart([], "t", "x") == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1234567, "1,234,567"), (0.000123456, "0.0001235"), (2.0, "2"), (1.5, "1.5")]
+)
+def test_numbers_for_people(value: float, shown: str) -> None:
+    assert number(value) == shown
