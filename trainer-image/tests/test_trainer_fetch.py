@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,17 @@ def state(tiny: Path) -> hubs.HubState:
     }
     state.datasets = {
         "acme/rows": hubs.Repository({"train.jsonl": ROWS, "validation.jsonl": ROWS, "README.md": b"#"}),
-        "acme/parquet": hubs.Repository({"data/train-0.parquet": b"PAR1"}),
+        "acme/arrow": hubs.Repository({"data/train-0.arrow": b"ARROW1"}),
+        "acme/many": hubs.Repository(
+            {
+                **{f"data/train-{number}-of-3.parquet": b"PAR1" for number in range(3)},
+                "data/test-0-of-1.parquet": b"PAR1",
+                "train.jsonl": ROWS,
+                "german/train.csv": b"text\na\n",
+                "german/stats.json": b"{}",
+                "dataset_infos.json": b"{}",
+            }
+        ),
     }
     return state
 
@@ -141,9 +152,55 @@ def test_a_hub_that_is_away_is_worth_another_try(
     assert error.reason is Reason.HUB_UNAVAILABLE
 
 
-def test_datasets_that_are_not_there_or_not_json_lines(bare_pod: pods.Pod, hub: str) -> None:
-    error = fails(bare_pod, hub, "hf://acme/tiny", "hf://datasets/acme/parquet")
-    assert (error.reason, "data/train-0.parquet" in error.message) == (Reason.DATASET_INVALID, True)
+@pytest.mark.parametrize(
+    ("path", "patterns", "expected"),
+    [
+        ("", None, ["data/test-0-of-1.parquet", "train.jsonl"]),
+        ("/german", None, ["german/train.csv"]),
+        ("/data", None, ["data/test-0-of-1.parquet", *(f"data/train-{number}-of-3.parquet" for number in range(3))]),
+        ("/data/train-1-of-3.parquet", None, ["data/train-1-of-3.parquet"]),
+        ("", ["data/train-[0]*"], None),
+        ("", ["data/train-?-of-3.parquet"], [f"data/train-{number}-of-3.parquet" for number in range(3)]),
+        ("/data", ["test-*", "train-0-*"], ["data/test-0-of-1.parquet", "data/train-0-of-3.parquet"]),
+        ("", ["**/*.csv"], ["german/train.csv"]),
+        ("", ["*.csv"], None),
+    ],
+)
+def test_files_of_a_repository_are_chosen(
+    bare_pod: pods.Pod, hub: str, path: str, patterns: list[str] | None, expected: list[str] | None
+) -> None:
+    dataset = {"uri": f"hf://datasets/acme/many{path}", "files": patterns}
+    source = {"uri": "hf://acme/tiny"}
+    stage_input = FetchInput(owner="FineTuneJob test/job", model=source, dataset=dataset, hub_endpoint=hub)
+    if expected is None:
+        with pytest.raises(StageError, match="has no file that fits") as caught:
+            fetch.run(stage_input, bare_pod.paths, ON_LOOPBACK)
+        assert caught.value.reason is Reason.DATASET_NOT_FOUND
+        return
+    folder = bare_pod.root / "store" / fetch.run(stage_input, bare_pod.paths, ON_LOOPBACK).dataset_path
+    found = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    assert [file for file in found if file != "DIGEST"] == expected
+
+
+def test_files_of_a_claim_are_chosen(bare_pod: pods.Pod, tiny: Path) -> None:
+    claim = bare_pod.root / "claims"
+    shutil.copytree(tiny, claim / "model/tiny")
+    for name in ("a.jsonl", "b.jsonl.gz", "c.csv", "notes.md"):
+        (claim / "dataset/rows").mkdir(parents=True, exist_ok=True)
+        (claim / "dataset/rows" / name).write_bytes(name.encode())
+    source = {"uri": "pvc://models/tiny"}
+    dataset = {"uri": "pvc://data/rows", "files": ["*.jsonl", "*.gz"]}
+    stage_input = FetchInput(owner="FineTuneJob test/job", model=source, dataset=dataset)
+    folder = bare_pod.root / "store" / fetch.run(stage_input, bare_pod.paths).dataset_path
+    assert {file.name for file in folder.iterdir()} == {"a.jsonl", "b.jsonl.gz", "DIGEST"}
+    stage_input = stage_input.model_copy(update={"dataset": {**dataset, "files": ["*.parquet"]}})
+    with pytest.raises(StageError, match=r"no file there that fits dataset\.files \*\.parquet"):
+        fetch.run(stage_input, bare_pod.paths)
+
+
+def test_datasets_that_are_not_there_or_not_read(bare_pod: pods.Pod, hub: str) -> None:
+    error = fails(bare_pod, hub, "hf://acme/tiny", "hf://datasets/acme/arrow")
+    assert (error.reason, "data/train-0.arrow" in error.message) == (Reason.DATASET_INVALID, True)
     error = fails(bare_pod, hub, "hf://acme/tiny", "hf://datasets/acme/rows/other.jsonl")
     assert (error.reason, "no file other.jsonl" in error.message) == (Reason.DATASET_NOT_FOUND, True)
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 from botocore.session import Session
+from tuneloop_core.data.files import kind_of
 from tuneloop_core.stages import Reason
 
 from tuneloop_trainer.errors import StageError
@@ -118,7 +119,7 @@ def presign(bucket: str, key: str, endpoint: str, region: str, credentials: S3Cr
 
 def _file_name(path: str) -> str:
     name = PurePosixPath(path).name
-    return name if name.endswith((".jsonl", ".ndjson", ".json")) else f"{name or 'data'}.jsonl"
+    return name if kind_of(name) else f"{name or 'data'}.jsonl"
 
 
 def _other_region(response: httpx2.Response) -> str:

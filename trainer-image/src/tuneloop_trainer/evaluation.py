@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tuneloop_core.api.finetunejob import EvaluationSettings
-from tuneloop_core.data.rows import ChatRow, CompletionRow, Row, TextRow
+from tuneloop_core.data.rows import read_row
 from tuneloop_core.stages import Scores, Wire
 
 from tuneloop_trainer.batches import pack
@@ -65,16 +65,6 @@ class HeldOut:
                 if question is not None:
                     found.append(question)
         return found
-
-
-def read_row(record: dict[str, object]) -> Row:
-    """A normalised row as check wrote it."""
-    if "messages" in record:
-        messages: list[dict[str, str]] = record["messages"]  # type: ignore[assignment]
-        return ChatRow(tuple((message["role"], message["content"]) for message in messages))
-    if "text" in record:
-        return TextRow(str(record["text"]))
-    return CompletionRow(str(record["prompt"]), str(record["completion"]))
 
 
 def evaluate(model: TunedModel, encoder: Encoder, held_out: HeldOut, capacity: int, tick: Tick) -> Evaluated:

@@ -8,13 +8,14 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tuneloop_core.api.sources import DatasetSource, ModelSource
 from tuneloop_core.constants import STORE_DATASETS, STORE_MODELS
+from tuneloop_core.data.files import READ, wanted_files
 from tuneloop_core.stages import FetchInput, FetchResult, Reason
 
 from tuneloop_trainer.download import Downloader, S3Credentials
@@ -123,7 +124,13 @@ def _fetch_dataset(
 ) -> tuple[Path, bool]:
     if dataset.uri.startswith("pvc://"):
         source = _claim_folder(paths, stage_input.pvc_dataset_path, dataset.uri, "dataset")
-        files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+        files = [source] if source.is_file() else _claim_files(source, dataset.files or ())
+        if not files and dataset.files:
+            fitting = ", ".join(dataset.files)
+            message = (
+                f"{dataset.uri}: the claim has no file there that fits dataset.files {fitting} and is read: {READ}."
+            )
+            raise StageError(Reason.DATASET_NOT_FOUND, message)
         if not files:
             raise StageError(Reason.DATASET_NOT_FOUND, f"{dataset.uri}: there is no such file or folder in the claim.")
         root = source.parent if source.is_file() else source
@@ -136,6 +143,15 @@ def _fetch_dataset(
         return target, cached
 
 
+def _claim_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """The files below a folder, or those of them that fit the patterns."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not patterns:
+        return files
+    wanted = set(wanted_files((path.relative_to(folder).as_posix() for path in files), patterns))
+    return [path for path in files if path.relative_to(folder).as_posix() in wanted]
+
+
 def _download_dataset(
     stage_input: FetchInput, dataset: DatasetSource, paths: Paths, guard: AddressGuard, aside: Path
 ) -> None:
@@ -143,7 +159,7 @@ def _download_dataset(
     if dataset.uri.startswith("hf://datasets/"):
         hub = Hub(stage_input.hub_endpoint, paths.secret("dataset", "token"), guard)
         org, name, *file = dataset.uri.removeprefix("hf://datasets/").split("/")
-        repository = hub.resolve_dataset(f"{org}/{name}", "/".join(file))
+        repository = hub.resolve_dataset(f"{org}/{name}", "/".join(file), dataset.files or ())
         _require_allowed(repository, stage_input.max_bytes, dataset.uri)
         hub.download(repository, aside)
     elif dataset.uri.startswith("s3://"):

@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils._http import hf_request_event_hook
+from tuneloop_core.data.files import READ, wanted_files
 from tuneloop_core.stages import Reason
 
 from tuneloop_trainer.errors import StageError
@@ -46,7 +47,6 @@ MODEL_FILES = (
     "LICENSE*",
 )
 SKIPPED_MODEL_FILES = ("consolidated*", "training_args*", "trainer_state.json", "adapter_*")
-DATASET_INFO_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 
 T = TypeVar("T")
 
@@ -94,16 +94,13 @@ class Hub:
             )
         return Repository("model", name, str(info.sha), files)
 
-    def resolve_dataset(self, name: str, file: str) -> Repository:
-        """The newest commit of a dataset and its JSON Lines files, or the one that is named."""
+    def resolve_dataset(self, name: str, file: str, patterns: Sequence[str] = ()) -> Repository:
+        """The newest commit of a dataset and its files: the one that is named, or those below a folder that fit."""
         info = self._ask("dataset", name, "main", lambda: self._info(self._api.dataset_info, name, "main"))
         found = _sizes(info)
-        files = _dataset_files(found, file)
+        files = _dataset_files(found, file, patterns)
         if not files:
-            seen = ", ".join(sorted(found)[:5]) or "no files"
-            wanted = f"no file {file}" if file else "no .jsonl file"
-            reason = Reason.DATASET_NOT_FOUND if file else Reason.DATASET_INVALID
-            raise StageError(reason, f"hf://datasets/{name} has {wanted} (it has {seen}); JSON Lines is what is read.")
+            raise _no_dataset_files(f"hf://datasets/{name}", file, patterns, found)
         return Repository("dataset", name, str(info.sha), files)
 
     def download(self, repository: Repository, folder: Path) -> None:
@@ -223,14 +220,23 @@ def _is_model_file(path: str) -> bool:
     return _matches(path, MODEL_FILES)
 
 
-def _dataset_files(found: dict[str, int], file: str) -> dict[str, int]:
-    if file:
-        wanted = file.rstrip("/")
-        return {path: size for path, size in found.items() if path == wanted or path.startswith(wanted + "/")}
-    lines = {path: size for path, size in found.items() if path.endswith((".jsonl", ".ndjson"))}
-    if lines:
-        return lines
-    return {p: s for p, s in found.items() if p.endswith(".json") and p.rsplit("/", 1)[-1] not in DATASET_INFO_FILES}
+def _dataset_files(found: dict[str, int], file: str, patterns: Sequence[str]) -> dict[str, int]:
+    base = file.rstrip("/")
+    if base in found:
+        return {base: found[base]}
+    prefix = f"{base}/" if base else ""
+    below = [path.removeprefix(prefix) for path in found if path.startswith(prefix)]
+    return {prefix + path: found[prefix + path] for path in wanted_files(below, patterns)}
+
+
+def _no_dataset_files(uri: str, file: str, patterns: Sequence[str], found: dict[str, int]) -> StageError:
+    seen = ", ".join(sorted(found)[:5]) or "no files"
+    wanted = f"no file {file}" if file else "no file that is read"
+    if patterns:
+        below = f" below {file}" if file else ""
+        wanted = f"no file{below} that fits dataset.files {', '.join(patterns)}"
+    reason = Reason.DATASET_NOT_FOUND if file or patterns else Reason.DATASET_INVALID
+    return StageError(reason, f"{uri} has {wanted} (it has {seen}); what is read is {READ}.")
 
 
 def _matches(path: str, patterns: Sequence[str]) -> bool:
