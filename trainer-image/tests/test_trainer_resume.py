@@ -1,4 +1,4 @@
-"""Interrupted training ends as if it had never been: step by step, and byte by byte."""
+"""Checkpoints, and what training tells while it runs and when it fails."""
 
 import json
 import os
@@ -8,83 +8,18 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pods
 import pytest
+import torch
+from tuneloop_core.api.finetunejob import Method, Training
 from tuneloop_core.constants import STAGE_INPUT_ENV
 from tuneloop_core.stages import Progress, Stage
 
-from tuneloop_trainer.checkpoints import Checkpoints, TrainingState
-from tuneloop_trainer.loop import Loop
+from tuneloop_trainer.checkpoints import Checkpoints, TrainingState, training_digest
 from tuneloop_trainer.progress import PORT_ENV, Board, ProgressServer, thinned
-
-SETTINGS: dict[str, Any] = {"epochs": 3}
-
-
-@pytest.fixture
-def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuneloop_trainer.train.PACK_TOKENS", {"cpu": 128})
-
-
-def curve(pod: pods.Pod) -> list[float]:
-    lines = (pod.paths.work / "train/metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, packs: int) -> None:
-    """SIGTERM comes while the pack with this number is computed."""
-    original, seen = Loop._pack, iter(range(10**6))
-
-    def counted(self: Loop, *args: Any) -> None:
-        original(self, *args)
-        if next(seen) + 1 == packs:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Loop, "_pack", counted)
-
-
-@pytest.mark.usefixtures("small_packs")
-def test_a_stopped_run_goes_on_exactly(pod: pods.Pod, monkeypatch: pytest.MonkeyPatch) -> None:
-    pod.check()
-    whole = pod.succeed(Stage.TRAIN, pod.train_input(**SETTINGS))
-    losses = curve(pod)
-    adapter = (pod.paths.work / "train/adapter/adapter_model.safetensors").read_bytes()
-    (pod.paths.work / "train").rename(pod.paths.work / "uninterrupted")
-
-    with monkeypatch.context() as patch:
-        stop_after(patch, packs=9)  # in the middle of a step
-        code, termination = pod.run(Stage.TRAIN, pod.train_input(**SETTINGS))
-    assert (code, termination.reason) == (143, "Terminated")
-    (checkpoint,) = (pod.paths.work / "train/checkpoints").glob("step-*")
-    assert "." in checkpoint.name  # within a step
-
-    resumed = pod.succeed(Stage.TRAIN, pod.train_input(**SETTINGS))
-    assert curve(pod) == losses
-    assert (pod.paths.work / "train/adapter/adapter_model.safetensors").read_bytes() == adapter
-    assert resumed["resumes"] == 1
-    for key in ("base", "tuned", "steps", "tokens", "curve", "finalLoss"):
-        assert resumed[key] == whole[key]
-
-
-@pytest.mark.usefixtures("small_packs")
-def test_a_damaged_checkpoint_is_passed_over(pod: pods.Pod, monkeypatch: pytest.MonkeyPatch) -> None:
-    pod.check()
-    whole = pod.succeed(Stage.TRAIN, pod.train_input(**SETTINGS))
-    (pod.paths.work / "train").rename(pod.paths.work / "uninterrupted")
-    for packs in (5, 6):
-        with monkeypatch.context() as patch:
-            stop_after(patch, packs)
-            assert pod.run(Stage.TRAIN, pod.train_input(**SETTINGS))[0] == 143
-    newest, older = Checkpoints(pod.paths.work / "train/checkpoints", keep=2)._paths()
-    with (newest / "state.safetensors").open("r+b") as stream:
-        stream.seek(-8, os.SEEK_END)
-        stream.write(b"\xff" * 8)
-    assert older.is_dir()
-    resumed = pod.succeed(Stage.TRAIN, pod.train_input(**SETTINGS))
-    assert resumed["curve"] == whole["curve"]
-    assert resumed["resumes"] == 1  # from the older one; what the damaged one counted is gone with it
 
 
 def test_checkpoints_of_another_input_are_not_used(tmp_path: Path) -> None:
@@ -100,14 +35,66 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step, microbatch in ((1, 0), (9, 0), (9, 2), (10, 0)):
         checkpoints.save(TrainingState(input_digest="d", step=step, microbatch=microbatch), {})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10", "step-9.2"]
+    assert sorted(path.name for path in tmp_path.glob("*step-*")) == ["step-10", "step-9.2"]
 
 
-def test_a_rate_too_high_is_a_user_error(pod: pods.Pod) -> None:
-    pod.check()
-    code, termination = pod.run(Stage.TRAIN, pod.train_input(learningRate="1e30"))
-    assert (code, termination.reason) == (42, "LossNaN")
-    assert "Lower training.learningRate (now 1e30)" in termination.message
+def flip(folder: Path) -> None:
+    path = folder / "state.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x01
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a flipped bit": flip,
+    "a cut file": lambda folder: (folder / "state.safetensors").write_bytes(b"\0" * 8),
+    "a missing file": lambda folder: (folder / "state.safetensors").unlink(),
+    "a missing digest": lambda folder: (folder / "DIGEST").unlink(),
+    "a digest that is no text": lambda folder: (folder / "DIGEST").write_bytes(b"\xff\xfe\x00"),
+    "a state that is no JSON": lambda folder: (folder / "state.json").write_text("{"),
+    "an empty folder": lambda folder: [path.unlink() for path in folder.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damage_is_found_and_the_one_before_is_taken(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2):
+        checkpoints.save(TrainingState(input_digest="d", step=step), {"weight.a": torch.full((4,), float(step))})
+    damage(tmp_path / "step-2")
+    (tmp_path / ".aside-torn").mkdir()
+    again = Checkpoints(tmp_path, keep=2)
+    again.open()
+    found = again.load("d")
+    assert found is not None
+    assert (found[0].step, found[1]["weight.a"].tolist()) == (1, [1.0] * 4)
+    assert (again.loaded, again.damaged) == ("step-1", ["step-2"])
+    assert sorted(path.name for path in tmp_path.glob("*step-*")) == ["step-1"]
+    assert not (tmp_path / ".aside-torn").exists()
+
+
+def test_resumes_are_counted_whatever_becomes_of_checkpoints(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    assert [checkpoints.count_resume(TrainingState(input_digest="d", step=step)) for step in (3, 1)] == [1, 2]
+
+
+def test_what_does_not_change_the_course_does_not_change_the_digest() -> None:
+    method, training = Method(), Training(epochs=2)
+    digest = training_digest(method, training)
+    assert training_digest(method, Training(epochs=2, step_timeout="1h", max_duration="9h", seed=7)) == digest
+    assert training_digest(method, Training(epochs=2, seed=8)) != digest
+
+
+def test_metrics_are_rewound_to_the_checkpoint(tmp_path: Path) -> None:
+    board = Board(metrics_file=tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3):
+        board.record(step=step, loss=float(step))
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"time": 1, "st')
+    board.rewind(2)
+    board.record(step=3, loss=3.5)
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 3.5)]
 
 
 def test_weights_that_are_no_numbers_are_told(pod: pods.Pod) -> None:

@@ -1,10 +1,11 @@
 """Checkpoints: everything that training needs to go on, in folders that are whole or not there.
 
-A checkpoint is a safetensors file (adapter, optimizer, gradients summed so far) and a JSON file (position, counts,
+A checkpoint is a safetensors file (weights, optimizer, gradients summed so far) and a JSON file (position, counts,
 curve), sealed by a digest. One that does not match its digest is passed over for the one before. No pickle is written
 or read.
 """
 
+import json
 import logging
 import shutil
 import time
@@ -14,9 +15,13 @@ from pathlib import Path
 import pydantic
 import torch
 from safetensors.torch import load_file, save_file
-from tuneloop_core.stages import Wire
+from tuneloop_core.api.base import SpecModel
+from tuneloop_core.stages import Notice, Wire
 
-from tuneloop_trainer.files import folder_aside, is_whole, seal
+from tuneloop_trainer.early import Look
+from tuneloop_trainer.fence import Fence
+from tuneloop_trainer.files import folder_aside, is_whole, remove_asides, seal, write_atomic
+from tuneloop_trainer.stage import input_digest
 
 log = logging.getLogger("tuneloop")
 
@@ -35,6 +40,8 @@ class TrainingState(Wire):
     resumes: int = 0
     last_loss: float | None = None
     curve: list[tuple[int, float]] = []
+    looks: list[Look] = []  # at the held-out loss, for early stopping
+    notices: list[Notice] = []
 
     @property
     def position(self) -> tuple[int, int]:
@@ -42,14 +49,28 @@ class TrainingState(Wire):
         return self.step, self.microbatch
 
 
+def training_digest(*parts: SpecModel) -> str:
+    """The digest of what decides the course of training; a checkpoint is only good for the same.
+
+    Defaults are left out, so that a field which a later release adds does not make the checkpoints of a running job
+    worthless; so are limits of time, which end training but do not change its course.
+    """
+    times = {"step_timeout", "max_duration"}
+    chosen = [part.model_dump(mode="json", exclude_defaults=True, exclude=times) for part in parts]
+    return input_digest(json.dumps(chosen, sort_keys=True))
+
+
 class Checkpoints:
-    """The checkpoints of one job, newest kept."""
+    """The checkpoints of one job, newest kept; ``load`` notes the name of the one ``loaded``, and those ``damaged``."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder = folder
         self._keep = keep
+        self.fence = Fence(folder)
         self.last_step: int | None = None
         self.last_time: str | None = None
+        self.damaged: list[str] = []
+        self.loaded = ""
 
     def save(self, state: TrainingState, tensors: dict[str, torch.Tensor]) -> Path:
         """Write a checkpoint, then remove the oldest beyond ``keep``; returns its folder."""
@@ -58,6 +79,7 @@ class Checkpoints:
         with folder_aside(self._folder) as aside:
             save_file({name: tensor.cpu() for name, tensor in tensors.items()}, aside / "state.safetensors")
             (aside / "state.json").write_text(state.model_dump_json(by_alias=True))
+            self.fence.check()
             seal(aside, target)
         self._note(state, target)
         for path in self._paths()[self._keep :]:
@@ -65,20 +87,36 @@ class Checkpoints:
         log.info("checkpoint %s written in %.1f s", target.name, time.monotonic() - started)
         return target
 
-    def load(self, input_digest: str) -> tuple[TrainingState, dict[str, torch.Tensor]] | None:
-        """The newest checkpoint of this input that is whole, or None."""
+    def open(self) -> None:
+        """Become the one process that writes here; what a killed one left half-written goes."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.fence.take()
+        remove_asides(self._folder)
+
+    def load(self, digest: str) -> tuple[TrainingState, dict[str, torch.Tensor]] | None:
+        """The newest checkpoint of this input that is whole, or None; the damaged ones are removed."""
         for path in self._paths():
-            if not is_whole(path):
+            state = _read_state(path) if is_whole(path) else None
+            if state is None:
                 log.warning("checkpoint %s is damaged; passing over to the one before", path.name)
+                self.damaged.append(path.name)
                 shutil.rmtree(path, ignore_errors=True)
                 continue
-            state = _read_state(path)
-            if state is None or state.input_digest != input_digest:
-                log.info("checkpoint %s belongs to another input; it is not used", path.name)
+            if state.input_digest != digest:
+                log.warning("checkpoint %s belongs to another input; it is not used", path.name)
                 continue
             self._note(state, path)
+            self.loaded = path.name
             return state, load_file(path / "state.safetensors")
         return None
+
+    def count_resume(self, state: TrainingState) -> int:
+        """Remember that training goes on from here; returns how often it did, whatever became of the checkpoints."""
+        path = self._folder / "resumes.jsonl"
+        before = path.read_text().splitlines() if path.is_file() else []
+        lines = [*before, json.dumps({"step": state.step, "microbatch": state.microbatch})]
+        write_atomic(path, "".join(line + "\n" for line in lines).encode())
+        return len(lines)
 
     def _note(self, state: TrainingState, path: Path) -> None:
         self.last_step = state.step

@@ -1,9 +1,9 @@
 """The one exception that stages raise for what they understand: a reason from the contract and words for a person."""
 
-from tuneloop_core.constants import EXIT_TERMINATED, EXIT_TRANSIENT, EXIT_USER_ERROR
+from tuneloop_core.constants import EXIT_STEP_TIMEOUT, EXIT_TERMINATED, EXIT_TRANSIENT, EXIT_USER_ERROR
 from tuneloop_core.stages import Reason
 
-_TRANSIENT = frozenset({Reason.HUB_UNAVAILABLE})
+_TRANSIENT = frozenset({Reason.HUB_UNAVAILABLE, Reason.DEADLINE_EXCEEDED})
 _COUNTS_AS_TRY = frozenset({Reason.OUT_OF_MEMORY, Reason.INTERNAL_ERROR, Reason.EXPORT_FAILED})
 
 
@@ -17,9 +17,11 @@ class StageError(Exception):
 
     @property
     def exit_code(self) -> int:
-        """42 for what a person must mend, 75 for what time may mend, 143 after SIGTERM, else 1."""
+        """42 for what a person must mend, 75 for what time may mend, 76 for a hang, 143 after SIGTERM, else 1."""
         if self.reason is Reason.TERMINATED:
             return EXIT_TERMINATED
+        if self.reason is Reason.STEP_TIMEOUT:
+            return EXIT_STEP_TIMEOUT
         if self.reason in _TRANSIENT:
             return EXIT_TRANSIENT
         return 1 if self.reason in _COUNTS_AS_TRY else EXIT_USER_ERROR

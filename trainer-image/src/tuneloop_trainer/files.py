@@ -64,6 +64,12 @@ def folder_aside(parent: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def remove_asides(parent: Path) -> None:
+    """Remove what processes that were killed left half-written in a folder; only for one who writes there alone."""
+    for path in parent.glob(".aside-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def seal(aside: Path, target: Path) -> str:
     """Give a finished folder its digest file and its name; returns the digest. Another's equal folder is kept."""
     digest = folder_digest(aside)
@@ -86,7 +92,7 @@ def seal(aside: Path, target: Path) -> str:
 def sealed_digest(folder: Path) -> str:
     """The digest a folder was sealed with; empty when it never was. Cheap: reads one small file."""
     path = folder / DIGEST_FILE
-    return path.read_text().strip() if path.is_file() else ""
+    return path.read_text(errors="replace").strip() if path.is_file() else ""
 
 
 def is_whole(folder: Path) -> bool:

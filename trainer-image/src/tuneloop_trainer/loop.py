@@ -8,13 +8,17 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from tuneloop_core.api.finetunejob import Training
 from tuneloop_core.api.formats import parse_decimal, parse_duration
-from tuneloop_core.stages import Reason
+from tuneloop_core.constants import PACK_TOKENS
+from tuneloop_core.stages import Notice, Reason
 
+from tuneloop_trainer import early, spikes
 from tuneloop_trainer.batches import Schedule, pack
 from tuneloop_trainer.checkpoints import Checkpoints, TrainingState
 from tuneloop_trainer.errors import StageError
@@ -26,8 +30,12 @@ from tuneloop_trainer.tokens import Document, TokenStore
 
 log = logging.getLogger("tuneloop")
 
-# Tokens a pack. On CPU, small enough that activations stay in the caches; on CUDA, enough to fill the device.
-PACK_TOKENS = {"cpu": 1024, "cuda": 8192}
+NOTICES = 4  # kept in the status
+BEST = "best."  # prefix of the best weights' tensors in a checkpoint
+
+__all__ = ["PACK_TOKENS", "Loop", "out_of_memory"]
+
+HeldOutLoss = Callable[[Callable[[float], None]], float]  # told the share that is done on the way
 
 
 @dataclass
@@ -43,6 +51,8 @@ class Loop:
     board: Board
     stop: threading.Event
     state: TrainingState
+    held_out_loss: HeldOutLoss | None = None  # for early stopping
+    beat: Callable[[], None] = lambda: None  # a sign of life after each pack
 
     def __post_init__(self) -> None:
         self.optimizer = AdapterOptimizer(self.model.parameters)
@@ -50,41 +60,103 @@ class Loop:
         self._peak = parse_decimal(self.training.learning_rate)
         self._limit = parse_duration(self.training.max_duration)
         self._tokens_at_start, self._seconds_at_start = self.state.tokens, self.state.seconds
+        self._best: dict[str, torch.Tensor] = {}
 
     def resume(self) -> bool:
         """Go on from the newest whole checkpoint; returns whether there was one."""
+        self.checkpoints.open()
         found = self.checkpoints.load(self.state.input_digest)
-        if found is None:
-            return False
-        saved, tensors = found
-        self.optimizer.load(tensors, saved.optimizer_steps)
-        if saved.microbatch and saved.capacity != self.state.capacity:
-            self.optimizer.clear()
-            saved = saved.model_copy(update={"microbatch": 0, "step_loss": 0.0, "capacity": self.state.capacity})
-        self.state = saved.model_copy(update={"resumes": saved.resumes + 1})
-        self._tokens_at_start, self._seconds_at_start = saved.tokens, saved.seconds
-        self.board.skip_to(saved.step / self.schedule.total_steps)
-        log.info("going on from step %d of %d", saved.step, self.schedule.total_steps)
-        return True
+        if found is not None:
+            self._go_on(*found)
+        if self.checkpoints.damaged:
+            damaged = ", ".join(self.checkpoints.damaged[:3])
+            instead = f"went on from {self.checkpoints.loaded}" if found else "none is whole: training began anew"
+            self._notice(Reason.CHECKPOINT_CORRUPT, f"damaged checkpoints were passed over ({damaged}); {instead}")
+        self.board.rewind(self.state.step)
+        return found is not None
 
     def run(self) -> TrainingState:
-        """Train to the end; the last state is always a checkpoint."""
+        """Train to the end; the last state is a checkpoint, the weights are the best where they are known."""
         self._last_saved = time.monotonic()
         began_at = self.state.position
-        while self.state.step < self.schedule.total_steps:
-            if self.state.seconds >= self._limit:
-                log.warning("maxDuration %s is over at step %d", self.training.max_duration, self.state.step)
-                break
+        while not self._is_over():
             self._step_or_smaller()
+        self._look(at_end=True)
         if self.state.position != began_at or self.checkpoints.last_step is None:
             self.save()
+        self._restore_best()
         return self.state
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the lowest held-out loss, where it is looked at."""
+        found = early.best(self.state.looks)
+        return found[0] if found else None
 
     def save(self) -> None:
         """Write a checkpoint of the present position."""
-        self.checkpoints.save(self.state, self.optimizer.state())
+        best = {BEST + name: tensor for name, tensor in self._best.items()}
+        self.checkpoints.save(self.state, self.optimizer.state() | best)
         self._last_saved = time.monotonic()
         self.board.update(checkpoint_step=self.checkpoints.last_step, checkpoint_time=self.checkpoints.last_time)
+
+    def _go_on(self, saved: TrainingState, tensors: dict[str, torch.Tensor]) -> None:
+        self.optimizer.load(tensors, saved.optimizer_steps)
+        self._best = {name.removeprefix(BEST): tensor for name, tensor in tensors.items() if name.startswith(BEST)}
+        if saved.microbatch and saved.capacity != self.state.capacity:
+            self.optimizer.clear()
+            saved = saved.model_copy(update={"microbatch": 0, "step_loss": 0.0, "capacity": self.state.capacity})
+        self.state = saved.model_copy(update={"resumes": self.checkpoints.count_resume(saved)})
+        self._tokens_at_start, self._seconds_at_start = saved.tokens, saved.seconds
+        log.info("going on from step %d of %d", saved.step, self.schedule.total_steps)
+
+    def _is_over(self) -> bool:
+        """Whether all steps are done, time is over, or the held-out loss no longer falls."""
+        self._look()
+        if self.state.step >= self.schedule.total_steps:
+            return True
+        if self.state.seconds >= self._limit:
+            log.warning("maxDuration %s is over at step %d", self.training.max_duration, self.state.step)
+            return True
+        stopping = self.training.early_stopping
+        return stopping is not None and early.exhausted(self.state.looks, stopping.patience)
+
+    def _look(self, *, at_end: bool = False) -> None:
+        """Measure the held-out loss where early stopping wants it, once a step; the best weights so far are kept."""
+        stopping, step = self.training.early_stopping, self.state.step
+        if stopping is None or self.held_out_loss is None or step == 0 or self.state.microbatch:
+            return
+        if (step % stopping.interval and not at_end) or (self.state.looks and self.state.looks[-1][0] >= step):
+            return
+        loss = round(self.held_out_loss(lambda _share: self._alive()), 6)
+        self.state = self.state.model_copy(update={"looks": [*self.state.looks, (step, loss)]})
+        if self.best_step == step:
+            weights = {name: tensor for name, tensor in self.optimizer.state().items() if name.startswith("weight.")}
+            self._best = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
+        self.board.update(best_step=self.best_step)
+        log.info("step %d: held-out loss %.4f, the lowest at step %s", step, loss, self.best_step)
+
+    def _restore_best(self) -> None:
+        """Put the best weights in place of the last, and say so."""
+        found = early.best(self.state.looks)
+        if found is None or found[0] == self.state.step:
+            return
+        self.optimizer.load(self.optimizer.state() | self._best, self.optimizer.steps)
+        step, loss = found
+        words = f"the held-out loss was lowest at step {step} ({loss:.4f}): its weights are kept"
+        if self.state.step < self.schedule.total_steps and self.state.seconds < self._limit:
+            words += f"; training stopped at step {self.state.step} of {self.schedule.total_steps}"
+            self._notice(Reason.EARLY_STOPPED, words)
+        else:
+            self._notice(Reason.BEST_KEPT, words)
+
+    def _notice(self, reason: Reason, message: str) -> None:
+        """Say something that is worth an Event."""
+        log.warning("%s: %s", reason, message)
+        notice = Notice(reason=reason, message=message[:256])
+        notices = [known for known in self.state.notices if known != notice]
+        self.state = self.state.model_copy(update={"notices": [*notices, notice][-NOTICES:]})
+        self.board.update(notices=self.state.notices)
 
     def _step_or_smaller(self) -> None:
         """One step; where the accelerator's memory does not suffice, the same step again in smaller packs."""
@@ -108,8 +180,9 @@ class Loop:
         for number in range(self.state.microbatch, len(packs)):
             self._obey_stop()
             self._pack([self.store.document(document) for document in packs[number]], trained, number, len(packs))
-            if time.monotonic() - self._last_saved >= self.checkpoint_seconds:
+            if time.monotonic() - self._last_saved >= self.checkpoint_seconds and not self._suspicious():
                 self.save()
+            self.beat()
         self._update(trained)
 
     def _pack(self, documents: list[Document], trained_in_step: int, number: int, packs: int) -> None:
@@ -131,6 +204,7 @@ class Loop:
         self._tell(self.state.step + (number + 1) / packs)
 
     def _update(self, trained: int) -> None:
+        self.checkpoints.fence.check()
         started = time.monotonic()
         step = self.state.step
         rate = learning_rate(step, self.schedule.total_steps, self._peak)
@@ -152,6 +226,7 @@ class Loop:
         self.board.record(step=step + 1, loss=loss, learningRate=rate, gradientNorm=norm, tokens=self.state.tokens)
         self.board.update(loss=round(loss, 6), learning_rate=rate, curve=thinned(self.state.curve))
         self._tell(step + 1)
+        self._guard_against_divergence(loss)
         log.info("step %d/%d loss %.4f lr %.2e", step + 1, self.schedule.total_steps, loss, rate)
 
     def _tell(self, step: float) -> None:
@@ -163,6 +238,35 @@ class Loop:
             tokens=self.state.tokens,
             tokens_per_second=None if rate is None else round(rate, 1),
         )
+
+    def _recent(self) -> list[float]:
+        """The losses that the rules about spikes look at."""
+        return [loss for _, loss in self.state.curve[-spikes.WINDOW - spikes.RUN :]]
+
+    def _suspicious(self) -> bool:
+        """Whether the last step was a spike: what comes after it must not push out a checkpoint from before."""
+        return spikes.is_spike(self._recent())
+
+    def _guard_against_divergence(self, loss: float) -> None:
+        """Log a spike; raise ``LossSpike`` after a run of them."""
+        losses = self._recent()
+        if spikes.is_spike(losses):
+            log.warning("step %d: loss %.4f is a spike", self.state.step, loss)
+        if spikes.diverged(losses):
+            usual = median(losses[: -spikes.RUN])
+            least = min(losses[-spikes.RUN :])
+            raise StageError(
+                Reason.LOSS_SPIKE,
+                f"the loss was {usual:.3g} and has been {least:.3g} or more for {spikes.RUN} steps, up to step "
+                f"{self.state.step}: training diverged. The checkpoint of step {self.checkpoints.last_step} is kept. "
+                f"Lower training.learningRate (now {self.training.learning_rate}), and look for odd texts in the "
+                "dataset.",
+            )
+
+    def _alive(self) -> None:
+        """Between parts of a measurement: a sign of life, and a look at the stop."""
+        self.beat()
+        self._obey_stop()
 
     def _obey_stop(self) -> None:
         if self.stop.is_set():

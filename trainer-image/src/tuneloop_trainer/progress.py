@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from tuneloop_core.constants import PROGRESS_PORT
 from tuneloop_core.stages import Progress
 
+from tuneloop_trainer.files import write_atomic
+
 log = logging.getLogger("tuneloop")
 
 PORT_ENV = "TUNELOOP_PROGRESS_PORT"
@@ -71,6 +73,14 @@ class Board:
             with self.metrics_file.open("a") as stream:
                 stream.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
 
+    def rewind(self, step: int) -> None:
+        """Forget what was recorded after this step, and a half-written line: a killed pod came further than its
+        checkpoint, and those steps are done again."""
+        if self.metrics_file is None or not self.metrics_file.is_file():
+            return
+        kept = [line for line in self.metrics_file.read_text().splitlines() if _step_of(line) <= step]
+        write_atomic(self.metrics_file, "".join(line + "\n" for line in kept).encode())
+
     def _set_share(self, share: float) -> None:
         self._values["share"] = min(1.0, share)
 
@@ -97,6 +107,14 @@ _ORDER = ("Loading", "BaseEvaluation", "Training", "Saving", "TunedEvaluation", 
 
 def _before(name: str, phase: str) -> bool:
     return _ORDER.index(name) < _ORDER.index(phase)
+
+
+def _step_of(line: str) -> float:
+    """The step of a recorded line; infinite for half a line."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 class ProgressServer:

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pydantic
 from tuneloop_core.constants import STAGE_INPUT_ENV, TERMINATION_MESSAGE_LIMIT
@@ -73,6 +73,14 @@ def run_stage(stage: Stage, function: StageFunction, paths: Paths, holds: Holds 
         termination, code = _failure(stage, Reason.INTERNAL_ERROR, message), 1
     _say_last_words(termination, paths)
     return code
+
+
+def end_at_once(stage: Stage, error: StageError, paths: Paths) -> NoReturn:
+    """Leave the last words and end the process, from any thread: for a process whose main thread hangs."""
+    log.error("%s: %s", error.reason, error.message)
+    _say_last_words(_failure(stage, error.reason, error.message), paths)
+    sys.stdout.flush()
+    os._exit(error.exit_code)
 
 
 def input_digest(text: str) -> str:

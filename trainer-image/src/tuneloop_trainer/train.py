@@ -5,6 +5,7 @@ a pod that goes on from a checkpoint does not measure again. A whole model is me
 what is scored is what is published. Runs without token, network and service account.
 """
 
+import faulthandler
 import logging
 import shutil
 import signal
@@ -17,21 +18,22 @@ import pydantic
 import torch
 from tuneloop_core.api.finetunejob import CheckpointSettings, EvaluationSettings, Method, Training
 from tuneloop_core.api.formats import parse_duration
-from tuneloop_core.stages import Reason, TrainInput, TrainResult
+from tuneloop_core.stages import Reason, Stage, TrainInput, TrainResult
 
 from tuneloop_trainer.batches import Schedule
-from tuneloop_trainer.checkpoints import Checkpoints, TrainingState
+from tuneloop_trainer.checkpoints import Checkpoints, TrainingState, training_digest
 from tuneloop_trainer.encode import Encoder, load_encoder
 from tuneloop_trainer.errors import StageError
-from tuneloop_trainer.evaluation import Evaluated, HeldOut, evaluate, generation_tokens
-from tuneloop_trainer.files import folder_aside, seal, write_atomic
+from tuneloop_trainer.evaluation import Evaluated, HeldOut, evaluate, evaluation_loss, generation_tokens
+from tuneloop_trainer.files import folder_aside, remove_asides, seal, write_atomic
 from tuneloop_trainer.loop import PACK_TOKENS, Loop, out_of_memory
 from tuneloop_trainer.machine import Machine, peak_memory, prepare_machine
 from tuneloop_trainer.model import TunedModel, load_model, verify
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.progress import Board, ProgressServer, thinned
-from tuneloop_trainer.stage import input_digest
+from tuneloop_trainer.stage import end_at_once
 from tuneloop_trainer.tokens import TokenStore
+from tuneloop_trainer.watchdog import Watchdog
 
 log = logging.getLogger("tuneloop")
 
@@ -42,7 +44,7 @@ def run(stage_input: TrainInput, paths: Paths) -> TrainResult:
     (paths.work / "train").mkdir(parents=True, exist_ok=True)
     server = ProgressServer(board)
     try:
-        with stopping() as stop:
+        with stopping() as stop, deadline(stage_input.deadline_seconds, stop):
             return _Run(stage_input, paths, board, stop).run()
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise out_of_memory(Training.model_validate(stage_input.training), error) from error
@@ -61,15 +63,39 @@ def stopping() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def deadline(seconds: float, stop: threading.Event) -> Iterator[None]:
+    """Stop as SIGTERM does when the time is over, but as ``DeadlineExceeded``, which counts as a try."""
+    over = threading.Event()
+
+    def end() -> None:
+        over.set()
+        stop.set()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    if seconds:
+        timer.start()
+    try:
+        yield
+    except StageError as error:
+        if error.reason is not Reason.TERMINATED or not over.is_set():
+            raise
+        message = f"the pod ran for {seconds:.0f} s, its deadline. {error.message} Raise training.maxDuration."
+        raise StageError(Reason.DEADLINE_EXCEEDED, message) from error
+    finally:
+        timer.cancel()
+
+
 class _Run:
     """The settings of one run, parsed, and its parts."""
 
     def __init__(self, stage_input: TrainInput, paths: Paths, board: Board, stop: threading.Event) -> None:
-        self.digest = input_digest(stage_input.model_dump_json())
         self.method = Method.model_validate(stage_input.method)
         self.training = Training.model_validate(stage_input.training)
         self.checkpoint = CheckpointSettings.model_validate(stage_input.checkpoint)
         self.evaluation = EvaluationSettings.model_validate(stage_input.evaluation)
+        self.digest = training_digest(self.method, self.training, self.evaluation)
         self.folder = paths.work / "train"
         self.paths, self.board, self.stop = paths, board, stop
         self.machine = prepare_machine(stage_input.accelerators)
@@ -79,6 +105,7 @@ class _Run:
         """Everything, in order."""
         log.info("training on %s", self.machine.words)
         model, encoder = self._load()
+        self._tick(0.0)
         store = TokenStore(self.paths.data / "train")
         held_out = HeldOut(
             TokenStore(self.paths.data / "validation"),
@@ -87,10 +114,11 @@ class _Run:
             self.training.seed,
         )
         verify(model, [store.document(number) for number in range(min(2, len(store)))])
-        loop = self._loop(model, store)
+        loop = self._loop(model, store, held_out)
         self._plan_costs(loop.schedule, held_out, encoder)
         base = self._base(model, encoder, held_out)
         state = self._train(loop)
+        loop.checkpoints.fence.check()
         self._save(model)
         self.board.enter("TunedEvaluation")
         tuned = evaluate(model, encoder, held_out, self.capacity, self._tick)
@@ -102,13 +130,15 @@ class _Run:
         encoder = load_encoder(self.paths.model)
         return load_model(self.paths.model, self.machine, self.method, self.training.seed), encoder
 
-    def _loop(self, model: TunedModel, store: TokenStore) -> Loop:
+    def _loop(self, model: TunedModel, store: TokenStore, held_out: HeldOut) -> Loop:
         settings = self.training
         schedule = Schedule(store.lengths, settings.tokens_per_step, settings.epochs, settings.max_steps, settings.seed)
         checkpoints = Checkpoints(self.folder / "checkpoints", self.checkpoint.keep)
         seconds = parse_duration(self.checkpoint.interval)
         state = TrainingState(input_digest=self.digest, capacity=self.capacity)
-        return Loop(model, store, schedule, settings, checkpoints, seconds, self.board, self.stop, state)
+        loop = Loop(model, store, schedule, settings, checkpoints, seconds, self.board, self.stop, state)
+        loop.held_out_loss = lambda tick: evaluation_loss(model, held_out, self.capacity, tick)
+        return loop
 
     def _plan_costs(self, schedule: Schedule, held_out: HeldOut, encoder: Encoder) -> None:
         """Shares of the phases for percent and ETA: backward costs twice what forward does."""
@@ -132,21 +162,40 @@ class _Run:
         return base
 
     def _train(self, loop: Loop) -> TrainingState:
-        self.board.enter("Training")
-        loop.resume()
-        self.board.update(
+        """Go on from the last checkpoint or begin; what it found is told with the phase, so that no poll sees less."""
+        resumed = loop.resume()
+        self.board.enter(
+            "Training",
             resumes=loop.state.resumes,
             checkpoint_step=loop.checkpoints.last_step,
             checkpoint_time=loop.checkpoints.last_time,
             curve=thinned(loop.state.curve),
+            best_step=loop.best_step,
+            notices=loop.state.notices,
         )
-        return loop.run()
+        if resumed:
+            self.board.skip_to(loop.state.step / loop.schedule.total_steps)
+        with Watchdog(parse_duration(self.training.step_timeout), self._hang) as watchdog:
+            loop.beat = watchdog.beat
+            return loop.run()
+
+    def _hang(self, silence: float) -> None:
+        """What the watchdog does: where every thread is goes into the log, the reason into the last words."""
+        faulthandler.dump_traceback(all_threads=True)
+        progress = self.board.snapshot()
+        message = (
+            f"no progress for {silence:.0f} s (training.stepTimeout {self.training.step_timeout}) at step "
+            f"{progress.step:g} of {progress.total_steps}. The pod's log shows where every thread stood. If steps are "
+            "just slow, raise training.stepTimeout."
+        )
+        end_at_once(Stage.TRAIN, StageError(Reason.STEP_TIMEOUT, message), self.paths)
 
     def _save(self, model: TunedModel) -> None:
         """What publish takes: the adapter, or the whole model."""
         self.board.enter("Saving")
         whole = self.method.publishes_model
         target = self.folder / ("model" if whole else "adapter")
+        remove_asides(self.folder)
         with folder_aside(self.folder) as aside:
             if whole:
                 model.save_whole(self.paths.model, aside)
@@ -186,6 +235,9 @@ class _Run:
             total_parameters=model.total_parameters,
             resumes=state.resumes,
             curve=thinned(state.curve),
+            checkpoint_time=loop.checkpoints.last_time,
+            best_step=loop.best_step,
+            notices=state.notices,
         )
 
 

@@ -1,0 +1,153 @@
+"""What stops training that goes wrong: numbers that are none, divergence, a hang."""
+
+from typing import Any
+
+import pods
+import pytest
+import torch
+from tuneloop_core.stages import Stage
+
+from tuneloop_trainer import early, spikes
+from tuneloop_trainer.loop import Loop
+from tuneloop_trainer.model import TunedModel
+from tuneloop_trainer.watchdog import Watchdog
+
+NAN, INFINITE = float("nan"), float("inf")
+CALM = [2.0, 2.1, 1.9, 2.05] * 8  # median 2.025, deviation far below a nat
+
+
+@pytest.mark.parametrize(
+    ("losses", "spike"),
+    [
+        ([], False),
+        ([9.0], False),
+        ([*CALM[:15], 9.0], False),  # too few say what is usual
+        ([*CALM[:16], 9.0], True),
+        ([*CALM, 3.0], False),  # below a nat above the usual
+        ([*CALM, 3.1], True),
+        ([*([0.1] * 64), 1.05], False),
+        ([*([1.0, 3.0] * 32), 9.0], False),  # noisy: ten deviations are 14.8 nats
+        ([*([1.0, 3.0] * 32), 17.0], True),
+        ([*([9.0] * 64), *CALM, *CALM, 4.0], True),  # only the window counts
+    ],
+)
+def test_a_spike_is_far_above_what_is_usual(losses: list[float], spike: bool) -> None:
+    assert spikes.is_spike(losses) == spike
+
+
+@pytest.mark.parametrize(
+    ("losses", "diverged"),
+    [
+        ([*CALM, *([9.0] * 7)], False),
+        ([*CALM, *([9.0] * 8)], True),
+        ([*CALM, *([9.0] * 4), 2.0, *([9.0] * 4)], False),  # one calm step between
+        ([9.0] * 8, False),
+        ([*reversed(range(1, 40))], False),
+    ],
+)
+def test_a_run_of_spikes_is_divergence(losses: list[float], diverged: bool) -> None:
+    assert spikes.diverged(losses) == diverged
+
+
+@pytest.mark.parametrize(
+    ("looks", "patience", "best", "over"),
+    [
+        ([], 1, None, False),
+        ([(2, 1.0)], 1, (2, 1.0), False),
+        ([(2, 1.0), (4, 1.0)], 1, (2, 1.0), True),  # equal is not better
+        ([(2, 1.0), (4, 1.5), (6, 0.9), (8, 1.1)], 2, (6, 0.9), False),
+        ([(2, 1.0), (4, 1.5), (6, 0.9), (8, 1.1), (10, NAN)], 2, (6, 0.9), True),
+        ([(2, NAN), (4, 1.5)], 1, (4, 1.5), False),
+    ],
+)
+def test_early_stopping(looks: list[early.Look], patience: int, best: early.Look | None, over: bool) -> None:
+    assert early.best(looks) == best
+    assert early.exhausted(looks, patience) == over
+
+
+def test_the_watchdog_counts_from_the_last_sign_of_life() -> None:
+    now, silences = [100.0], list[float]()
+    watchdog = Watchdog(60, silences.append, clock=lambda: now[0])
+    now[0] = 159.0
+    assert not watchdog.look()
+    watchdog.beat()
+    now[0] = 218.0
+    assert not watchdog.look()
+    now[0] = 219.0
+    assert watchdog.look()
+    assert silences == [60.0]
+
+
+def test_a_watchdog_that_was_left_does_nothing() -> None:
+    silences = list[float]()
+    with Watchdog(3600, silences.append) as watchdog:
+        watchdog.beat()
+    assert not watchdog._thread.is_alive()
+    assert not silences
+
+
+def test_a_rate_too_high_is_a_user_error(pod: pods.Pod) -> None:
+    pod.check()
+    code, termination = pod.run(Stage.TRAIN, pod.train_input(learningRate="1e30"))
+    assert (code, termination.reason) == (42, "LossNaN")
+    assert "Lower training.learningRate (now 1e30)" in termination.message
+
+
+class _Broken(torch.autograd.Function):
+    """The loss as it is, with gradients that are none."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        return upstream * ctx.factor, None
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("value", [NAN, INFINITE])
+def test_numbers_that_are_none_stop_training_before_the_update(
+    pod: pods.Pod, monkeypatch: pytest.MonkeyPatch, what: str, value: float
+) -> None:
+    pod.check()
+    original = TunedModel.loss
+
+    def broken(self: TunedModel, documents: Any) -> Any:
+        loss, *rest = original(self, documents)
+        third_step = loss.requires_grad and recorded() == 2
+        if third_step:
+            loss = loss * value if what == "loss" else _Broken.apply(loss, value)  # type: ignore[no-untyped-call]
+        return loss, *rest
+
+    def recorded() -> int:
+        path = pod.paths.work / "train/metrics.jsonl"
+        return len(path.read_text().splitlines()) if path.is_file() else 0
+
+    monkeypatch.setattr(TunedModel, "loss", broken)
+    code, termination = pod.run(Stage.TRAIN, pod.train_input())
+    assert (code, termination.reason) == (42, "LossNaN")
+    assert ("the loss is" if what == "loss" else "the gradient's norm is") in termination.message
+    assert "at step 3" in termination.message
+    assert recorded() == 2
+
+
+def test_divergence_stops_training_and_keeps_the_checkpoint_from_before(
+    pod: pods.Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod.check()
+    original = Loop._pack
+
+    def worse(self: Loop, *args: Any) -> None:
+        original(self, *args)
+        if self.state.step >= 20:
+            self.state = self.state.model_copy(update={"step_loss": self.state.step_loss * 1000})
+
+    monkeypatch.setattr(Loop, "_pack", worse)
+    stage_input = pod.train_input(epochs=40) | {"checkpoint": {"interval": "1ms", "keep": 1}}
+    code, termination = pod.run(Stage.TRAIN, stage_input)
+    assert (code, termination.reason) == (42, "LossSpike")
+    assert "up to step 28" in termination.message
+    (checkpoint,) = (pod.paths.work / "train/checkpoints").glob("step-*")
+    assert checkpoint.name.startswith("step-20"), "no later one pushed it out"
