@@ -9,7 +9,13 @@ from tuneloop_core.api.finetunejob import Gate
 from tuneloop_core.api.formats import parse_decimal
 from tuneloop_core.stages import GateResult, Scores
 
-_SCORES = {"evalLoss": "eval_loss", "perplexity": "perplexity", "exactMatch": "exact_match", "rougeL": "rouge_l"}
+_SCORES = {
+    "evalLoss": "eval_loss",
+    "perplexity": "perplexity",
+    "exactMatch": "exact_match",
+    "rougeL": "rouge_l",
+    "rewardAccuracy": "reward_accuracy",
+}
 
 
 def judge(gates: Iterable[Gate], base: Scores, tuned: Scores) -> list[GateResult]:

@@ -157,12 +157,18 @@ class GateResult(Wire):
 
 
 class Scores(Wire):
-    """Evaluation of one model. Loss is mean cross-entropy in nats per trained token; perplexity is exp(loss)."""
+    """Evaluation of one model; None is not measured.
+
+    Loss is mean cross-entropy in nats per trained token, and perplexity exp(loss); with DPO and KTO it is the
+    objective's mean loss per row. Rewards are beta times the nats that an answer gained over the base model.
+    """
 
     eval_loss: float | None = None
     perplexity: float | None = None
     exact_match: float | None = None
     rouge_l: float | None = None
+    reward_accuracy: float | None = None
+    reward_margin: float | None = None
     samples: int = 0
     generations: int = 0
 

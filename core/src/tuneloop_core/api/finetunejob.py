@@ -11,6 +11,7 @@ from tuneloop_core.api.base import SpecModel, StatusModel, cel, rules
 from tuneloop_core.api.conditions import ObjectMeta
 from tuneloop_core.api.finetunejob_status import FineTuneJobStatus
 from tuneloop_core.api.formats import Decimal, Duration, ResourceName, decimal_rule, duration_rule
+from tuneloop_core.api.method import LoRASettings, Method
 from tuneloop_core.api.pod import PodSettings
 from tuneloop_core.api.sources import PVC_NEEDS_NO_SECRET, DatasetSource, Endpoint, ModelSource
 from tuneloop_core.api.uri_rules import output_uri_rules
@@ -22,59 +23,6 @@ ACCELERATOR_RESOURCE_RULE = cel(
     "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')",
     "acceleratorResource must be an extended resource such as nvidia.com/gpu or amd.com/gpu",
 )
-
-
-class LoRASettings(SpecModel):
-    """LoRA (arXiv:2106.09685): a pair of low-rank matrices beside each chosen weight."""
-
-    rank: int = Field(default=16, ge=1, le=256, description="Rank of the added matrices: more learns more, costs more.")
-    alpha: int = Field(default=32, ge=1, le=1024, description="Scale of the update is alpha / rank.")
-    rank_stabilized: bool = Field(
-        default=False,
-        description="rsLoRA (arXiv:2312.03732): the scale is alpha / sqrt(rank), so that high ranks learn more.",
-    )
-    target_modules: str = Field(
-        default="all-linear",
-        max_length=256,
-        description='"all-linear", or module names separated by commas, such as "q_proj,v_proj".',
-        json_schema_extra=rules(
-            cel(
-                "self.matches('^[A-Za-z0-9_.-]+(,[A-Za-z0-9_.-]+)*$')",
-                'targetModules must be "all-linear" or module names separated by commas, such as "q_proj,v_proj"',
-            )
-        ),
-    )
-
-
-class Method(SpecModel):
-    """How the model is tuned."""
-
-    model_config = {
-        "json_schema_extra": rules(
-            cel(
-                "self.adapter != 'None' || (self.lora.rank == 16 && self.lora.alpha == 32 && "
-                "!self.lora.rankStabilized && self.lora.targetModules == 'all-linear')",
-                "adapter None trains all weights and has no use for lora: leave lora out, or take adapter LoRA",
-                ".lora",
-            )
-        )
-    }
-
-    objective: Literal["SFT", "DPO", "KTO"] = Field(
-        default="SFT",
-        description="SFT learns answers, DPO preferences between two, KTO thumbs up or down. This release: SFT.",
-    )
-    adapter: Literal["LoRA", "QLoRA", "DoRA", "None"] = Field(
-        default="LoRA",
-        description="LoRA and DoRA train an adapter; None trains all weights, and wants a learningRate of about a tenth. "
-        "DoRA and None publish a whole model, LoRA an adapter. Not in this release: QLoRA.",
-    )
-    lora: LoRASettings = Field(default=LoRASettings(), description="Settings of the adapter.")
-
-    @property
-    def publishes_model(self) -> bool:
-        """Whether what is published is a whole model: no server loads DoRA, and all weights are no adapter."""
-        return self.adapter in ("DoRA", "None")
 
 
 class EarlyStopping(SpecModel):
@@ -184,13 +132,18 @@ class Gate(SpecModel):
             cel(
                 f"[{', '.join(f'has(self.{bound})' for bound in _BOUNDS)}].filter(given, given).size() == 1",
                 "a gate has exactly one bound: max, min, ratioToBaseMax or ratioToBaseMin",
-            )
+            ),
+            cel(
+                "self.metric != 'rewardAccuracy' || (!has(self.ratioToBaseMax) && !has(self.ratioToBaseMin))",
+                "rewards are counted from the base model, whose own are 0: bound rewardAccuracy by min or max",
+            ),
         )
     }
 
-    metric: Literal["evalLoss", "perplexity", "exactMatch", "rougeL"] = Field(
-        description="evalLoss: nats per trained token, lower is better; perplexity: exp of it; exactMatch and rougeL: "
-        "0 to 1 over the generated answers, higher is better."
+    metric: Literal["evalLoss", "perplexity", "exactMatch", "rougeL", "rewardAccuracy"] = Field(
+        description="evalLoss: nats per trained token, with DPO and KTO the objective's loss per row, lower is better; "
+        "perplexity: exp of it; exactMatch and rougeL: 0 to 1 over the generated answers, higher is better; "
+        "rewardAccuracy (DPO, KTO): share of held-out rows whose liked answer gained more, 0 to 1."
     )
     max: Decimal | None = Field(default=None, description="The tuned score must be at most this.")
     min: Decimal | None = Field(default=None, description="The tuned score must be at least this.")
@@ -272,7 +225,35 @@ class FineTuneJobSpec(SpecModel):
                 "self.method.objective == 'SFT' || !self.training.packing",
                 "packing is for objective SFT: DPO and KTO compare whole answers; set training.packing: false",
                 ".training.packing",
-            )
+            ),
+            cel(
+                "self.method.objective != 'DPO' || self.dataset.format in ['Auto', 'Preference']",
+                "DPO learns from pairs of answers: take dataset.format Preference or Auto, or objective SFT or KTO",
+                ".dataset.format",
+            ),
+            cel(
+                "self.method.objective != 'KTO' || self.dataset.format in ['Auto', 'UnpairedPreference']",
+                "KTO learns from answers with thumbs up or down: take dataset.format UnpairedPreference or Auto, or "
+                "objective SFT or DPO",
+                ".dataset.format",
+            ),
+            cel(
+                "self.method.objective != 'SFT' || !(self.dataset.format in ['Preference', 'UnpairedPreference'])",
+                "SFT learns from answers: take objective DPO for format Preference, KTO for UnpairedPreference",
+                ".dataset.format",
+            ),
+            cel(
+                "self.method.objective != 'SFT' || !has(self.evaluation.gates) || "
+                "!self.evaluation.gates.exists(g, g.metric == 'rewardAccuracy')",
+                "rewardAccuracy is measured with objective DPO and KTO only; gate on evalLoss",
+                ".evaluation.gates",
+            ),
+            cel(
+                "self.method.objective == 'SFT' || !has(self.evaluation.gates) || "
+                "!self.evaluation.gates.exists(g, g.metric == 'perplexity')",
+                "perplexity is measured with objective SFT only; gate on rewardAccuracy or evalLoss",
+                ".evaluation.gates",
+            ),
         )
     }
 
@@ -314,3 +295,20 @@ class FineTuneJob(StatusModel):
     metadata: ObjectMeta = Field(description="Standard object metadata.")
     spec: FineTuneJobSpec = Field(description="What is asked for.")
     status: FineTuneJobStatus = Field(default=FineTuneJobStatus(), description="What was found and done.")
+
+
+__all__ = [
+    "ACCELERATOR_RESOURCE_RULE",
+    "MUTABLE_FIELDS",
+    "CheckpointSettings",
+    "EarlyStopping",
+    "EvaluationSettings",
+    "FineTuneJob",
+    "FineTuneJobSpec",
+    "Gate",
+    "LoRASettings",
+    "Method",
+    "Output",
+    "Training",
+    "TrainingResources",
+]

@@ -127,10 +127,18 @@ class NoticeStatus(StatusModel):
 class ScoresStatus(StatusModel):
     """Scores of one model on the held-out rows."""
 
-    eval_loss: float | None = Field(default=None, description="Mean cross-entropy, nats per trained token.")
+    eval_loss: float | None = Field(
+        default=None, description="Mean cross-entropy, nats per trained token; with DPO and KTO mean loss per row."
+    )
     perplexity: float | None = Field(default=None, description="exp(evalLoss).")
     exact_match: float | None = Field(default=None, description="Share of generated answers equal to the reference.")
     rouge_l: float | None = Field(default=None, description="ROUGE-L F1 of generated answers, mean, 0 to 1.")
+    reward_accuracy: float | None = Field(
+        default=None, description="DPO, KTO: share of rows whose liked answer gained more over the base, 0 to 1."
+    )
+    reward_margin: float | None = Field(
+        default=None, description="DPO, KTO: mean reward of liked less that of disliked answers; beta times nats."
+    )
     samples: int = Field(default=0, ge=0, description="Rows that the loss is over.")
     generations: int = Field(default=0, ge=0, description="Answers generated.")
 

@@ -15,7 +15,6 @@ def _later(rule: str, words: str, path: str) -> dict[str, str]:
 
 
 FINETUNEJOB_LATER: Final = (
-    _later("self.method.objective == 'SFT'", "DPO and KTO; use objective SFT", ".method.objective"),
     _later("self.method.adapter != 'QLoRA'", "QLoRA; use adapter LoRA", ".method.adapter"),
     _later(
         "self.resources.accelerators <= 1",

@@ -1,0 +1,77 @@
+"""``spec.method`` of a FineTuneJob: what is learnt, and which weights learn it. Never computes anything."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tuneloop_core.api.base import SpecModel, cel, rules
+from tuneloop_core.api.formats import Decimal, decimal_rule
+
+
+class LoRASettings(SpecModel):
+    """LoRA (arXiv:2106.09685): a pair of low-rank matrices beside each chosen weight."""
+
+    rank: int = Field(default=16, ge=1, le=256, description="Rank of the added matrices: more learns more, costs more.")
+    alpha: int = Field(default=32, ge=1, le=1024, description="Scale of the update is alpha / rank.")
+    rank_stabilized: bool = Field(
+        default=False,
+        description="rsLoRA (arXiv:2312.03732): the scale is alpha / sqrt(rank), so that high ranks learn more.",
+    )
+    target_modules: str = Field(
+        default="all-linear",
+        max_length=256,
+        description='"all-linear", or module names separated by commas, such as "q_proj,v_proj".',
+        json_schema_extra=rules(
+            cel(
+                "self.matches('^[A-Za-z0-9_.-]+(,[A-Za-z0-9_.-]+)*$')",
+                'targetModules must be "all-linear" or module names separated by commas, such as "q_proj,v_proj"',
+            )
+        ),
+    )
+
+
+class Method(SpecModel):
+    """How the model is tuned."""
+
+    model_config = {
+        "json_schema_extra": rules(
+            cel(
+                "self.adapter != 'None' || (self.lora.rank == 16 && self.lora.alpha == 32 && "
+                "!self.lora.rankStabilized && self.lora.targetModules == 'all-linear')",
+                "adapter None trains all weights and has no use for lora: leave lora out, or take adapter LoRA",
+                ".lora",
+            ),
+            cel(
+                "self.objective != 'SFT' || self.beta == '0.1'",
+                "beta is of DPO and KTO; leave it out with objective SFT",
+                ".beta",
+            ),
+        )
+    }
+
+    objective: Literal["SFT", "DPO", "KTO"] = Field(
+        default="SFT",
+        description="SFT learns answers, DPO (arXiv:2305.18290) which of two answers is liked better, KTO "
+        "(arXiv:2402.01306) answers with thumbs up or down. DPO and KTO want a learningRate of about a tenth of SFT's.",
+    )
+    adapter: Literal["LoRA", "QLoRA", "DoRA", "None"] = Field(
+        default="LoRA",
+        description="LoRA and DoRA train an adapter; None trains all weights, and wants about a tenth of the "
+        "learningRate. DoRA and None publish a whole model, LoRA an adapter. Not in this release: QLoRA.",
+    )
+    lora: LoRASettings = Field(default=LoRASettings(), description="Settings of the adapter.")
+    beta: Decimal = Field(
+        default="0.1",
+        description='DPO and KTO: how strongly the tuned model is held to its base, a decimal in quotes such as "0.1"; '
+        "more stays closer.",
+        json_schema_extra=rules(
+            decimal_rule(
+                "double(self) > 0.0 && double(self) <= 10.0", 'beta must be above 0 and at most 10, such as "0.1"'
+            )
+        ),
+    )
+
+    @property
+    def publishes_model(self) -> bool:
+        """Whether what is published is a whole model: no server loads DoRA, and all weights are no adapter."""
+        return self.adapter in ("DoRA", "None")
