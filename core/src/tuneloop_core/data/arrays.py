@@ -80,11 +80,12 @@ class _Window:
 
     def _read_on(self, error: json.JSONDecodeError) -> None:
         """More of the file where the item may only be cut; raises ``_BrokenError`` where it is wrong."""
+        words = f"not JSON: {error.msg} at {self._place(error.pos)}"
         cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - _TAIL
         if len(self._text) - self._at > MAX_LINE_BYTES:
             raise _BrokenError(f"longer than {MAX_LINE_BYTES // 2**20} MiB") from None
         if not cut or not self._grow():
-            raise _BrokenError(f"not JSON: {error.msg} at {self._place(error.pos)}") from None
+            raise _BrokenError(words) from None
 
     def _grow(self) -> bool:
         """Read as much again as is still unread, at least a chunk; False at the file's end."""
