@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from e2e_kube import Kube, is_true
 from e2e_node import kill_container, slow_down
-from e2e_world import LONG, NAMESPACE, RIGHT_TOKEN, SYSTEM, fill_hub, fine_tune_job, pods_of, token_secret
+from e2e_world import NAMESPACE, RIGHT_TOKEN, SYSTEM, fill_hub, long_job, pods_of, token_secret
 
 from tuneloop_demo import chart, hub
 from tuneloop_demo.target import Target, bring_up, provide_images
@@ -45,7 +45,7 @@ def answers_job(kube: Kube) -> Callable[[], dict[str, Any]]:
     """Run the job 'answers' with its trainer and its operator killed on the way; tell what was noticed."""
 
     def run() -> dict[str, Any]:
-        kube.apply(fine_tune_job("answers", steps=LONG))
+        kube.apply(long_job("answers"))
         steps: list[float] = []
         kube.wait_for("the first step of 'answers'", lambda: _checkpoint(kube, steps) or steps, interval=0.5)
         assert slow_down(pods_of(kube, "answers", "train")[0], 0.2), "no cgroup of the training pod was found"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from e2e_kube import Kube, condition, is_true
-from e2e_world import LONG, NAMESPACE, SYSTEM, audit_creates, fine_tune_job, pods_of
+from e2e_world import NAMESPACE, SYSTEM, audit_creates, fine_tune_job, long_job, pods_of
 
 STAGES = ["fetch", "check", "plan", "train", "publish"]
 
@@ -83,7 +83,7 @@ def test_missed_gate_keeps_the_work_and_says_by_how_much(kube: Kube, finished: d
 
 
 def test_suspend_saves_and_goes_on(kube: Kube, finished: dict[str, Any]) -> None:
-    kube.apply(fine_tune_job("paused", steps=LONG))
+    kube.apply(long_job("paused"))
     kube.wait_for("paused to train", lambda: _step(kube, "paused") > 1)
     kube.run("patch", "ftj", "paused", "-n", NAMESPACE, "--type=merge", "-p", '{"spec":{"suspend":true}}')
     kube.wait_for("its pod to be gone", lambda: not pods_of(kube, "paused", "train"))

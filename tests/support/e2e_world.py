@@ -52,6 +52,13 @@ def fine_tune_job(name: str, *, steps: int = 200) -> dict[str, Any]:
     }
 
 
+def long_job(name: str) -> dict[str, Any]:
+    """A job that a test meets while it trains: half a minute on a fast machine, never above two on a slow one."""
+    job = fine_tune_job(name, steps=LONG)
+    job["spec"]["training"]["maxDuration"] = "2m"
+    return job
+
+
 def adapter_job(name: str) -> dict[str, Any]:
     """A job that ends soon, for its adapter."""
     return fine_tune_job(name, steps=20)
