@@ -102,12 +102,14 @@ E2E_SECONDS = 3000
 
 # The chart's tests render with the real helm; building it takes minutes, once per machine.
 HELM = Step("helm", (PYTHON, "tests/support/chart_render.py"), prepares=True)
+# Servers that exports are tested against, built into the cache.
+STORES = Step("S3 server and registry", (PYTHON, "trainer-image/tests/support/stores.py"), prepares=True)
 
 TIERS: dict[str, list[Step]] = {
     "lint": LINT,
     "fast": [*LINT, HELM, pytest_step("unit and golden", "tests/unit")],
     "apiserver": [pytest_step("apiserver", "tests/apiserver", live=True)],
-    "trainer": [*image_steps("trainer-image"), *image_steps("server-image", "--extra", "cpu")],
+    "trainer": [STORES, *image_steps("trainer-image"), *image_steps("server-image", "--extra", "cpu")],
     "e2e": [replace(pytest_step("e2e", f"--timeout={E2E_SECONDS}", "tests/e2e", live=True), on_failure=CLUSTER)],
 }
 ALL = ("fast", "apiserver", "trainer", "e2e")

@@ -67,5 +67,8 @@ HELM = ProgramSet(
 )
 PROGRAM_SETS = (API_SERVER, NODE, ADDONS, HELM)
 
+# Servers that tests export to; no cluster needs them.
+STORES = ProgramSet("stores", ("github.com/versity/versitygw/cmd/versitygw", "./registry"))
+
 # Which Go module (a folder beside this file) builds a set.
-MODULES = {"apiserver": "kubernetes", "node": "kubernetes", "addons": "addons", "helm": "addons"}
+MODULES = {"apiserver": "kubernetes", "node": "kubernetes", "addons": "addons", "helm": "addons", "stores": "stores"}

@@ -5,7 +5,7 @@ mounted files only: never from the environment, a profile or a metadata service.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import httpx2
@@ -67,14 +67,11 @@ class _Sender:
         return AWSResponse(request.url, response.status_code, response.headers, _Body(response.content))
 
 
-@dataclass(frozen=True)
-class _Body:
+class _Body(BytesIO):
     """What botocore reads of a raw response."""
 
-    content: bytes
-
     def stream(self) -> Iterator[bytes]:
-        yield self.content
+        yield self.read()
 
 
 def _text(value: str | bytes) -> str:

@@ -71,6 +71,5 @@ def _failure(error: OSError, claim: str, mount: Path, needed: int) -> ExportErro
         return ExportError(said, "Make the folder writable for that group, or take a claim that is not read-only")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return ExportError(f"a file is where a folder should be ({error.strerror})", "Name a folder in output.uri")
-    return ExportError(
-        f"{type(error).__name__}: {error.strerror}", f"Check the volume of claim {claim}", transient=True
-    )
+    said = f"{type(error).__name__}: {error.strerror}"
+    return ExportError(said, f"Check the volume of claim {claim}; it is tried again", transient=True)

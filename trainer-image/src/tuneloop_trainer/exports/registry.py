@@ -37,7 +37,8 @@ class Registry:
 
     def put_blob(self, digest: str, size: int, content: Callable[[], Content]) -> bool:
         """Upload a blob unless the registry has it; says whether it was sent."""
-        if self._ask("HEAD", f"{self._base}/blobs/{digest}", allowed=(404,)).status_code == 200:
+        # A HEAD has no words for its refusal: the upload itself tells why.
+        if self._ask("HEAD", f"{self._base}/blobs/{digest}", allowed=(401, 403, 404)).status_code == 200:
             return False
         begun = self._ask("POST", f"{self._base}/blobs/uploads/", headers={"Content-Length": "0"})
         place = urljoin(str(begun.request.url), begun.headers.get("Location", ""))
