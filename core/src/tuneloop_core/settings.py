@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 from pydantic import Field
 
+from tuneloop_core.plan.accelerators import PlanSettings
 from tuneloop_core.stages import Wire
 
 
@@ -67,6 +68,7 @@ class Settings(Wire):
     hub: HubSettings = HubSettings()
     gateway: GatewaySettings = GatewaySettings()
     stages: StageResources = StageResources()
+    plan: PlanSettings = PlanSettings()
     network_policies: bool = True
     progress_interval_seconds: float = 5.0
     resync_seconds: float = 300.0

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from tuneloop_core.api.shape import ModelShape
+
 
 class Stage(StrEnum):
     """The stages of a FineTuneJob, in order. Plan has no pod: the operator computes it."""
@@ -91,6 +93,7 @@ class TrainInput(Wire):
     checkpoint: dict[str, Any]
     evaluation: dict[str, Any]
     accelerators: int = 0
+    recompute: bool = False  # as planned: activations are computed again in backward, to save memory
     deadline_seconds: float = 0  # the pod ends itself after this time, with its checkpoint saved; 0 is never
 
 
@@ -124,6 +127,7 @@ class FetchResult(Wire):
     dataset_digest: str = ""  # sha256:<hex>
     dataset_bytes: int = 0
     cached: bool = False  # nothing had to be downloaded
+    shape: ModelShape | None = None  # sizes by config.json, for the plan
 
 
 class CheckResult(Wire):

@@ -11,6 +11,7 @@ from pydantic import Field
 from tuneloop_core.api.base import StatusModel
 from tuneloop_core.api.conditions import Condition
 from tuneloop_core.api.formats import Timestamp
+from tuneloop_core.api.shape import ModelShape
 
 
 class StageStatus(StatusModel):
@@ -51,6 +52,18 @@ class CurvePoint(StatusModel):
     loss: float = Field(description="Training loss, nats per trained token.")
 
 
+class MemoryPlan(StatusModel):
+    """Peak memory by part, bytes; together they are memoryBytes."""
+
+    weights: int = Field(default=0, ge=0, description="The model and its adapter.")
+    gradients: int = Field(default=0, ge=0, description="Summed gradients of what is trained.")
+    optimizer: int = Field(default=0, ge=0, description="Float32 copies and moments of what is trained.")
+    activations: int = Field(default=0, ge=0, description="What a pack keeps for backward.")
+    logits: int = Field(default=0, ge=0, description="A chunk of the loss; logits are never whole.")
+    evaluation: int = Field(default=0, ge=0, description="What generating answers takes beyond that.")
+    overhead: int = Field(default=0, ge=0, description="The process and its libraries, or the device's context.")
+
+
 class PlanStatus(StatusModel):
     """What the job will take, computed before an accelerator is held."""
 
@@ -61,7 +74,14 @@ class PlanStatus(StatusModel):
     memory_bytes: int = Field(
         default=0, ge=0, description="Peak memory expected per accelerator, or of the pod on CPU."
     )
+    memory: MemoryPlan | None = Field(default=None, description="The same by part.")
     memory_limit_bytes: int = Field(default=0, ge=0, description="Memory available there; 0 when it is not known.")
+    accelerator: str = Field(default="", max_length=63, description="What the plan is for; empty on CPU.")
+    pack_tokens: int = Field(default=0, ge=0, description="Tokens of the largest pack that it is for.")
+    recompute: bool = Field(default=False, description="Activations are computed again in backward, to save memory.")
+    price: float = Field(default=0, ge=0, description="Expected price of the train stage.")
+    price_per_hour: float = Field(default=0, ge=0, description="Of all accelerators, or cores, that the job holds.")
+    currency: str = Field(default="", max_length=8, description="Of the prices.")
     estimated_duration: str = Field(default="", max_length=32, description="Expected time of the train stage.")
     message: str = Field(default="", max_length=1024, description="The plan in words, with its assumptions.")
 
@@ -103,6 +123,7 @@ class ModelStatus(StatusModel):
     commit: str = Field(default="", max_length=80, description="Commit of the hub, or digest of the files.")
     path: str = Field(default="", max_length=512, description="Its folder in the store.")
     bytes: int = Field(default=0, ge=0, description="Size in the store.")
+    shape: ModelShape | None = Field(default=None, description="Sizes by its config.json, that the plan needs.")
 
 
 class CheckpointStatus(StatusModel):
@@ -174,6 +195,13 @@ class UsageStatus(StatusModel):
 
     accelerator_seconds: float = Field(default=0, ge=0, description="Accelerators times seconds of train pods.")
     training_seconds: float = Field(default=0, ge=0, description="Seconds of the training loop, all tries together.")
+    train_seconds: float = Field(
+        default=0, ge=0, description="Seconds of train pods, all tries together: beside plan.estimatedDuration."
+    )
+    peak_memory_bytes: int = Field(
+        default=0, ge=0, description="Most memory that training used, as measured: beside plan.memoryBytes."
+    )
+    price: float = Field(default=0, ge=0, description="trainSeconds at plan.pricePerHour, in plan.currency.")
 
 
 class FineTuneJobStatus(StatusModel):

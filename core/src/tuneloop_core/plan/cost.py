@@ -1,0 +1,75 @@
+"""Floating-point operations, seconds and price of a train stage: right within a factor, not within a percent.
+
+Never measures; status.usage holds what it really took.
+"""
+
+import math
+from dataclasses import dataclass
+
+from tuneloop_core.api.shape import ModelShape
+from tuneloop_core.plan.parameters import Adapter, active_weights
+
+UTILISATION = 0.35
+"""Share of the dense bfloat16 rate that LoRA training reaches on models of a billion parameters and more: 0.31 to 0.43
+on an H100 (NeMo Automodel docs/performance-summary.mdx, torchtitan benchmarks/llama3_h100_202412); smaller models are
+bound by launching kernels, and reach less by the square root of their size."""
+GENERATION_FACTOR = 4
+"""A generated token costs as much as this many of a packed forward pass (the trainer's progress counts the same)."""
+START_SECONDS = 45.0
+"""Start of the container, imports, and the proofs before training."""
+LOAD_BYTES_PER_SECOND = 200e6
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is computed: tokens of all epochs, rows that are scored twice, answers that are generated twice."""
+
+    tokens: int
+    mean_length: float  # tokens of a row
+    trained_share: float  # of the tokens, those that pass the head
+    scored_tokens: int = 0
+    answers: int = 0
+    prompt_tokens: int = 0  # of one
+    new_tokens: int = 0  # of one
+
+
+def forward_flops(shape: ModelShape, mean_length: float, head_share: float) -> float:
+    """Of one token: 2 a weight, and 2 s d L for causal attention (arXiv:2001.08361, 2.1).
+
+    s is the tokens of a row, of which half are seen; d the width of all heads. Only the trained tokens pass the head.
+    """
+    weights = active_weights(shape) + shape.vocabulary * shape.hidden_size * head_share
+    return 2 * weights + 2 * mean_length * shape.heads * shape.head_size * shape.layers
+
+
+def training_flops(shape: ModelShape, work: Work, adapter: Adapter, recompute: bool) -> float:
+    """Of one token: forward, the gradient by the inputs (as much), by the weights (as much, where all are trained).
+
+    LoRA leaves out the last: 4 N + 6 s d L a token, since attention's backward costs twice its forward. Recompute adds
+    a forward pass.
+    """
+    forward = forward_flops(shape, work.mean_length, work.trained_share)
+    attention = 2 * work.mean_length * shape.heads * shape.head_size * shape.layers
+    backward = 2 * forward if adapter == "Full" else forward + attention
+    return forward + backward + forward * recompute
+
+
+def accelerator_rate(shape: ModelShape, bf16_teraflops: float) -> float:
+    """FLOP/s that training reaches on one accelerator."""
+    smallness = math.sqrt(min(1.0, active_weights(shape) / 1e9))
+    return bf16_teraflops * 1e12 * UTILISATION * smallness
+
+
+def stage_seconds(  # noqa: PLR0913 - each is a fact of its own
+    shape: ModelShape, work: Work, adapter: Adapter, recompute: bool, rate: float, max_seconds: float, model_bytes: int
+) -> float:
+    """Seconds of the train stage: start, loading, base evaluation, training (at most ``max_seconds``), evaluation."""
+    training = work.tokens * training_flops(shape, work, adapter, recompute) / rate
+    generated = work.answers * (work.prompt_tokens + GENERATION_FACTOR * work.new_tokens)
+    scoring = (work.scored_tokens + generated) * forward_flops(shape, work.mean_length, work.trained_share) / rate
+    return START_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND + min(training, max_seconds) + 2 * scoring
+
+
+def price(seconds: float, units: float, price_per_hour: float) -> float:
+    """Price of this many accelerators, or cores, for these seconds."""
+    return seconds / 3600 * units * price_per_hour

@@ -1,0 +1,251 @@
+"""The plan of one FineTuneJob: from the spec, the model's shape and the dataset's numbers to status.plan and a verdict.
+
+Refuses only what cannot fit even where the estimate is too high by its margin. Pure.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import cast
+
+from tuneloop_core.api.finetunejob import FineTuneJobSpec
+from tuneloop_core.api.finetunejob_status import DatasetStatus, MemoryPlan, PlanStatus
+from tuneloop_core.api.formats import format_duration, parse_duration
+from tuneloop_core.api.shape import ModelShape
+from tuneloop_core.constants import PACK_TOKENS
+from tuneloop_core.plan import cost, words
+from tuneloop_core.plan.accelerators import NodeGroup, PlanSettings, table
+from tuneloop_core.plan.machines import MARGIN, Choice, Fit, best_fit, choose, too_small, ways
+from tuneloop_core.plan.memory import FLOAT32, Load, Memory, estimate
+from tuneloop_core.plan.parameters import Adapter, targeted, total_parameters, trainable_parameters
+from tuneloop_core.plan.steps import StepPlan, plan_steps
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known besides the spec; ``groups`` None: the operator may not read nodes."""
+
+    shape: ModelShape | None = None
+    model_bytes: int = 0
+    dataset: DatasetStatus = field(default_factory=DatasetStatus)
+    memory_limit: int = 0  # bytes, of the train pod on CPU; 0 is no limit
+    cores: float = 1.0  # that the train pod asks for, or may use
+    groups: tuple[NodeGroup, ...] | None = None
+    settings: PlanSettings = field(default_factory=PlanSettings)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """status.plan and whether the job may begin; ``reason`` is empty where it may."""
+
+    status: PlanStatus
+    reason: str = ""
+
+    @property
+    def feasible(self) -> bool:
+        """Whether a train pod may be made."""
+        return not self.reason
+
+
+DOES_NOT_FIT = "DoesNotFit"
+SEQUENCE_TOO_LONG = "SequenceTooLong"
+TARGETS_NOT_FOUND = "TargetModulesNotFound"
+SHORTEST_USEFUL = 128
+"""Tokens of a row below which shortening is no advice."""
+MILDER = {"None": ("LoRA", "QLoRA"), "DoRA": ("LoRA", "QLoRA"), "LoRA": ("QLoRA",), "QLoRA": ()}
+"""Adapters that take less memory."""
+
+
+def plan_job(spec: FineTuneJobSpec, facts: Facts) -> Plan:
+    """The whole plan."""
+    training = spec.training
+    steps = plan_steps(facts.dataset.train_tokens, training.epochs, training.tokens_per_step, training.max_steps)
+    if facts.shape is None:
+        message = f"{steps.message}. The model's config.json does not tell its sizes, so that memory is not planned"
+        return Plan(PlanStatus(steps=steps.steps, tokens=steps.tokens, message=message))
+    return _refused(spec, facts.shape, facts, steps) or _planned(spec, facts.shape, facts, steps)
+
+
+def _refused(spec: FineTuneJobSpec, shape: ModelShape, facts: Facts, steps: StepPlan) -> Plan | None:
+    """What no machine makes right."""
+    longest = _longest(spec, facts.dataset)
+    status = PlanStatus(steps=steps.steps, tokens=steps.tokens, total_parameters=total_parameters(shape))
+    if shape.max_positions and longest > shape.max_positions:
+        message = words.too_long(longest, spec.training.max_sequence_length, shape.max_positions)
+        return Plan(status.model_copy(update={"message": message}), SEQUENCE_TOO_LONG)
+    modules = spec.method.lora.target_modules
+    if shape.known and _adapter(spec) != "Full" and not targeted(shape, modules):
+        return Plan(status.model_copy(update={"message": words.no_targets(shape, modules)}), TARGETS_NOT_FOUND)
+    return None
+
+
+def _planned(spec: FineTuneJobSpec, shape: ModelShape, facts: Facts, steps: StepPlan) -> Plan:
+    load = job_load(spec, facts.dataset)
+    if not spec.resources.accelerators:
+        return _on_cpu(spec, shape, facts, steps, load)
+    choice = choose(
+        facts.settings.accelerators, spec.resources.accelerator_resource, spec.pod.node_selector, facts.groups
+    )
+    if not choice.kinds:
+        status = _status(spec, shape, facts, steps, load, estimate(shape, load))
+        unknown = f"{spec.resources.accelerator_resource} is not in the table of accelerators: its memory is not known"
+        return Plan(status.model_copy(update={"message": f"{words.plan(steps, status)}. {unknown}"}))
+    return _on_accelerator(spec, shape, facts, steps, load, choice)
+
+
+def _on_cpu(spec: FineTuneJobSpec, shape: ModelShape, facts: Facts, steps: StepPlan, load: Load) -> Plan:
+    """Float32 is planned for; refused is only what does not fit in bfloat16 either, which some CPUs compute in."""
+    found = [(way, estimate(shape, way)) for way in ways(load, _longest(spec, facts.dataset))]
+    limit = facts.memory_limit
+    load, memory = next(((way, size) for way, size in found if not limit or size.total <= limit), found[0])
+    status = _status(spec, shape, facts, steps, load, memory, limit)
+    message = words.plan(steps, status)
+    if not limit or memory.total <= limit:
+        return Plan(status.model_copy(update={"message": message}))
+    least = min((estimate(shape, replace(way, number_bytes=2)).total for way, _ in found), default=0)
+    if least <= limit * MARGIN:
+        return Plan(status.model_copy(update={"message": f"{message}. {words.tight(memory.total, limit)}"}))
+    need = min(size.total for _, size in found)
+    refusal = words.no_fit_cpu(memory, need, limit, _remedies(spec, shape, facts.dataset, limit))
+    return Plan(status.model_copy(update={"message": refusal}), DOES_NOT_FIT)
+
+
+def _on_accelerator(  # noqa: PLR0913 - the parts of a plan
+    spec: FineTuneJobSpec, shape: ModelShape, facts: Facts, steps: StepPlan, load: Load, choice: Choice
+) -> Plan:
+    longest = _longest(spec, facts.dataset)
+    fit = best_fit(shape, load, longest, choice.kinds)
+    status = _status(spec, shape, facts, steps, fit.load, fit.memory, fit.kind.memory_bytes, fit, choice.source)
+    message = words.plan(steps, status)
+    if fit.excess <= MARGIN:
+        small = too_small(shape, fit, longest, choice.kinds)
+        told = words.accelerator(fit, choice, small)
+        extra = told if fit.fits else words.tight(fit.memory.total, fit.kind.memory_bytes)
+        return Plan(status.model_copy(update={"message": f"{message}. {extra}"}))
+    every = table(facts.settings.accelerators)
+    wider = [kind for kind in every if best_fit(shape, load, longest, (kind,)).fits]
+    remedies = _remedies(spec, shape, facts.dataset, fit.kind.memory_bytes)
+    refusal = words.no_fit_accelerator(fit, choice, wider, remedies)
+    return Plan(status.model_copy(update={"message": refusal}), DOES_NOT_FIT)
+
+
+def _remedies(spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetStatus, limit: int) -> list[str]:
+    """Single changes of the spec with which the job would fit, by the estimate; the mildest of each kind."""
+    longest = _longest(spec, dataset)
+    lengths = [longest >> halves for halves in range(1, 12) if longest >> halves >= SHORTEST_USEFUL]
+    adapters = [name for name in ("LoRA", "QLoRA") if name in MILDER[spec.method.adapter]]
+    kinds = (
+        [
+            (f"training.maxSequenceLength: {length}", _changed(spec, "training", max_sequence_length=length))
+            for length in lengths
+        ],
+        [(f"evaluation.generations: {count}", _changed(spec, "evaluation", generations=count)) for count in (8, 0)],
+        [(f"method.adapter: {name}", _changed(spec, "method", adapter=name)) for name in adapters],
+    )
+    found = (next((told for told, changed in kind if _fits(changed, shape, dataset, limit)), "") for kind in kinds)
+    return [told for told in found if told]
+
+
+def _changed(spec: FineTuneJobSpec, block: str, **fields: object) -> FineTuneJobSpec:
+    return spec.model_copy(update={block: getattr(spec, block).model_copy(update=fields)})
+
+
+def _fits(spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetStatus, limit: int) -> bool:
+    every: Sequence[Load] = ways(job_load(spec, dataset), _longest(spec, dataset))
+    return any(estimate(shape, way).total <= limit for way in every)
+
+
+def job_load(spec: FineTuneJobSpec, dataset: DatasetStatus) -> Load:
+    """What the job asks of its device: packs as the trainer makes them, prompts as long as the longest row's."""
+    device = "cuda" if spec.resources.accelerators else "cpu"
+    longest = _longest(spec, dataset)
+    filled = min(PACK_TOKENS[device], max(spec.training.tokens_per_step, longest))
+    tokens = max(longest, filled) if spec.training.packing else longest
+    share = dataset.trained_tokens / max(1, dataset.train_tokens)
+    return Load(
+        device=device,
+        number_bytes=2 if device == "cuda" else FLOAT32,
+        pack_tokens=tokens,
+        trained_tokens=max(1, round(tokens * share)),
+        adapter=_adapter(spec),
+        rank=spec.method.lora.rank,
+        target_modules=spec.method.lora.target_modules,
+        longest_prompt=round(longest * (1 - share)),
+        answers=min(spec.evaluation.generations, dataset.validation_rows),
+        new_tokens=spec.evaluation.max_new_tokens,
+    )
+
+
+def _adapter(spec: FineTuneJobSpec) -> Adapter:
+    return "Full" if spec.method.adapter == "None" else cast("Adapter", spec.method.adapter)
+
+
+def _longest(spec: FineTuneJobSpec, dataset: DatasetStatus) -> int:
+    return max(1, min(dataset.max_tokens or spec.training.max_sequence_length, spec.training.max_sequence_length))
+
+
+def _status(  # noqa: PLR0913 - the parts of a plan
+    spec: FineTuneJobSpec,
+    shape: ModelShape,
+    facts: Facts,
+    steps: StepPlan,
+    load: Load,
+    memory: Memory,
+    limit: int = 0,
+    fit: Fit | None = None,
+    source: str = "",
+) -> PlanStatus:
+    """status.plan but for its words. No time and no price where the device's speed is not known."""
+    status = PlanStatus(
+        steps=steps.steps,
+        tokens=steps.tokens,
+        total_parameters=total_parameters(shape),
+        trainable_parameters=trainable_parameters(shape, load.adapter, load.rank, load.target_modules),
+        memory_bytes=memory.total,
+        memory=MemoryPlan(**asdict(memory)),
+        memory_limit_bytes=limit,
+        pack_tokens=load.pack_tokens,
+        recompute=load.recompute,
+        accelerator=fit.kind.name if fit else "",
+    )
+    if load.device == "cuda" and (fit is None or source == "slice"):
+        return status
+    seconds, units, hourly = _time(spec, shape, facts, steps, load, fit)
+    return status.model_copy(
+        update={
+            "estimated_duration": format_duration(round(seconds)),
+            "price": round(cost.price(seconds, units, hourly), 4),
+            "price_per_hour": round(units * hourly, 4),
+            "currency": facts.settings.currency,
+        }
+    )
+
+
+def _time(  # noqa: PLR0913 - the parts of a plan
+    spec: FineTuneJobSpec, shape: ModelShape, facts: Facts, steps: StepPlan, load: Load, fit: Fit | None
+) -> tuple[float, float, float]:
+    """Seconds of the train stage, how many accelerators or cores it holds, and the hourly price of one."""
+    settings = facts.settings
+    if fit is None:
+        units, hourly, rate = facts.cores, settings.cpu_price_per_hour, settings.cpu_gigaflops * 1e9 * facts.cores
+    else:
+        units = float(spec.resources.accelerators * spec.resources.nodes)
+        hourly, rate = fit.kind.price_per_hour, cost.accelerator_rate(shape, fit.kind.bf16_teraflops) * units
+    limit = parse_duration(spec.training.max_duration)
+    work = _work(spec, facts.dataset, steps, load)
+    seconds = cost.stage_seconds(shape, work, load.adapter, load.recompute, rate, limit, facts.model_bytes)
+    return seconds, units, hourly
+
+
+def _work(spec: FineTuneJobSpec, dataset: DatasetStatus, steps: StepPlan, load: Load) -> cost.Work:
+    scored = min(spec.evaluation.max_samples, dataset.validation_rows)
+    mean = dataset.train_tokens / max(1, dataset.train_rows)
+    return cost.Work(
+        tokens=steps.tokens,
+        mean_length=mean,
+        trained_share=dataset.trained_tokens / max(1, dataset.train_tokens),
+        scored_tokens=math.ceil(dataset.validation_tokens * scored / max(1, dataset.validation_rows)),
+        answers=load.answers,
+        prompt_tokens=min(load.longest_prompt, round(mean)),
+        new_tokens=load.new_tokens,
+    )

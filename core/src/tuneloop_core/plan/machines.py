@@ -1,0 +1,100 @@
+"""Which machine a job may get, as far as spec, node labels and table tell. Never asks a cluster."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tuneloop_core.api.shape import ModelShape
+from tuneloop_core.plan.accelerators import MIB, Accelerator, NodeGroup, find, present, table
+from tuneloop_core.plan.memory import Load, Memory, estimate
+
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+MEMORY_LABEL = "nvidia.com/gpu.memory"
+NVIDIA_GPU = "nvidia.com/gpu"
+MARGIN = 1.15
+"""A job is refused only where its estimate is this many times the limit: estimates are within 15 % (docs/plan.md)."""
+SMALLEST_PACK = 256
+"""Below this the trainer does not shrink its packs when memory runs out (loop.py)."""
+
+_SLICE = re.compile(r"mig-[0-9]+g\.([0-9]+)gb")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Accelerators that the job may get, by memory, and how that is known: selector, nodes, slice, table or unknown."""
+
+    kinds: tuple[Accelerator, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One way to train on one accelerator."""
+
+    kind: Accelerator
+    load: Load
+    memory: Memory
+
+    @property
+    def fits(self) -> bool:
+        """Whether the estimate is within the accelerator's memory."""
+        return self.memory.total <= self.kind.memory_bytes
+
+    @property
+    def excess(self) -> float:
+        """Estimate over memory."""
+        return self.memory.total / self.kind.memory_bytes
+
+
+def choose(
+    changes: Sequence[Accelerator], resource: str, selector: Mapping[str, str], groups: Sequence[NodeGroup] | None
+) -> Choice:
+    """The accelerators that a pod with this resource and node selector may get; ``groups`` None: nodes are not read."""
+    kinds = table(changes)
+    cut = _SLICE.search(resource)
+    if cut is not None:
+        name, mib = resource.partition("/")[2], int(cut[1]) * 1000**3 // MIB
+        return Choice((Accelerator(name=name, memory_mib=mib, bf16_teraflops=1, price_per_hour=0),), "slice")
+    if resource != NVIDIA_GPU:
+        return Choice((), "unknown")
+    named = find(kinds, selector.get(PRODUCT_LABEL, ""))
+    if named is not None:
+        return Choice((named,), "selector")
+    matching = [group for group in groups or () if selector.items() <= group.labels.items()]
+    found = present(kinds, matching)
+    return Choice(found, "nodes") if found else Choice(kinds, "table")
+
+
+def packs(largest: int, longest: int) -> list[int]:
+    """Sizes of packs that the trainer comes down to on an accelerator by halves; the longest row stays whole."""
+    smallest = max(longest, SMALLEST_PACK)
+    sizes = [max(largest, longest)]
+    while sizes[-1] > smallest:
+        sizes.append(max(sizes[-1] // 2, longest))
+    return sizes
+
+
+def ways(load: Load, longest: int) -> list[Load]:
+    """How the trainer can run a job, fastest first: as it is, in smaller packs, with recompute."""
+    sizes = packs(load.pack_tokens, longest) if load.device == "cuda" else [load.pack_tokens]
+    share = load.trained_tokens / max(1, load.pack_tokens)
+    found = [replace(load, pack_tokens=size, trained_tokens=max(1, round(size * share))) for size in sizes]
+    return found if load.recompute else [*found, *(replace(way, recompute=True) for way in found)]
+
+
+def best_fit(shape: ModelShape, load: Load, longest: int, kinds: Sequence[Accelerator]) -> Fit:
+    """The smallest accelerator that it fits without recompute, else with it; where it fits none, the nearest miss.
+
+    ``kinds`` must not be empty and go up by memory. On the chosen one packs are as large as fit: the trainer halves
+    them itself when memory runs out, recompute it does only when told.
+    """
+    every = ways(load, longest)
+    fits = [Fit(kind, way, estimate(shape, way)) for kind in kinds for way in every]
+    fitting = sorted((fit for fit in fits if fit.fits), key=lambda fit: fit.load.recompute)
+    return fitting[0] if fitting else min(fits, key=lambda miss: miss.excess)
+
+
+def too_small(shape: ModelShape, fit: Fit, longest: int, kinds: Sequence[Accelerator]) -> tuple[Accelerator, ...]:
+    """The accelerators that a job which is run like this does not fit in packs of any size."""
+    least = min(estimate(shape, way).total for way in ways(fit.load, longest) if way.recompute == fit.load.recompute)
+    return tuple(kind for kind in kinds if kind.memory_bytes < least)

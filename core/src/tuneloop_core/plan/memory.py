@@ -1,0 +1,170 @@
+"""Peak memory of a training run by part, for this trainer: what its loop, LoRA layers, loss and optimizer keep.
+
+Written beside trainer-image/src/tuneloop_trainer (loop.py, lora.py, loss.py, optimizer.py, evaluation.py) and held to
+it by `make bench-plan`; the table is in docs/plan.md. All sizes are bytes. Never decides whether they fit.
+"""
+
+from dataclasses import dataclass, fields
+
+from tuneloop_core.api.shape import ModelShape
+from tuneloop_core.plan import parameters
+from tuneloop_core.plan.families import family
+from tuneloop_core.plan.parameters import Adapter
+
+FLOAT32 = 4
+QLORA_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""A weight in NF4 with double quantisation (arXiv:2305.14314): 4 bits, a byte a 64, 4 bytes a 64 x 256."""
+OPTIMIZER_COPIES = 3
+"""Float32 master weights and Adam's two moments (optimizer.py)."""
+CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+"""Float32 logits of a chunk (loss.py)."""
+GENERATION_BATCH = {"cpu": 16, "cuda": 64}
+"""Answers that are generated at once (evaluation.py)."""
+FIXED_BYTES = {"cpu": 780 * 2**20, "cuda": 700 * 2**20}
+"""CPU: the process after its imports and its libraries' buffers, measured. CUDA: context and libraries' handles."""
+ALLOCATOR = {"cpu": 1.6, "cuda": 1.1}
+"""What the allocator holds of short-lived blocks over what lives. glibc 2.36 does not fit an aligned block into a hole
+of its own size (measured: 1.5 to 1.9, docs/plan.md); CUDA's caching allocator rounds and splits (not measured)."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """One way to train one model: what a job asks for and the device decides."""
+
+    device: str  # cpu | cuda
+    number_bytes: int  # of a weight and an activation: 2 in bfloat16, 4 in float32
+    pack_tokens: int  # of the largest pack
+    trained_tokens: int  # of that pack's tokens, those that carry loss
+    adapter: Adapter = "LoRA"
+    rank: int = 16
+    target_modules: str = "all-linear"
+    recompute: bool = False
+    longest_prompt: int = 0  # tokens
+    answers: int = 0  # generated for evaluation; 0 generates none
+    new_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak bytes by part; ``evaluation`` is what generating answers takes beyond what training held."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    evaluation: int
+    overhead: int
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return sum(getattr(self, part.name) for part in fields(self))
+
+
+def estimate(shape: ModelShape, load: Load) -> Memory:
+    """Peak memory: weights, gradients and optimizer stay; activations and logits, or generating, come on top."""
+    trained = parameters.trainable_parameters(shape, load.adapter, load.rank, load.target_modules)
+    held = ALLOCATOR[load.device]
+    activations = round(held * activation_bytes(shape, load))
+    logits = logit_bytes(shape, load)
+    return Memory(
+        weights=weight_bytes(shape, load, trained),
+        gradients=trained * FLOAT32 + _largest_gradient(shape, load),
+        optimizer=trained * FLOAT32 * OPTIMIZER_COPIES,
+        activations=activations,
+        logits=logits,
+        evaluation=max(0, round(held * generation_bytes(shape, load)) - activations - logits),
+        overhead=FIXED_BYTES[load.device],
+    )
+
+
+def weight_bytes(shape: ModelShape, load: Load, trained: int) -> int:
+    """The model in the device's format (QLoRA: its linear layers in 4 bits) and the adapter in the same format."""
+    total, added = parameters.total_parameters(shape), 0 if load.adapter == "Full" else trained
+    if load.adapter != "QLoRA":
+        return (total + added) * load.number_bytes
+    quantised = parameters.linear_weights(shape)
+    return round(quantised * QLORA_BYTES) + (total - quantised + added) * load.number_bytes
+
+
+def activation_bytes(shape: ModelShape, load: Load) -> int:
+    """Bytes kept for backward: every layer's; with recompute their inputs and one layer's (arXiv:1604.06174)."""
+    layer = _layer_numbers(shape, load) * load.number_bytes + _norm_copies(shape, load)
+    stream = shape.hidden_size * load.number_bytes
+    layers = shape.layers * stream + layer if load.recompute else shape.layers * layer
+    return round(load.pack_tokens * (layers + 2 * stream)) + _dequantised(shape, load)
+
+
+def _layer_numbers(shape: ModelShape, load: Load) -> float:
+    """Numbers a token that one layer keeps for backward; verified tensor by tensor on float32 Llamas.
+
+    Residual stream twice and the normed input of attention and of the MLP (4 H); Gemma's output norms keep their two
+    inputs. Query, key, value, attention's output and its copy in the order of the next product. Gated MLP: gate, its
+    activation, up, product; plain MLP: before and after the activation. Each LoRA layer: its product of low rank.
+    """
+    traits, hidden = family(shape.architecture), shape.hidden_size
+    query, key = shape.heads * shape.head_size, shape.key_value_heads * shape.head_size
+    seen = query if load.device == "cpu" else key  # on CPU keys and values are repeated for their groups
+    numbers: float = (2 + traits.norms) * hidden + 3 * query + 2 * seen
+    numbers += (query + key) * traits.query_key_norm
+    numbers += _mlp_numbers(shape)
+    return numbers + _adapter_numbers(shape, load) / shape.layers
+
+
+def _mlp_numbers(shape: ModelShape) -> float:
+    kept = 4 if family(shape.architecture).gated else 2
+    if not shape.experts:
+        return kept * shape.intermediate_size
+    sparse = (shape.layers - shape.dense_layers) / shape.layers
+    routed = shape.experts_per_token * (kept * shape.expert_size + 2 * shape.hidden_size)
+    return sparse * (routed + kept * shape.shared_expert_size) + (1 - sparse) * kept * shape.intermediate_size
+
+
+def _adapter_numbers(shape: ModelShape, load: Load) -> int:
+    """LoRA keeps its low-rank product; DoRA besides the base's and the adapter's output; full training the norms'."""
+    if load.adapter == "Full":
+        return shape.layers * family(shape.architecture).norms * shape.hidden_size
+    chosen = parameters.targeted(shape, load.target_modules)
+    outputs = sum(2 * matrix.outputs * matrix.count for matrix in chosen) if load.adapter == "DoRA" else 0
+    return outputs + load.rank * sum(matrix.count for matrix in chosen)
+
+
+def _norm_copies(shape: ModelShape, load: Load) -> int:
+    """Norms compute in float32: in bfloat16 each keeps a copy of its input."""
+    return family(shape.architecture).norms * shape.hidden_size * FLOAT32 if load.number_bytes < FLOAT32 else 0
+
+
+def _dequantised(shape: ModelShape, load: Load) -> int:
+    """QLoRA brings one matrix at a time back to the device's format; DoRA makes one to take its norm."""
+    largest = max(matrix.inputs * matrix.outputs for matrix in parameters.matrices(shape))
+    return largest * load.number_bytes * {"QLoRA": 1, "DoRA": 2}.get(load.adapter, 0)
+
+
+def _largest_gradient(shape: ModelShape, load: Load) -> int:
+    """One gradient at a time lies in the device's format, before it is added to the float32 sums."""
+    if load.adapter == "Full":
+        return shape.vocabulary * shape.hidden_size * load.number_bytes
+    return 0
+
+
+def logit_bytes(shape: ModelShape, load: Load) -> int:
+    """A chunk's logits: as computed, in float32, and one temporary; and the hidden states' gradients (loss.py).
+
+    A head that is trained has a float32 gradient of its own besides.
+    """
+    rows = min(max(1, CHUNK_BYTES[load.device] // (shape.vocabulary * FLOAT32)), max(1, load.trained_tokens))
+    copies = 2 * FLOAT32 + (2 * load.number_bytes if load.number_bytes < FLOAT32 else 0)
+    head = shape.vocabulary * shape.hidden_size * FLOAT32 if load.adapter == "Full" else 0
+    return rows * shape.vocabulary * copies + 2 * load.trained_tokens * shape.hidden_size * load.number_bytes + head
+
+
+def generation_bytes(shape: ModelShape, load: Load) -> int:
+    """Keys and values of a batch of answers, the widest layer of their prompts, the mask, and the last logits."""
+    batch = min(load.answers, GENERATION_BATCH[load.device])
+    prompts = batch * load.longest_prompt
+    kept = batch * (load.longest_prompt + load.new_tokens) * shape.layers
+    cache = 2 * kept * shape.key_value_heads * shape.head_size * load.number_bytes
+    width = 3 * max(shape.intermediate_size, shape.heads * shape.head_size) + 3 * shape.hidden_size
+    mask = prompts * load.longest_prompt * load.number_bytes
+    return cache + prompts * width * load.number_bytes + mask + batch * shape.vocabulary * 2 * FLOAT32
