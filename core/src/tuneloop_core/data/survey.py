@@ -87,9 +87,9 @@ class Survey:
             raise DatasetError(self.unmapped)
         if self.bad_rows:
             total = self.rows + self.bad_rows
-            noun = "row is" if self.bad_rows == 1 else "rows are"
+            verb = "is" if self.bad_rows == 1 else "are"
             raise DatasetError(
-                f"{self.bad_rows} of {total} {noun} bad: {'; '.join(self.bad)}. {expectation(self.format)}"
+                f"{self.bad_rows} of {total} rows {verb} bad: {'; '.join(self.bad)}. {expectation(self.format)}"
             )
         if not self.rows:
             raise DatasetError(f"the dataset is empty: no row in any file. {expectation(self.format)}")
