@@ -31,6 +31,32 @@ POLLS = Counter("tuneloop_polls", "Polls of our pods by target and outcome.", ["
 WATCH_AGE = Gauge("tuneloop_watch_age_seconds", "Seconds since a watch delivered our own Lease.", registry=REGISTRY)
 
 
+ACCELERATOR_SECONDS = Counter(
+    "tuneloop_accelerator_seconds",
+    "Accelerators times seconds of train pods, by namespace and queue (empty without one).",
+    ["namespace", "queue"],
+    registry=REGISTRY,
+)
+PRICE = Counter(
+    "tuneloop_train_price",
+    "Price of train pods at their plans' hourly price, by namespace and queue.",
+    ["namespace", "queue", "currency"],
+    registry=REGISTRY,
+)
+JOB_ACCELERATOR_SECONDS = Gauge(
+    "tuneloop_finetunejob_accelerator_seconds",
+    "The same by job, for at most 1,000 jobs that exist.",
+    ["namespace", "name", "queue"],
+    registry=REGISTRY,
+)
+JOB_PRICE = Gauge(
+    "tuneloop_finetunejob_price",
+    "Price of a job's train pods, for at most 1,000 jobs that exist.",
+    ["namespace", "name", "queue", "currency"],
+    registry=REGISTRY,
+)
+
+
 def exposition() -> bytes:
     """All metrics in the text format."""
     return generate_latest(REGISTRY)

@@ -2,7 +2,7 @@
 
 from tuneloop_core.api.finetunejob import FineTuneJobSpec
 from tuneloop_core.settings import Settings
-from tuneloop_operator.build.quantities import Amounts, resources
+from tuneloop_operator.build.quantities import Amounts, parse, resources
 
 Sizes = dict[str, dict[str, str]]
 
@@ -25,6 +25,17 @@ def train_sizes(spec: FineTuneJobSpec) -> Sizes:
     wanted, count = spec.pod.resources, spec.resources.accelerators
     devices: Amounts = {spec.resources.accelerator_resource: count} if count else {}
     return resources(accelerator_sizes(count) if count else TRAIN_CPU, wanted.requests, wanted.limits, devices)
+
+
+def train_memory_limit(spec: FineTuneJobSpec) -> int:
+    """Bytes that the train pod may use; 0 without a limit."""
+    return int(parse(train_sizes(spec)["limits"].get("memory", 0)))
+
+
+def train_cores(spec: FineTuneJobSpec) -> float:
+    """CPUs that the train pod may use, or where that has no limit, those that it asks for."""
+    sizes = train_sizes(spec)
+    return float(parse(sizes["limits"].get("cpu") or sizes["requests"]["cpu"]))
 
 
 def accelerator_sizes(count: int) -> dict[str, Amounts]:

@@ -50,6 +50,7 @@ DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
 BUDGETS = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
+NODES = Resource("", "v1", "nodes", "Node")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
 BY_KIND: dict[str, Resource] = {
