@@ -5,8 +5,11 @@ Only decides which module runs, and sets what libraries read from the environmen
 
 import importlib
 import os
+import signal
 import sys
+from types import FrameType
 
+from tuneloop_core.constants import EXIT_TERMINATED
 from tuneloop_core.stages import Stage
 
 from tuneloop_trainer.paths import Paths
@@ -21,9 +24,15 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"usage: python -m tuneloop_trainer {'|'.join(STAGES)}\n")
         return 64
     stage = Stage(arguments[0])
+    signal.signal(signal.SIGTERM, _end)
     _prepare_environment(stage)
     module = importlib.import_module(f"tuneloop_trainer.{stage}")
     return run_stage(stage, module.run, Paths.from_environment(), getattr(module, "holds", always_holds))
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    """The first process of a container ignores SIGTERM unless it says otherwise; training says more, once it runs."""
+    sys.exit(EXIT_TERMINATED)
 
 
 def _prepare_environment(stage: Stage) -> None:

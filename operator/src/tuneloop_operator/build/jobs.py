@@ -8,7 +8,7 @@ from typing import Any
 
 from tuneloop_core.api.formats import parse_duration
 from tuneloop_core.api.pod import LocalObjectReference, PodSettings
-from tuneloop_core.constants import EXIT_USER_ERROR, LABEL_STAGE, STAGE_INPUT_ENV, TERMINATION_LOG
+from tuneloop_core.constants import EXIT_TERMINATED, EXIT_USER_ERROR, LABEL_STAGE, STAGE_INPUT_ENV, TERMINATION_LOG
 from tuneloop_core.settings import Settings
 from tuneloop_core.stages import Stage, Wire
 from tuneloop_operator.build.pods import base_pod, container_security, env, placement, scratch, store_volume
@@ -18,10 +18,10 @@ Obj = dict[str, Any]
 
 CONTAINER = "main"
 CPU_STAGE_RETRIES = 3
-GRACE_SECONDS = {Stage.TRAIN: 120}
-DEFAULT_GRACE_SECONDS = 30
+GRACE_SECONDS = 30
 DEADLINE_SECONDS = {Stage.FETCH: 6 * 3600, Stage.CHECK: 2 * 3600, Stage.PUBLISH: 2 * 3600}
 EVALUATION_ALLOWANCE_SECONDS = 3600  # loading, base and tuned evaluation, saving: outside training.maxDuration
+BACKSTOP_SECONDS = 1800  # the kubelet's deadline lies this far behind the trainer's own: pulling its image takes time
 SCRATCH = "8Gi"
 
 
@@ -38,6 +38,7 @@ class JobParts:
     service_account: str = ""
     retries: int = CPU_STAGE_RETRIES
     max_duration: str = ""
+    grace_seconds: int = GRACE_SECONDS
     port: int = 0
     job_labels: dict[str, str] = field(default_factory=dict)
 
@@ -56,7 +57,7 @@ def stage_job(metadata: Obj, stage: Stage, parts: JobParts, settings: Settings) 
             "parallelism": 1,
             # A new pod only when the old one has ended: two trainers never share a checkpoint.
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": failure_policy(),
+            "podFailurePolicy": failure_policy(stage),
             "template": {
                 "metadata": {"labels": pod_labels, "annotations": dict(parts.pod.annotations)},
                 "spec": _pod_spec(stage, parts, settings),
@@ -65,17 +66,19 @@ def stage_job(metadata: Obj, stage: Stage, parts: JobParts, settings: Settings) 
     }
 
 
-def failure_policy() -> Obj:
-    """User errors fail the Job at once, disruptions do not count as a try, everything else (also OOM) does."""
-    return {
-        "rules": [
-            {
-                "action": "FailJob",
-                "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [EXIT_USER_ERROR]},
-            },
-            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        ]
-    }
+def failure_policy(stage: Stage) -> Obj:
+    """User errors fail the Job at once, disruptions do not count as a try, everything else (also OOM) does.
+
+    Training that was told to end and saved (suspended, preempted by a queue, its pod deleted) did not fail either; of
+    suspending, the Job controller itself would count each pod.
+    """
+    saved = [_on_exit("Ignore", EXIT_TERMINATED)] if stage is Stage.TRAIN else []
+    disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    return {"rules": [_on_exit("FailJob", EXIT_USER_ERROR), disrupted, *saved]}
+
+
+def _on_exit(action: str, code: int) -> Obj:
+    return {"action": action, "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [code]}}
 
 
 def _pod_spec(stage: Stage, parts: JobParts, settings: Settings) -> Obj:
@@ -87,7 +90,7 @@ def _pod_spec(stage: Stage, parts: JobParts, settings: Settings) -> Obj:
         **placement(parts.pod),
         **account,
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": GRACE_SECONDS.get(stage, DEFAULT_GRACE_SECONDS),
+        "terminationGracePeriodSeconds": parts.grace_seconds,
         # The pod's own deadline: it starts when the pod does, so waiting for a node or a quota costs nothing.
         "activeDeadlineSeconds": _deadline(stage, parts.max_duration),
         "containers": [_container(stage, parts, tmp_mount, settings)],
@@ -127,5 +130,9 @@ def _environment(stage: Stage, parts: JobParts) -> dict[str, str]:
 def _deadline(stage: Stage, max_duration: str) -> int:
     if stage is not Stage.TRAIN:
         return DEADLINE_SECONDS[stage]
-    seconds = parse_duration(max_duration)
-    return round(seconds * 1.5) + EVALUATION_ALLOWANCE_SECONDS
+    return train_deadline(max_duration) + BACKSTOP_SECONDS
+
+
+def train_deadline(max_duration: str) -> int:
+    """Seconds after which the train pod ends itself with its checkpoint saved, which counts as a try."""
+    return round(parse_duration(max_duration) * 1.5) + EVALUATION_ALLOWANCE_SECONDS

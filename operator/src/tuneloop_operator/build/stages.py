@@ -21,9 +21,10 @@ from tuneloop_core.constants import (
 )
 from tuneloop_core.settings import Settings
 from tuneloop_core.stages import CheckInput, FetchInput, FetchResult, PublishInput, Stage, TrainInput
-from tuneloop_operator import names
+from tuneloop_operator import attempts, names
 from tuneloop_operator.build import sources
-from tuneloop_operator.build.jobs import JobParts, stage_job
+from tuneloop_operator.build.grace import train_grace
+from tuneloop_operator.build.jobs import JobParts, stage_job, train_deadline
 from tuneloop_operator.build.meta import child_metadata
 from tuneloop_operator.build.pods import scratch, store_mount
 from tuneloop_operator.build.sizes import stage_sizes, train_sizes
@@ -47,7 +48,10 @@ def build_stage(stage: Stage, job: FineTuneJob, fetched: FetchResult | None, set
         Stage.TRAIN: lambda: _train(job, _given(fetched)),
         Stage.PUBLISH: lambda: _publish(job, _given(fetched), settings, version),
     }
-    metadata = child_metadata(FINETUNEJOB_KIND, job.metadata, names.stage_job(job.metadata.name, stage), stage.value)
+    name = names.stage_job(job.metadata.name, stage)
+    if stage is Stage.TRAIN:
+        name = attempts.train_job(job.metadata.name, attempts.retries_used(job.status))
+    metadata = child_metadata(FINETUNEJOB_KIND, job.metadata, name, stage.value)
     return stage_job(metadata, stage, builders[stage](), settings)
 
 
@@ -119,6 +123,8 @@ def _train(job: FineTuneJob, fetched: FetchResult) -> JobParts:
         checkpoint=spec.checkpoint.to_dict(),
         evaluation=spec.evaluation.to_dict(),
         accelerators=spec.resources.accelerators,
+        recompute=job.status.plan is not None and job.status.plan.recompute,
+        deadline_seconds=train_deadline(spec.training.max_duration),
     )
     mounts = [
         store_mount("/model", fetched.model_path, read_only=True),
@@ -131,7 +137,8 @@ def _train(job: FineTuneJob, fetched: FetchResult) -> JobParts:
         resources=train_sizes(spec),
         pod=spec.pod,
         pull_secrets=spec.pod.image_pull_secrets,
-        retries=spec.retries,
+        retries=attempts.backoff_limit(spec.retries, attempts.retries_used(job.status)),
+        grace_seconds=train_grace(spec, job.status),
         max_duration=spec.training.max_duration,
         port=PROGRESS_PORT,
         job_labels=_queue_labels(job),

@@ -14,14 +14,15 @@ from tuneloop_core.api.finetunejob import FineTuneJob
 from tuneloop_core.api.finetunejob_status import (
     CheckpointStatus,
     CurvePoint,
-    DatasetStatus,
     FineTuneJobStatus,
     ProgressStatus,
     StageStatus,
 )
 from tuneloop_core.api.formats import format_duration
+from tuneloop_core.plan.job import Facts
 from tuneloop_core.stages import Progress, Stage
-from tuneloop_operator.policy import conditions, reasons, results
+from tuneloop_operator import attempts
+from tuneloop_operator.policy import conditions, planning, reasons, results
 from tuneloop_operator.policy.actions import Action
 from tuneloop_operator.policy.conditions import Wanted, cut, holds, timestamp
 from tuneloop_operator.policy.terminations import run_seconds
@@ -47,12 +48,13 @@ PROGRESS_EVERY_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class JobFacts:
-    """What the cluster knows of one FineTuneJob; ``trouble`` is what met the last try to act."""
+    """What the cluster knows of one FineTuneJob; ``trouble`` met the last try to act, ``planning`` is the plan's."""
 
     now: datetime
     stages: Mapping[Stage, StageFacts] = field(default_factory=dict)
     progress: Progress | None = None
     trouble: Verdict | None = None
+    planning: Facts = field(default_factory=Facts)
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,16 @@ class Decision:
     look_again: float | None = None
 
 
-def is_finished(status: FineTuneJobStatus) -> bool:
-    """Complete or Failed: nothing is ever done again."""
-    return holds(status.conditions, conditions.COMPLETE) or holds(status.conditions, conditions.FAILED)
+def is_finished(job: FineTuneJob) -> bool:
+    """Complete, or Failed without a retry since: nothing is done any more."""
+    if attempts.may_go_on(job.spec.retries, attempts.retries_used(job.status)):
+        return holds(job.status.conditions, conditions.COMPLETE)
+    return holds(job.status.conditions, conditions.COMPLETE) or holds(job.status.conditions, conditions.FAILED)
 
 
 def decide(job: FineTuneJob, facts: JobFacts) -> Decision:
     """The whole decision for one look."""
-    if is_finished(job.status):
+    if is_finished(job):
         return Decision(_seen(job))
     draft = _Draft(job, facts)
     for stage in Stage:
@@ -125,12 +129,14 @@ class _Draft:
         verdict = judge(Case(stage, previous, stage_facts, uid, spec.suspend, spec.retries, self.facts.now))
         if stage is Stage.TRAIN and verdict.state is not State.DONE:
             self._note_progress()
+            if verdict.state is State.FAILED:
+                self._note_usage()
         return verdict
 
     def _plan(self) -> Verdict:
-        plan = results.plan(self.job, self.current.status.dataset or DatasetStatus())
-        self.fields["plan"] = plan
-        return Verdict(State.DONE, reasons.SUCCEEDED, plan.message)
+        found = planning.plan(self.current, self.facts.planning)
+        self.fields["plan"] = found.status
+        return planning.judge(found)
 
     def _absorb(self, stage: Stage, verdict: Verdict) -> Verdict:
         assert verdict.said is not None
@@ -158,12 +164,23 @@ class _Draft:
         found, known = self.facts.progress, self.job.status.progress
         if found is None or (known is not None and not _is_due(known, found, self.facts.now)):
             return
+        self._note_usage()
         self.fields["progress"] = _progress(found, self.facts.now)
-        self.fields["resumes"] = found.resumes
+        self.fields["resumes"] = max(found.resumes, self.job.status.resumes)  # a pod that loads does not know yet
+        if found.notices:
+            self.fields["notices"] = results.notices(found.notices)
         if found.curve:
             self.fields["curve"] = [CurvePoint(step=step, loss=round(loss, 4)) for step, loss in found.curve[:64]]
         if found.checkpoint_step is not None and found.checkpoint_time:
-            self.fields["checkpoint"] = CheckpointStatus(step=found.checkpoint_step, time=found.checkpoint_time)
+            self.fields["checkpoint"] = CheckpointStatus(
+                step=found.checkpoint_step, time=found.checkpoint_time, best_step=found.best_step
+            )
+        elif found.phase == "Training":  # begun anew
+            self.fields["checkpoint"] = None
+
+    def _note_usage(self) -> None:
+        pods = self.facts.stages.get(Stage.TRAIN, StageFacts()).pods
+        self.fields["usage"] = planning.running(self.job, pods, self.facts.now)
 
     def _noted(self, stage: Stage, previous: StageStatus, verdict: Verdict) -> StageStatus:
         facts = self.facts.stages.get(stage, StageFacts())
@@ -178,14 +195,19 @@ class _Draft:
         if k8s_job is not None:
             update["job_uid"] = k8s_job["metadata"]["uid"]
             update["start_time"] = previous.start_time or k8s_job["metadata"].get("creationTimestamp")
-        if verdict.state not in (State.STALLED, State.FAILED):
+        if verdict.retries_used is not None or verdict.reason in (reasons.SUCCEEDED, reasons.GATE_FAILED):
+            update["retries_used"] = verdict.retries_used
+        if stage is Stage.TRAIN:
+            update |= _train_attempts(previous, verdict, len(facts.pods))
+        elif verdict.state not in (State.STALLED, State.FAILED):
             update["attempts"] = max(previous.attempts, len(facts.pods))
         return previous.model_copy(update=update)
 
     def finish(self, stage: Stage, verdict: Verdict) -> FineTuneJobStatus:
         """The status that follows from the stage which decides."""
         generation = self.job.metadata.generation
-        wanted = [*_summary(stage, verdict), *self._stage_conditions(stage)]
+        feasible = planning.feasible(self.current.status.plan, self.stages[Stage.PLAN])
+        wanted = [*_summary(stage, verdict), *self._stage_conditions(stage), *feasible]
         self.fields |= {
             "observed_generation": generation,
             "conditions": conditions.merge(self.job.status.conditions, wanted, generation, self.facts.now),
@@ -204,6 +226,13 @@ class _Draft:
             if stage is last:
                 break
         return found
+
+
+def _train_attempts(previous: StageStatus, verdict: Verdict, pods: int) -> dict[str, Any]:
+    """Pods of all its Jobs; one that goes on after a final failure has not ended."""
+    before = 0 if previous.retries_used is None else previous.retries_used + 1
+    going_on = {} if verdict.state in (State.FAILED, State.DONE) else {"finish_time": None}
+    return going_on | {"attempts": max(previous.attempts, before + pods)}
 
 
 _STAGE_STATES = {

@@ -74,7 +74,8 @@ def _after_colon(message: str) -> str:
 
 def _node_lost(pod: Obj, _events: Sequence[Obj]) -> Trouble | None:
     ready = condition(pod, "Ready")
-    if (ready and ready.get("reason") == "NodeLost") or pod.get("status", {}).get("reason") == "NodeLost":
+    tainted = (condition(pod, "DisruptionTarget") or {}).get("reason") == "DeletionByTaintManager"
+    if tainted or (ready and ready.get("reason") == "NodeLost") or pod.get("status", {}).get("reason") == "NodeLost":
         return Trouble(
             reasons.NODE_LOST, f"node {node_of(pod)} does not answer; the pod is replaced when it is given up"
         )

@@ -28,11 +28,17 @@ IMAGE_NOT_PULLED: Final = "ImageNotPulled"
 VOLUME_NOT_MOUNTED: Final = "VolumeNotMounted"
 CLAIM_PENDING: Final = "ClaimPending"
 CONTAINER_NOT_STARTED: Final = "ContainerNotStarted"
-OOM_KILLED: Final = "OutOfMemory"
+OOM_KILLED: Final = "OOMKilled"
+POD_FAILED: Final = "PodFailed"
 EVICTED: Final = "Evicted"
 NODE_LOST: Final = "NodeLost"
 DEADLINE_EXCEEDED: Final = "DeadlineExceeded"
 CRASHING: Final = "CrashLooping"
+
+# Plans
+FITS: Final = "Fits"
+MEMORY_UNKNOWN: Final = "MemoryUnknown"
+DOES_NOT_FIT: Final = "DoesNotFit"
 
 # A person must act
 NAME_TAKEN: Final = "NameTaken"

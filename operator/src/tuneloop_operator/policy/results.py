@@ -3,26 +3,35 @@
 Pure; a result that does not parse raises ValidationError.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tuneloop_core.api.finetunejob import FineTuneJob
 from tuneloop_core.api.finetunejob_status import (
     ArtifactStatus,
+    CheckpointStatus,
     CurvePoint,
     DatasetStatus,
     EvaluationStatus,
     FineTuneJobStatus,
     GateStatus,
     ModelStatus,
-    PlanStatus,
+    NoticeStatus,
     ProgressStatus,
     ScoresStatus,
-    UsageStatus,
 )
 from tuneloop_core.gates import judge
-from tuneloop_core.plan import plan_steps
-from tuneloop_core.stages import CheckResult, FetchResult, PublishResult, Scores, Stage, Termination, TrainResult
+from tuneloop_core.stages import (
+    CheckResult,
+    FetchResult,
+    Notice,
+    PublishResult,
+    Scores,
+    Stage,
+    Termination,
+    TrainResult,
+)
+from tuneloop_operator.policy import planning
 
 Fields = dict[str, Any]
 
@@ -66,7 +75,13 @@ def _megabytes(count: int) -> str:
 
 
 def _fetched(job: FineTuneJob, found: FetchResult) -> Fields:
-    model = ModelStatus(uri=found.model_uri, commit=found.model_commit, path=found.model_path, bytes=found.model_bytes)
+    model = ModelStatus(
+        uri=found.model_uri,
+        commit=found.model_commit,
+        path=found.model_path,
+        bytes=found.model_bytes,
+        shape=found.shape,
+    )
     dataset = DatasetStatus(
         uri=job.spec.dataset.uri, digest=found.dataset_digest, path=found.dataset_path, bytes=found.dataset_bytes
     )
@@ -81,11 +96,15 @@ def _checked(job: FineTuneJob, found: CheckResult) -> Fields:
 def _trained(job: FineTuneJob, found: TrainResult, seconds: float) -> Fields:
     verdicts = judge(job.spec.evaluation.gates, found.base, found.tuned)
     gates = [GateStatus(**verdict.model_dump()) for verdict in verdicts]
-    accelerators = job.spec.resources.accelerators
+    checkpoint = job.status.checkpoint
+    if found.checkpoint_time:
+        checkpoint = CheckpointStatus(step=found.steps, time=found.checkpoint_time, best_step=found.best_step)
     return {
         "evaluation": EvaluationStatus(base=_scores(found.base), tuned=_scores(found.tuned), gates=gates),
         "curve": [CurvePoint(step=step, loss=round(loss, 4)) for step, loss in found.curve],
         "resumes": found.resumes,
+        "notices": notices(found.notices),
+        "checkpoint": checkpoint,
         "progress": ProgressStatus(
             phase="Done",
             step=found.steps,
@@ -94,11 +113,13 @@ def _trained(job: FineTuneJob, found: TrainResult, seconds: float) -> Fields:
             loss=round(found.final_loss, 4),
             tokens_per_second=round(found.tokens_per_second, 1),
         ),
-        "usage": UsageStatus(
-            accelerator_seconds=round(accelerators * max(seconds, found.seconds), 1),
-            training_seconds=round(found.seconds, 1),
-        ),
+        "usage": planning.measured(job, seconds, found.seconds, found.peak_memory_bytes),
     }
+
+
+def notices(found: Iterable[Notice]) -> list[NoticeStatus]:
+    """What training met and dealt with, for the status."""
+    return [NoticeStatus(reason=each.reason.value, message=each.message) for each in found][-4:]
 
 
 def _scores(found: Scores) -> ScoresStatus:
@@ -113,13 +134,6 @@ def _published(found: PublishResult) -> Fields:
         kind=found.kind, uri=found.exported_uri, digest=found.digest, path=found.path, bytes=found.bytes
     )
     return {"artifact": artifact}
-
-
-def plan(job: FineTuneJob, status_dataset: DatasetStatus) -> PlanStatus:
-    """The plan stage: it needs no pod."""
-    training = job.spec.training
-    found = plan_steps(status_dataset.train_tokens, training.epochs, training.tokens_per_step, training.max_steps)
-    return PlanStatus(steps=found.steps, tokens=found.tokens, message=found.message)
 
 
 def fetch_result(status: FineTuneJobStatus) -> FetchResult | None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tuneloop_core.constants import EXIT_STEP_TIMEOUT
 from tuneloop_core.stages import Reason, Stage, Termination
 from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.conditions import parse_time
-from tuneloop_operator.policy.pods import Trouble, condition, containers, oom_words
+from tuneloop_operator.policy.pods import Trouble, condition, containers, node_of, oom_words
 
 Obj = dict[str, Any]
 
@@ -50,10 +51,10 @@ def last_termination(pods: Iterable[Obj], stage: Stage, *, outcome: str = "") ->
 def why_failed(job: Obj, pods: Sequence[Obj], stage: Stage) -> Trouble:
     """Why a failed Job failed: what its last pod said, else how it ended, else the Job's own words."""
     ended = by_end(pods)
-    said = last_termination(pods, stage, outcome="Failed")
     how = how_ended(ended[0]) if ended else None
-    if how is not None and how.reason in (reasons.OOM_KILLED, reasons.EVICTED, reasons.DEADLINE_EXCEEDED):
+    if how is not None and how.reason in _BY_THE_CLUSTER:
         return how
+    said = last_termination(pods, stage, outcome="Failed")
     if said is not None:
         return Trouble(str(said.reason or Reason.INTERNAL_ERROR), said.message)
     if how is not None:
@@ -62,8 +63,23 @@ def why_failed(job: Obj, pods: Sequence[Obj], stage: Stage) -> Trouble:
     return Trouble(reasons.RETRIES_EXHAUSTED, failed.get("message") or "the Job failed and its pods are gone")
 
 
+def why_ended(pod: Obj, stage: Stage) -> Trouble | None:
+    """Why this one pod failed; None for one that succeeded, or that was told to end and saved its work."""
+    how, said = how_ended(pod), last_termination([pod], stage, outcome="Failed")
+    if how is None or how.reason in _BY_THE_CLUSTER:
+        return how
+    if said is not None:
+        obeyed = said.reason is Reason.TERMINATED
+        return None if obeyed else Trouble(str(said.reason or Reason.INTERNAL_ERROR), said.message)
+    return Trouble(reasons.POD_FAILED, how.message) if how.reason == reasons.RETRIES_EXHAUSTED else how
+
+
+_BY_THE_CLUSTER = (reasons.OOM_KILLED, reasons.EVICTED, reasons.NODE_LOST, reasons.DEADLINE_EXCEEDED)
+_NODE_GONE = ("DeletionByPodGC", "DeletionByTaintManager")
+
+
 def how_ended(pod: Obj) -> Trouble | None:
-    """How a pod ended that said nothing; None when it succeeded."""
+    """How a pod ended, as the cluster says it; None when it succeeded."""
     status = pod.get("status", {})
     if status.get("phase") != "Failed":
         return None
@@ -73,12 +89,20 @@ def how_ended(pod: Obj) -> Trouble | None:
     if status.get("reason") == "DeadlineExceeded":
         return Trouble(reasons.DEADLINE_EXCEEDED, "the pod ran longer than its deadline; raise training.maxDuration")
     disruption = condition(pod, "DisruptionTarget")
+    if status.get("reason") == "NodeLost" or (disruption or {}).get("reason") in _NODE_GONE:
+        return Trouble(reasons.NODE_LOST, f"node {node_of(pod)} was lost, and the pod with it")
     if status.get("reason") == "Evicted" or disruption:
         words = status.get("message") or (disruption or {}).get("message", "")
         return Trouble(reasons.EVICTED, f"the pod was evicted: {words}")
-    if status.get("reason") == "NodeLost":
-        return Trouble(reasons.NODE_LOST, "the pod's node was lost")
+    return _how_exited(ended)
+
+
+def _how_exited(ended: Obj) -> Trouble:
+    """By the exit code alone: it left no message."""
     code = ended.get("exitCode", "unknown")
+    if code == EXIT_STEP_TIMEOUT:
+        words = "training made no progress within training.stepTimeout; the pod's log shows where every thread stood"
+        return Trouble(str(Reason.STEP_TIMEOUT), words)
     return Trouble(
         reasons.RETRIES_EXHAUSTED, f"the container ended with exit code {code}. {ended.get('message', '')}".strip()
     )

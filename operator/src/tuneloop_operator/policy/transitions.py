@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from tuneloop_core.api.conditions import Condition
-from tuneloop_core.api.finetunejob_status import StageStatus
+from tuneloop_core.api.finetunejob_status import NoticeStatus, StageStatus
+from tuneloop_core.stages import Reason
 from tuneloop_operator.policy import conditions, reasons
 from tuneloop_operator.policy.actions import Note
 
@@ -19,6 +20,10 @@ WARNED_REASONS = frozenset(
         reasons.NODE_LOST,
         reasons.CRASHING,
         reasons.OOM_KILLED,
+        reasons.EVICTED,
+        reasons.DEADLINE_EXCEEDED,
+        reasons.POD_FAILED,
+        *(Reason.STEP_TIMEOUT, Reason.OUT_OF_MEMORY, Reason.INTERNAL_ERROR),
     }
 )
 TOLD = {conditions.COMPLETE: False, conditions.SUSPENDED: False, conditions.FAILED: True, conditions.STALLED: True}
@@ -33,6 +38,12 @@ def stage_notes(old: Sequence[StageStatus], new: Sequence[StageStatus]) -> list[
         for stage in new
         if stage.state == "Succeeded" and before.get(stage.name) != "Succeeded"
     ]
+
+
+def training_notes(old: Sequence[NoticeStatus], new: Sequence[NoticeStatus]) -> list[Note]:
+    """One Note for each thing that training has met since; damage is a warning."""
+    corrupt = Reason.CHECKPOINT_CORRUPT.value
+    return [Note(each.reason, each.message, warning=each.reason == corrupt) for each in new if each not in old]
 
 
 def condition_notes(old: Sequence[Condition], new: Sequence[Condition]) -> list[Note]:

@@ -1,7 +1,8 @@
 """Where one stage stands, from its Job and pods: done, on the way, stalled or failed. Pure.
 
 CPU stages that failed are tried again for ever, with backoff, since what they read can be mended from outside; a
-failed train stage is final. A stage recorded as done is never judged again, even when its Job is gone.
+failed train stage is final until spec.retries is raised. A stage recorded as done is never judged again, even when
+its Job is gone.
 """
 
 from collections.abc import Sequence
@@ -13,11 +14,12 @@ from typing import Any
 from tuneloop_core.api.finetunejob_status import StageStatus
 from tuneloop_core.constants import QUEUE_LABEL
 from tuneloop_core.stages import Stage, Termination
+from tuneloop_operator import attempts
 from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.actions import Action, CreateStage, DeleteJob, PatchJob
 from tuneloop_operator.policy.conditions import cut, parse_time
 from tuneloop_operator.policy.pods import Trouble, condition, find_trouble, refused
-from tuneloop_operator.policy.terminations import last_termination, why_failed
+from tuneloop_operator.policy.terminations import by_end, last_termination, why_ended, why_failed
 
 Obj = dict[str, Any]
 
@@ -59,6 +61,11 @@ class Case:
     retries: int
     now: datetime
 
+    @property
+    def limit(self) -> int:
+        """The train Job's backoffLimit."""
+        return attempts.backoff_limit(self.retries, self.previous.retries_used)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -71,6 +78,7 @@ class Verdict:
     look_again: float | None = None
     said: Termination | None = None
     counted_uid: str = field(default="")  # the failed Job that this verdict counts as an attempt
+    retries_used: int | None = None  # by training that failed for good
 
 
 def judge(case: Case) -> Verdict:
@@ -118,7 +126,7 @@ def _without_job(case: Case) -> Verdict:
 
 def _until_retry(case: Case) -> float:
     """Seconds until a failed stage is tried again; 0 when it did not fail or its time has come."""
-    if case.previous.state != "Failed" or case.previous.finish_time is None:
+    if case.previous.state != "Failed" or case.previous.finish_time is None or case.stage is Stage.TRAIN:
         return 0.0
     due = parse_time(case.previous.finish_time) + timedelta(seconds=retry_seconds(case.previous.attempts))
     return max(0.0, (due - case.now).total_seconds())
@@ -140,7 +148,7 @@ def _completed(case: Case, job: Obj) -> Verdict:
 def _failed(case: Case, job: Obj) -> Verdict:
     why = why_failed(job, case.facts.pods, case.stage)
     if case.stage is Stage.TRAIN:
-        return Verdict(State.FAILED, why.reason, _final_words(why, job), counted_uid=job["metadata"]["uid"])
+        return _training_failed(case, job, why)
     message = f"{cut(why.message, 900).rstrip('.')}. It is tried again by itself, with growing waits"
     if case.previous.job_uid != job["metadata"]["uid"] or case.previous.state != "Failed":
         wait = retry_seconds(case.previous.attempts + 1)
@@ -151,10 +159,21 @@ def _failed(case: Case, job: Obj) -> Verdict:
     return Verdict(State.STALLED, why.reason, message, (_delete(case, job),))
 
 
-def _final_words(why: Trouble, job: Obj) -> str:
+def _training_failed(case: Case, job: Obj, why: Trouble) -> Verdict:
+    """Final, unless spec.retries was raised in the meantime."""
+    used = attempts.used_by(int(job["spec"].get("backoffLimit", 0)), case.previous.retries_used)
+    again = 1.0 if attempts.may_go_on(case.retries, used) else None
+    words, uid = _final_words(why, job, used), job["metadata"]["uid"]
+    return Verdict(State.FAILED, why.reason, words, (), again, counted_uid=uid, retries_used=used)
+
+
+def _final_words(why: Trouble, job: Obj, used: int) -> str:
     tries = int(job.get("status", {}).get("failed", 0))
     words = f"after {tries} tries: " if tries > 1 else ""
-    return f"{words}{cut(why.message, 850)} The work is kept; make a new job under another name"
+    return (
+        f"{words}{cut(why.message, 750).rstrip('.')}. The work is kept: raise spec.retries above {used} to go on from "
+        "the last checkpoint, or make a new job under another name"
+    )
 
 
 def _active(case: Case, job: Obj) -> Verdict:
@@ -162,15 +181,28 @@ def _active(case: Case, job: Obj) -> Verdict:
         steered = _steer(case, job)
         if steered is not None:
             return steered
-    if case.previous.state == "Failed":  # a retry after a failure: stalled until it ends otherwise
+    elif case.previous.state == "Failed":  # a retry after a failure: stalled until it ends otherwise
         return Verdict(State.STALLED, case.previous.reason, case.previous.message, look_again=30.0)
     trouble = find_trouble(case.facts.pods, case.facts.events) or _no_pod(case, job)
     if trouble is not None:
         return Verdict(State.PENDING, trouble.reason, trouble.message, look_again=30.0)
     if any(pod.get("status", {}).get("phase") == "Running" for pod in case.facts.pods):
         return Verdict(State.RUNNING, reasons.RUNNING, f"{case.stage.value} is running")
+    if (between := _between_tries(case, job)) is not None:
+        return between
     message = f"the {case.stage.value} pod is starting"
     return Verdict(State.PENDING, reasons.STARTING, message, look_again=_start_wait(case, job))
+
+
+def _between_tries(case: Case, job: Obj) -> Verdict | None:
+    """Why the last training pod ended, until the next one runs; the Job controller makes it after a growing wait."""
+    ended = by_end(case.facts.pods) if case.stage is Stage.TRAIN else []
+    why = why_ended(ended[0], case.stage) if ended else None
+    if why is None:
+        return None
+    left = max(0, case.limit - int(job.get("status", {}).get("failed", 0)))
+    words = f"{cut(why.message, 850).rstrip('.')}. A new pod goes on from the last checkpoint; {left} retries are left"
+    return Verdict(State.PENDING, why.reason, words, look_again=30.0)
 
 
 def _start_wait(case: Case, job: Obj) -> float:
@@ -189,8 +221,8 @@ def _steer(case: Case, job: Obj) -> Verdict | None:
     if held and queue:
         return Verdict(State.PENDING, reasons.QUEUE_WAITING, f"waiting in queue {queue} for its turn", look_again=60.0)
     changes: dict[str, Any] = {"suspend": False} if held else {}
-    if job["spec"].get("backoffLimit") != case.retries:
-        changes["backoffLimit"] = case.retries
+    if job["spec"].get("backoffLimit") != case.limit:
+        changes["backoffLimit"] = case.limit
     if changes:
         return Verdict(State.PENDING, reasons.STARTING, "training goes on", (_patch(case, job, changes),))
     return None

@@ -1,0 +1,40 @@
+"""How long a train pod may take to end: the pack at hand, a checkpoint, and reserve. Pure.
+
+SIGTERM is obeyed between packs, and then a checkpoint is written. So
+
+    grace = RESERVE + 2 x (seconds of a pack + bytes of a checkpoint / STORE_BYTES_PER_SECOND),
+
+at least 30 s and at most 10 minutes: spot and preemption notices are short, and a drain must not hang. A checkpoint
+holds 16 bytes for each trained parameter (weight, summed gradient and both moments in float32), 20 with early
+stopping, which keeps the best weights too. Twice, since both are estimates of a machine that others use.
+"""
+
+from tuneloop_core.api.finetunejob import FineTuneJobSpec
+from tuneloop_core.api.finetunejob_status import FineTuneJobStatus, PlanStatus
+from tuneloop_core.api.formats import parse_duration
+from tuneloop_core.constants import PACK_TOKENS
+
+LEAST_SECONDS = 30
+MOST_SECONDS = 600
+UNPLANNED_SECONDS = 120  # where the plan says nothing about parameters or time
+RESERVE_SECONDS = 15.0
+STORE_BYTES_PER_SECOND = 50e6  # written, read once for the digest, and synced: a slow network volume
+PARAMETER_BYTES, BEST_BYTES = 16, 4
+
+
+def grace_seconds(checkpoint_bytes: float, pack_seconds: float) -> int:
+    """The formula above."""
+    wanted = RESERVE_SECONDS + 2 * (pack_seconds + checkpoint_bytes / STORE_BYTES_PER_SECOND)
+    return round(min(max(wanted, LEAST_SECONDS), MOST_SECONDS))
+
+
+def train_grace(spec: FineTuneJobSpec, status: FineTuneJobStatus) -> int:
+    """Seconds for the train pod of this job, by its plan."""
+    plan = status.plan or PlanStatus()
+    if not plan.trainable_parameters or not plan.estimated_duration or not plan.tokens:
+        return UNPLANNED_SECONDS
+    best = BEST_BYTES if spec.training.early_stopping else 0
+    longest = status.dataset.max_tokens if status.dataset else 0
+    tokens = max(PACK_TOKENS["cuda" if spec.resources.accelerators else "cpu"], longest)
+    pack_seconds = parse_duration(plan.estimated_duration) * min(1.0, tokens / plan.tokens)
+    return grace_seconds(plan.trainable_parameters * (PARAMETER_BYTES + best), pack_seconds)
