@@ -25,8 +25,9 @@ from tuneloop_trainer.encode import load_encoder
 from tuneloop_trainer.loop import PACK_TOKENS, Loop
 from tuneloop_trainer.machine import Machine, peak_memory, prepare_machine
 from tuneloop_trainer.model import load_model
+from tuneloop_trainer.objectives import Supervised
 from tuneloop_trainer.progress import Board
-from tuneloop_trainer.tokens import TokenStore, TokenWriter
+from tuneloop_trainer.tokens import Examples, TokenStore, TokenWriter
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16 FLOP/s by the vendor's data sheet
 WARM_TOKENS = 1024
@@ -65,7 +66,8 @@ def loop_over(tokens: Path, model: Any, machine: Machine, folder: Path) -> Train
     state = TrainingState(input_digest="bench", capacity=PACK_TOKENS[machine.device.type])
     schedule = Schedule(store.lengths, TOKENS_PER_STEP, 1, 0, 7)
     checkpoints = Checkpoints(folder / f"checkpoints-{tokens.name}", keep=1)
-    return Loop(model, store, schedule, training, checkpoints, 1e9, Board(), threading.Event(), state).run()
+    objective = Supervised(model, Examples(store))
+    return Loop(model, objective, schedule, training, checkpoints, 1e9, Board(), threading.Event(), state).run()
 
 
 def trl(model_path: Path, rows: list[Any], machine: Machine, folder: Path, best: bool) -> dict[str, Any]:

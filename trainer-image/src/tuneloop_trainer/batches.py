@@ -39,6 +39,11 @@ class Schedule:
         ends = self._ends(order)
         return order[ends[within - 1] if within else 0 : ends[within]]
 
+    def used(self) -> list[int]:
+        """All documents that the steps take, in order of their numbers."""
+        steps = range(min(self.total_steps, self.steps_per_epoch))
+        return sorted({int(number) for step in steps for number in self.documents(step)})
+
     def _ends(self, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Where each step ends in the order: equal shares of the tokens, at least one document each."""
         steps, count = self.steps_per_epoch, len(order)

@@ -10,6 +10,8 @@ _SCORES = (
     ("perplexity", "Perplexity"),
     ("exactMatch", "Exact match"),
     ("rougeL", "ROUGE-L"),
+    ("rewardAccuracy", "Reward accuracy"),
+    ("rewardMargin", "Reward margin"),
 )
 
 
@@ -33,7 +35,7 @@ def model_card(manifest: dict[str, Any]) -> str:
             "",
             "## Evaluation on held-out rows",
             "",
-            *_score_table(manifest["evaluation"]),
+            *_score_table(manifest["evaluation"], manifest["spec"]["method"]["objective"]),
             "",
             *_gate_lines(manifest["evaluation"]["gates"]),
             "## Training",
@@ -41,7 +43,8 @@ def model_card(manifest: dict[str, Any]) -> str:
             f"- {training['steps']} steps over {training['tokens']} tokens in {training['seconds']:.0f} s "
             f"({training['tokensPerSecond']:.0f} tokens/s), {training['resumes']} resumes",
             f"- {training['trainableParameters']} of {training['totalParameters']} parameters trained; "
-            f"{_adapter(manifest['spec']['method'])}learning rate {manifest['spec']['training']['learningRate']}, "
+            f"{_objective(manifest['spec']['method'])}{_adapter(manifest['spec']['method'])}"
+            f"learning rate {manifest['spec']['training']['learningRate']}, "
             f"seed {manifest['spec']['training']['seed']}",
             f"- {dataset['trainRows']} rows trained on, {dataset['validationRows']} held out",
             "",
@@ -63,6 +66,11 @@ def _what(manifest: dict[str, Any]) -> str:
     return f"A {adapter} fine-tune, merged into" if manifest["kind"] == "Model" else f"A {adapter} adapter for"
 
 
+def _objective(method: dict[str, Any]) -> str:
+    """The objective where it is not plain answers."""
+    return "" if method["objective"] == "SFT" else f"objective {method['objective']}, beta {method['beta']}, "
+
+
 def _adapter(method: dict[str, Any]) -> str:
     """Settings of the adapter; nothing where there was none."""
     if method["adapter"] == "None":
@@ -72,10 +80,11 @@ def _adapter(method: dict[str, Any]) -> str:
     return f"rank {lora['rank']}{stabilized}, alpha {lora['alpha']}, "
 
 
-def _score_table(evaluation: dict[str, Any]) -> list[str]:
+def _score_table(evaluation: dict[str, Any], objective: str) -> list[str]:
     rows = [
-        f"| {words} | {_number(evaluation['base'].get(key))} | {_number(evaluation['tuned'].get(key))} |"
+        f"| {words if objective == 'SFT' or key != 'evalLoss' else f'Loss ({objective}, per row)'} | {_number(evaluation['base'].get(key))} | {_number(evaluation['tuned'].get(key))} |"
         for key, words in _SCORES
+        if key == "evalLoss" or evaluation["tuned"].get(key) is not None
     ]
     return ["| | base | tuned |", "|---|---|---|", *rows]
 

@@ -6,9 +6,8 @@ The same rows, in the same packs, for base and tuned model. Greedy decoding, so 
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,13 +17,12 @@ from tuneloop_core.stages import Scores, Wire
 
 from tuneloop_trainer.batches import pack
 from tuneloop_trainer.encode import Encoder, Question
+from tuneloop_trainer.learning import Side
 from tuneloop_trainer.model import TunedModel
-from tuneloop_trainer.tokens import TokenStore
+from tuneloop_trainer.objectives import Objective, Tick
 
 GENERATION_BATCH = {"cpu": 16, "cuda": 64}
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")  # a CJK character is a word of its own
-
-Tick = Callable[[float], None]  # told the share that is done; may raise to stop
 
 
 class Evaluated(Wire):
@@ -38,26 +36,26 @@ class Evaluated(Wire):
 class HeldOut:
     """The held-out rows that are used, chosen once by the seed."""
 
-    store: TokenStore
-    rows_file: Path
+    side: Side
     settings: EvaluationSettings
     seed: int
+    capacity: int  # tokens a pack
     chosen: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        order = np.random.default_rng([self.seed, 1]).permutation(len(self.store))
+        order = np.random.default_rng([self.seed, 1]).permutation(len(self.side.examples))
         self.chosen = sorted(order[: self.settings.max_samples].tolist())
 
     @property
     def tokens(self) -> int:
         """Tokens that a loss evaluation sees."""
-        return int(self.store.lengths[self.chosen].sum())
+        return int(self.side.examples.lengths[self.chosen].sum())
 
     def questions(self, encoder: Encoder) -> list[Question]:
         """The prompts of the first ``generations`` chosen rows that ask something."""
         wanted = set(self.chosen)
         found: list[Question] = []
-        with self.rows_file.open(encoding="utf-8") as lines:
+        with self.side.rows.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines):
                 if len(found) == self.settings.generations:
                     break
@@ -66,36 +64,30 @@ class HeldOut:
                     found.append(question)
         return found
 
+    def packs(self, packing: bool) -> list[list[int]]:
+        """The chosen rows as they are computed."""
+        return pack(np.array(self.chosen), self.side.examples.lengths, self.capacity, packing)
 
-def evaluate(model: TunedModel, encoder: Encoder, held_out: HeldOut, capacity: int, tick: Tick) -> Evaluated:
-    """Loss and perplexity over the chosen rows, exact match and ROUGE-L over the generated answers."""
+
+def evaluate(model: TunedModel, encoder: Encoder, held_out: HeldOut, objective: Objective, tick: Tick) -> Evaluated:
+    """The objective's scores over the chosen rows, exact match and ROUGE-L over the generated answers."""
     questions = held_out.questions(encoder)
     generation_cost = generation_tokens(questions, held_out.settings)
     share = held_out.tokens / max(1, held_out.tokens + generation_cost)
-    loss = evaluation_loss(model, held_out, capacity, lambda done: tick(done * share))
+    scores = objective.scores(held_out.packs(model.isolates), lambda done: tick(done * share))
     answers = list(_generate(model, encoder, held_out, questions, lambda done: tick(share + done * (1 - share))))
-    scores = Scores(
-        eval_loss=round(loss, 6),
-        perplexity=round(math.exp(min(loss, 700.0)), 6),
-        exact_match=_mean([float(exact(a, q.reference)) for a, q in zip(answers, questions, strict=True)]),
-        rouge_l=_mean([rouge_l(a, q.reference) for a, q in zip(answers, questions, strict=True)]),
-        samples=len(held_out.chosen),
-        generations=len(answers),
-    )
-    return Evaluated(scores=scores, answers=answers)
+    compared = {
+        "exact_match": _mean([float(exact(a, q.reference)) for a, q in zip(answers, questions, strict=True)]),
+        "rouge_l": _mean([rouge_l(a, q.reference) for a, q in zip(answers, questions, strict=True)]),
+        "generations": len(answers),
+    }
+    return Evaluated(scores=scores.model_copy(update=compared), answers=answers)
 
 
-@torch.no_grad()
-def evaluation_loss(model: TunedModel, held_out: HeldOut, capacity: int, tick: Tick) -> float:
-    """Mean cross-entropy in nats per trained token of the chosen rows."""
-    store = held_out.store
-    packs = pack(np.array(held_out.chosen), store.lengths, capacity, model.isolates)
-    total, count = 0.0, 0
-    for number, documents in enumerate(packs):
-        loss, trained = model.loss([store.document(document) for document in documents])
-        total, count = total + loss.item(), count + trained
-        tick((number + 1) / len(packs))
-    return total / max(1, count)
+def evaluation_loss(objective: Objective, held_out: HeldOut, packing: bool, tick: Tick) -> float:
+    """The objective's loss over the chosen rows alone."""
+    loss = objective.scores(held_out.packs(packing), tick).eval_loss
+    return math.inf if loss is None else loss
 
 
 def generation_tokens(questions: list[Question], settings: EvaluationSettings) -> int:
@@ -108,6 +100,8 @@ def _generate(
     model: TunedModel, encoder: Encoder, held_out: HeldOut, questions: list[Question], tick: Tick
 ) -> Iterator[str]:
     """Greedy answers, in the order of the questions."""
+    if not questions:
+        return
     size = GENERATION_BATCH[model.machine.device.type]
     order = sorted(range(len(questions)), key=lambda index: len(questions[index].ids))
     answers = [""] * len(questions)
@@ -146,7 +140,7 @@ def stop_ids(model: TunedModel, encoder: Encoder, held_out: HeldOut) -> list[int
     found.append(encoder.tokenizer.eos_token_id)
     special = set(encoder.tokenizer.all_special_ids)
     for number in held_out.chosen[:1]:
-        document = held_out.store.document(number)
+        document = held_out.side.examples.documents(number)[0]
         last = int(document.ids[document.trained.nonzero()[0][-1]])
         found += [last] if last in special else []
     return sorted({int(token) for token in found if token is not None})

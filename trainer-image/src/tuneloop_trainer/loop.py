@@ -24,9 +24,9 @@ from tuneloop_trainer.checkpoints import Checkpoints, TrainingState
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.machine import memory_limit
 from tuneloop_trainer.model import TunedModel
+from tuneloop_trainer.objectives import Objective
 from tuneloop_trainer.optimizer import AdapterOptimizer, learning_rate
 from tuneloop_trainer.progress import Board, thinned
-from tuneloop_trainer.tokens import Document, TokenStore
 
 log = logging.getLogger("tuneloop")
 
@@ -43,7 +43,7 @@ class Loop:
     """One training run; ``run`` returns when it is over, or raises ``Terminated`` after saving."""
 
     model: TunedModel
-    store: TokenStore
+    objective: Objective
     schedule: Schedule
     training: Training
     checkpoints: Checkpoints
@@ -56,7 +56,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.optimizer = AdapterOptimizer(self.model.parameters)
-        self._lengths = self.store.lengths
+        self._lengths = self.objective.examples.lengths
         self._peak = parse_decimal(self.training.learning_rate)
         self._limit = parse_duration(self.training.max_duration)
         self._tokens_at_start, self._seconds_at_start = self.state.tokens, self.state.seconds
@@ -173,37 +173,37 @@ class Loop:
 
     def _step(self) -> None:
         """All packs of a step from the present position on, then the update."""
-        documents = self.schedule.documents(self.state.step)
+        examples = self.schedule.documents(self.state.step)
         packing = self.training.packing and self.model.isolates
-        packs = pack(documents, self._lengths, self.state.capacity, packing)
-        trained = sum(int(self.store.document(number).trained[1:].sum()) for number in documents.tolist())
+        packs = pack(examples, self._lengths, self.state.capacity, packing)
+        weight = self.objective.begin(examples.tolist())
         for number in range(self.state.microbatch, len(packs)):
             self._obey_stop()
-            self._pack([self.store.document(document) for document in packs[number]], trained, number, len(packs))
+            self._pack(packs[number], weight, number, len(packs))
             if time.monotonic() - self._last_saved >= self.checkpoint_seconds and not self._suspicious():
                 self.save()
             self.beat()
-        self._update(trained)
+        self._update(weight)
 
-    def _pack(self, documents: list[Document], trained_in_step: int, number: int, packs: int) -> None:
-        """Forward and backward of one pack; its gradient is that of the step's mean over trained tokens."""
+    def _pack(self, examples: list[int], weight: float, number: int, packs: int) -> None:
+        """Forward and backward of one pack; its gradient is that of the step's mean, over ``weight``."""
         started = time.monotonic()
-        loss, _ = self.model.loss(documents)
+        loss = self.objective.loss(examples)
         value = loss.item()
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}")
-        (loss / max(1, trained_in_step)).backward()  # type: ignore[no-untyped-call]
+        (loss / weight).backward()  # type: ignore[no-untyped-call]
         self.state = self.state.model_copy(
             update={
                 "microbatch": number + 1,
                 "step_loss": self.state.step_loss + value,
-                "tokens": self.state.tokens + sum(len(document.ids) for document in documents),
+                "tokens": self.state.tokens + int(self._lengths[examples].sum()),
                 "seconds": self.state.seconds + time.monotonic() - started,
             }
         )
         self._tell(self.state.step + (number + 1) / packs)
 
-    def _update(self, trained: int) -> None:
+    def _update(self, weight: float) -> None:
         self.checkpoints.fence.check()
         started = time.monotonic()
         step = self.state.step
@@ -211,7 +211,7 @@ class Loop:
         norm = self.optimizer.step(rate)
         if not math.isfinite(norm):
             raise self._not_finite(f"the gradient's norm is {norm}")
-        loss = self.state.step_loss / max(1, trained)
+        loss = self.state.step_loss / weight
         self.state = self.state.model_copy(
             update={
                 "step": step + 1,

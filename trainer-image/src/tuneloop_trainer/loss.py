@@ -40,10 +40,27 @@ class Head:
         return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
 
 
-def summed_loss(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
-    """Sum of the cross-entropy in nats over tokens; ``hidden`` (tokens, hidden size), ``targets`` (tokens,)."""
-    loss: torch.Tensor = _ChunkedLoss.apply(hidden, targets, head, head.weight, head.bias)  # type: ignore[no-untyped-call]
+def summed_loss(
+    hidden: torch.Tensor, targets: torch.Tensor, head: Head, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Sum of the cross-entropy in nats over tokens; ``hidden`` (tokens, hidden size), ``targets`` (tokens,).
+
+    ``weights`` (tokens,) are constants that the tokens' losses are multiplied with.
+    """
+    loss: torch.Tensor = _ChunkedLoss.apply(hidden, targets, head, weights, head.weight, head.bias)  # type: ignore[no-untyped-call]
     return loss
+
+
+@torch.no_grad()
+def token_losses(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
+    """Cross-entropy in nats of each token, float32, without gradient."""
+    rows = _rows(hidden, head)
+    parts = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
+    return torch.cat([torch.nn.functional.cross_entropy(head.logits(h), t, reduction="none") for h, t in parts])
+
+
+def _rows(hidden: torch.Tensor, head: Head) -> int:
+    return max(1, CHUNK_BYTES[hidden.device.type] // (head.weight.shape[0] * 4))
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -55,18 +72,20 @@ class _ChunkedLoss(torch.autograd.Function):
         hidden: torch.Tensor,
         targets: torch.Tensor,
         head: Head,
+        scales: torch.Tensor | None,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
     ) -> torch.Tensor:
-        rows = max(1, CHUNK_BYTES[hidden.device.type] // (weight.shape[0] * 4))
+        rows = _rows(hidden, head)
         total = torch.zeros(
             (), dtype=torch.float64 if hidden.device.type == "cpu" else torch.float32, device=hidden.device
         )
-        sums = _HeadSums(weight if ctx.needs_input_grad[3] else None, bias if ctx.needs_input_grad[4] else None)
+        sums = _HeadSums(weight if ctx.needs_input_grad[4] else None, bias if ctx.needs_input_grad[5] else None)
         wants = ctx.needs_input_grad[0] or sums.wants
         gradients = []
-        for part, wanted in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
-            loss, error = _chunk(part, wanted, head, wants)
+        for start in range(0, len(hidden), rows):
+            part, window = hidden[start : start + rows], slice(start, start + rows)
+            loss, error = _chunk(part, targets[window], head, None if scales is None else scales[window], wants)
             total += loss
             if error is not None:
                 gradients.append(error.to(weight.dtype) @ weight)
@@ -80,6 +99,7 @@ class _ChunkedLoss(torch.autograd.Function):
         gradient, weight, bias = ctx.saved_tensors
         return (
             gradient * upstream.to(gradient.dtype) if ctx.needs_input_grad[0] else None,
+            None,
             None,
             None,
             None if weight is None else weight.mul_(upstream),
@@ -104,12 +124,13 @@ class _HeadSums:
 
 
 def _chunk(
-    hidden: torch.Tensor, targets: torch.Tensor, head: Head, with_gradient: bool
+    hidden: torch.Tensor, targets: torch.Tensor, head: Head, scales: torch.Tensor | None, with_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Summed loss of a chunk and, where asked for, its gradient by the product with the head: softmax - one-hot."""
     logits = head.logits(hidden)
     normaliser = logits.logsumexp(dim=-1, keepdim=True)
-    loss = (normaliser - logits.gather(1, targets.unsqueeze(1))).sum()
+    losses = normaliser - logits.gather(1, targets.unsqueeze(1))
+    loss = losses.sum() if scales is None else (losses.squeeze(1) * scales).sum()
     if not with_gradient:
         return loss, None
     slope = (1 - (logits / head.softcap) ** 2) if head.softcap else None
@@ -119,4 +140,6 @@ def _chunk(
         error *= slope
     if head.scale != 1.0:
         error *= head.scale
+    if scales is not None:
+        error *= scales.unsqueeze(1)
     return loss, error

@@ -80,10 +80,25 @@ class TunedModel:
 
     def loss(self, documents: list[Document]) -> tuple[torch.Tensor, int]:
         """Summed cross-entropy over the trained tokens of a pack, in nats, and how many they are."""
+        hidden, targets, _ = self.trained(documents)
+        return summed_loss(hidden, targets, self.head), len(targets)
+
+    def trained(self, documents: list[Document]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Hidden states that predict the trained tokens of a pack, those tokens, and which document each is of."""
+        if self.isolates or len(documents) == 1:
+            hidden, targets = self._trained(documents)
+        else:
+            parts = [self._trained([document]) for document in documents]
+            hidden, targets = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        counts = torch.tensor([int(document.trained[1:].astype(bool).sum()) for document in documents])
+        owners = torch.arange(len(documents)).repeat_interleave(counts)
+        return hidden, targets, owners.to(self.machine.device)
+
+    def _trained(self, documents: list[Document]) -> tuple[torch.Tensor, torch.Tensor]:
         shared = shared_beginning(documents) if self.shares else 0
         positions, targets = trained_positions(documents, shared)
-        hidden = self.hidden(documents, shared)[positions.to(self.machine.device)]
-        return summed_loss(hidden, targets.to(self.machine.device), self.head), len(targets)
+        device = self.machine.device
+        return self.hidden(documents, shared)[positions.to(device)], targets.to(device)
 
     @contextmanager
     def as_base(self) -> Iterator[None]:

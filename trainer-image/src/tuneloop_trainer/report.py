@@ -23,6 +23,7 @@ SCORES = {
     "accuracy": "Accuracy",
     "f1": "F1",
     "rewardAccuracy": "Reward accuracy",
+    "rewardMargin": "Reward margin",
 }
 COUNTS = ("samples", "generations")
 DATASET_NUMBERS = {

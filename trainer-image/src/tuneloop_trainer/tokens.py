@@ -5,6 +5,7 @@ through memory maps: a dataset larger than memory costs page cache only.
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +73,26 @@ class TokenStore:
         """The document ``number``, counted from 0."""
         start, end = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
         return Document(self._ids[start:end], self._trained[start:end])
+
+
+class Examples:
+    """Documents in groups of equal size, one group for each row: two where answers are compared, else one."""
+
+    def __init__(self, store: TokenStore, each: int = 1) -> None:
+        self._store, self._each = store, each
+        self.lengths: npt.NDArray[np.int64] = store.lengths.reshape(-1, each).sum(axis=1)
+        """Tokens of each example."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def documents(self, number: int) -> list[Document]:
+        """The documents of the example ``number``, counted from 0."""
+        return [self._store.document(number * self._each + place) for place in range(self._each)]
+
+    def flat(self, numbers: Iterable[int]) -> list[Document]:
+        """The documents of several examples, one after the other."""
+        return [document for number in numbers for document in self.documents(number)]
 
 
 def _mapped(path: Path, dtype: type[np.generic]) -> npt.NDArray[Any]:

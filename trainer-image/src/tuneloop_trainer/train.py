@@ -20,19 +20,21 @@ from tuneloop_core.api.finetunejob import CheckpointSettings, EvaluationSettings
 from tuneloop_core.api.formats import parse_duration
 from tuneloop_core.stages import Reason, Stage, TrainInput, TrainResult
 
+from tuneloop_trainer import recompute
 from tuneloop_trainer.batches import Schedule
 from tuneloop_trainer.checkpoints import Checkpoints, TrainingState, training_digest
 from tuneloop_trainer.encode import Encoder, load_encoder
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.evaluation import Evaluated, HeldOut, evaluate, evaluation_loss, generation_tokens
 from tuneloop_trainer.files import folder_aside, remove_asides, seal, write_atomic
+from tuneloop_trainer.learning import Learning, Side
 from tuneloop_trainer.loop import PACK_TOKENS, Loop, out_of_memory
 from tuneloop_trainer.machine import Machine, peak_memory, prepare_machine
 from tuneloop_trainer.model import TunedModel, load_model, verify
+from tuneloop_trainer.objectives import Objective
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.progress import Board, ProgressServer, thinned
 from tuneloop_trainer.stage import end_at_once
-from tuneloop_trainer.tokens import TokenStore
 from tuneloop_trainer.watchdog import Watchdog
 
 log = logging.getLogger("tuneloop")
@@ -91,6 +93,7 @@ class _Run:
     """The settings of one run, parsed, and its parts."""
 
     def __init__(self, stage_input: TrainInput, paths: Paths, board: Board, stop: threading.Event) -> None:
+        self.recompute = stage_input.recompute
         self.method = Method.model_validate(stage_input.method)
         self.training = Training.model_validate(stage_input.training)
         self.checkpoint = CheckpointSettings.model_validate(stage_input.checkpoint)
@@ -106,39 +109,53 @@ class _Run:
         log.info("training on %s", self.machine.words)
         model, encoder = self._load()
         self._tick(0.0)
-        store = TokenStore(self.paths.data / "train")
+        side = Side.read(self.paths.data, "train", self.method)
         held_out = HeldOut(
-            TokenStore(self.paths.data / "validation"),
-            self.paths.data / "validation.jsonl",
-            self.evaluation,
-            self.training.seed,
+            Side.read(self.paths.data, "validation", self.method), self.evaluation, self.training.seed, self.capacity
         )
-        verify(model, [store.document(number) for number in range(min(2, len(store)))])
-        loop = self._loop(model, store, held_out)
-        self._plan_costs(loop.schedule, held_out, encoder)
-        base = self._base(model, encoder, held_out)
+        verify(model, side.examples.flat(range(min(2, len(side.examples))))[:2])
+        schedule = self._schedule(side)
+        self._plan_costs(schedule, held_out, encoder)
+        objective, scored = self._objectives(model, side, schedule, held_out)
+        base = self._base(model, encoder, held_out, scored)
+        loop = self._loop(model, objective, schedule)
+        loop.held_out_loss = lambda tick: evaluation_loss(scored, held_out, model.isolates, tick)
         state = self._train(loop)
         loop.checkpoints.fence.check()
         self._save(model)
         self.board.enter("TunedEvaluation")
-        tuned = evaluate(model, encoder, held_out, self.capacity, self._tick)
+        tuned = evaluate(model, encoder, held_out, scored, self._tick)
         self._write_samples(encoder, held_out, base, tuned)
         self.board.enter("Done")
         return self._result(loop, state, model, base, tuned)
 
     def _load(self) -> tuple[TunedModel, Encoder]:
         encoder = load_encoder(self.paths.model)
-        return load_model(self.paths.model, self.machine, self.method, self.training.seed), encoder
+        model = load_model(self.paths.model, self.machine, self.method, self.training.seed)
+        if self.recompute:
+            log.info("%d layers are computed again in backward, to save memory", recompute.enable(model.causal))
+        return model, encoder
 
-    def _loop(self, model: TunedModel, store: TokenStore, held_out: HeldOut) -> Loop:
+    def _schedule(self, side: Side) -> Schedule:
         settings = self.training
-        schedule = Schedule(store.lengths, settings.tokens_per_step, settings.epochs, settings.max_steps, settings.seed)
+        lengths = side.examples.lengths
+        return Schedule(lengths, settings.tokens_per_step, settings.epochs, settings.max_steps, settings.seed)
+
+    def _objectives(
+        self, model: TunedModel, side: Side, schedule: Schedule, held_out: HeldOut
+    ) -> tuple[Objective, Objective]:
+        """What is trained and what is scored; the base model's view of the answers, where they need it, comes first."""
+        if self.method.objective != "SFT":
+            self.board.enter("BaseEvaluation")
+        learning = Learning(self.method, self.training.seed, self.folder, self.digest)
+        trained = learning.objective(model, side, schedule.used(), self._tick)
+        return trained, learning.objective(model, held_out.side, held_out.chosen, self._tick)
+
+    def _loop(self, model: TunedModel, objective: Objective, schedule: Schedule) -> Loop:
         checkpoints = Checkpoints(self.folder / "checkpoints", self.checkpoint.keep)
         seconds = parse_duration(self.checkpoint.interval)
         state = TrainingState(input_digest=self.digest, capacity=self.capacity)
-        loop = Loop(model, store, schedule, settings, checkpoints, seconds, self.board, self.stop, state)
-        loop.held_out_loss = lambda tick: evaluation_loss(model, held_out, self.capacity, tick)
-        return loop
+        return Loop(model, objective, schedule, self.training, checkpoints, seconds, self.board, self.stop, state)
 
     def _plan_costs(self, schedule: Schedule, held_out: HeldOut, encoder: Encoder) -> None:
         """Shares of the phases for percent and ETA: backward costs twice what forward does."""
@@ -148,7 +165,7 @@ class _Run:
         self.board.costs = {"BaseEvaluation": evaluation, "Training": training, "TunedEvaluation": evaluation}
         self.board.update(total_steps=schedule.total_steps)
 
-    def _base(self, model: TunedModel, encoder: Encoder, held_out: HeldOut) -> Evaluated:
+    def _base(self, model: TunedModel, encoder: Encoder, held_out: HeldOut, scored: Objective) -> Evaluated:
         """The base model's scores, from an earlier try if there was one."""
         path = self.folder / "base.json"
         if (kept := _read_kept(path, self.digest)) is not None:
@@ -156,7 +173,7 @@ class _Run:
             return kept
         self.board.enter("BaseEvaluation")
         with model.as_base():
-            base = evaluate(model, encoder, held_out, self.capacity, self._tick)
+            base = evaluate(model, encoder, held_out, scored, self._tick)
         write_atomic(path, _Kept(input_digest=self.digest, evaluated=base).model_dump_json().encode())
         log.info("base model: %s", base.scores.model_dump_json(exclude_none=True))
         return base
