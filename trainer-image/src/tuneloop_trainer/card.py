@@ -18,11 +18,10 @@ _SCORES = (
 def model_card(manifest: dict[str, Any]) -> str:
     """The card of one artifact from its manifest (camelCase, as in manifest.json)."""
     model, dataset, training = manifest["model"], manifest["dataset"], manifest["training"]
-    base_name = model["uri"].removeprefix("hf://")
     return "\n".join(
         [
             "---",
-            f"base_model: {base_name}",
+            *_base_model(model["uri"]),
             f"library_name: {'transformers' if manifest['kind'] == 'Model' else 'peft'}",
             "pipeline_tag: text-generation",
             f"tags: [{_tag(manifest)}, tuneloop]",
@@ -80,13 +79,23 @@ def _adapter(method: dict[str, Any]) -> str:
     return f"rank {lora['rank']}{stabilized}, alpha {lora['alpha']}, "
 
 
+def _base_model(uri: str) -> list[str]:
+    """A hub refuses a card whose base is no repository of a hub."""
+    return [f"base_model: {uri.removeprefix('hf://')}"] if uri.startswith("hf://") else []
+
+
 def _score_table(evaluation: dict[str, Any], objective: str) -> list[str]:
+    base, tuned = evaluation["base"], evaluation["tuned"]
     rows = [
-        f"| {words if objective == 'SFT' or key != 'evalLoss' else f'Loss ({objective}, per row)'} | {_number(evaluation['base'].get(key))} | {_number(evaluation['tuned'].get(key))} |"
+        f"| {_words(key, words, objective)} | {_number(base.get(key))} | {_number(tuned.get(key))} |"
         for key, words in _SCORES
-        if key == "evalLoss" or evaluation["tuned"].get(key) is not None
+        if key == "evalLoss" or tuned.get(key) is not None
     ]
     return ["| | base | tuned |", "|---|---|---|", *rows]
+
+
+def _words(key: str, words: str, objective: str) -> str:
+    return words if objective == "SFT" or key != "evalLoss" else f"Loss ({objective}, per row)"
 
 
 def _gate_lines(gates: list[dict[str, Any]]) -> list[str]:

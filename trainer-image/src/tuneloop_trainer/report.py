@@ -24,6 +24,7 @@ SCORES = {
     "f1": "F1",
     "rewardAccuracy": "Reward accuracy",
     "rewardMargin": "Reward margin",
+    "rewardMargin": "Reward margin",
 }
 COUNTS = ("samples", "generations")
 DATASET_NUMBERS = {
