@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tuneloop_core.data.messages import Tool
 from tuneloop_core.data.pairs import Turns
 from tuneloop_core.data.rows import ChatRow, ClassRow, CompletionRow, PreferenceRow, Row, TextRow, UnpairedRow
@@ -180,8 +181,7 @@ class Encoder:
     def _tokenize(self, text: str, spans: Sequence[tuple[int, int | None]], special: bool) -> Encoded:
         """Tokens of a text; those that begin within a span are trained."""
         out = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
-        trained = [int(_inside(start, end, spans)) for start, end in out["offset_mapping"]]
-        return Encoded(list(out["input_ids"]), trained)
+        return Encoded(list(out["input_ids"]), _marks(out["offset_mapping"], spans))
 
     def _with_end(self, encoded: Encoded) -> Encoded:
         """Close with the end-of-text token, trained, so that the model learns to stop."""
@@ -205,8 +205,14 @@ def load_encoder(model: Path) -> Encoder:
     return Encoder(tokenizer)
 
 
-def _inside(start: int, end: int, spans: Sequence[tuple[int, int | None]]) -> bool:
-    return any(first <= start < end and (last is None or start < last) for first, last in spans)
+def _marks(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int | None]]) -> list[int]:
+    """1 for each token that begins within a span; a token of no characters is in none."""
+    starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+    inside = np.zeros(len(starts), dtype=np.int64)
+    for first, last in spans:
+        inside[(starts >= first) & (starts < (ends if last is None else np.minimum(ends, last)))] = 1
+    marks: list[int] = inside.tolist()
+    return marks
 
 
 def _answer(row: PreferenceRow | UnpairedRow) -> Turns:

@@ -1,0 +1,69 @@
+"""The dataset check on a large file: resident memory over what was read, and MiB a second.
+
+    make bench-dataset                                        # JSON Lines: rows of 30 and 300 MiB, the stage on 10
+    make bench-dataset ARGS="--kind parquet --megabytes 1000"
+
+``rows`` is the first pass (parsed, judged, compared), which is where memory could follow the size; ``check`` the
+whole stage as its pod does it, tokens and files included, with a tiny model's tokenizer. Each run is a process of its
+own in the trainer's locked environment. What may grow is the table of digests by which rows are compared: 8 bytes a
+slot and two to four slots a row, up to a ceiling of 32 MiB at two million rows (``tuneloop_core.data.seen``).
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = Path(os.environ.get("TUNELOOP_CACHE") or Path.home() / ".cache" / "tuneloop")
+KINDS = ("jsonl", "json", "csv", "parquet")
+
+
+def run(what: str, kind: str, megabytes: int) -> dict[str, Any]:
+    """One size; its numbers."""
+    uv = [str(ROOT / "scripts/uv"), "run", "--quiet", "--frozen", "--project", str(ROOT / "trainer-image")]
+    command = [*uv, "python", str(ROOT / "benchmarks/_dataset_side.py"), what, kind, str(megabytes)]
+    environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(CACHE / "trainer-venv"), "HF_HUB_OFFLINE": "1"}
+    environment.pop("VIRTUAL_ENV", None)
+    done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"{what} of {megabytes} MiB of {kind} failed with exit code {done.returncode}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The runs side by side, then the largest one over what it read."""
+    lines = ["what   kind       MiB     rows  seconds  MiB/s  memory before    peak  grew by"]
+    for each in results:
+        grew = each["peak_mib"] - each["before_mib"]
+        lines.append(
+            f"{each['what']:6} {each['kind']:8}{each['mib']:6.0f} {each['rows']:8} {each['seconds']:8.1f} "
+            f"{each['mib'] / each['seconds']:6.1f} {each['before_mib']:10.0f} MiB {each['peak_mib']:7.0f} {grew:8.1f}"
+        )
+    largest = max(results, key=lambda each: float(each["mib"]))
+    lines += ["", f"{largest['what']} of {largest['kind']}, {largest['mib']:.0f} MiB:", "MiB read   MiB resident"]
+    lines += [f"{read:8.0f} {held:14.1f}" for read, held in largest["samples"]]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, record."""
+    parser = argparse.ArgumentParser(prog="bench-dataset", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--kind", choices=KINDS, default="jsonl")
+    parser.add_argument("--megabytes", type=int, default=300, help="size of the file; others have a tenth, a thirtieth")
+    options = parser.parse_args()
+    sizes = (("rows", options.megabytes // 10), ("rows", options.megabytes), ("check", options.megabytes // 30))
+    results = [run(what, options.kind, max(1, size)) for what, size in sizes]
+    print(table(results))
+    record = {"date": datetime.now(UTC).date().isoformat(), "cores": os.cpu_count(), "runs": results}
+    target = ROOT / "benchmarks/results/dataset.json"
+    target.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
