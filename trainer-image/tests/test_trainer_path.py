@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 from tuneloop_core.constants import TERMINATION_MESSAGE_LIMIT
-from tuneloop_core.stages import FetchResult, Stage
+from tuneloop_core.stages import FetchResult, Reason, Stage
 
 from tuneloop_trainer.files import is_whole
 
@@ -57,6 +57,26 @@ def test_from_two_claims_to_an_artifact_that_peft_loads(bare_pod: pods.Pod, tiny
     assert pod.succeed(Stage.PUBLISH, publish_input) == published
     (pod.paths.work / "publish/result.json").unlink()
     assert pod.succeed(Stage.PUBLISH, publish_input)["digest"] == published["digest"]
+    check_export(pod, publish_input, artifact)
+
+
+def check_export(pod: pods.Pod, publish_input: dict[str, object], artifact: Path) -> None:
+    """The same artifact goes elsewhere as well; a target that refuses costs nothing but the export."""
+    publish_input = {**publish_input, "spec": {**SPEC, "output": {"uri": "pvc://shared/models"}}}
+    (pod.root / "claims/output").mkdir(parents=True)
+    (pod.root / "claims/output/models").write_text("in the way")
+    code, termination = pod.run(Stage.PUBLISH, publish_input)
+    assert (code, termination.reason) == (42, Reason.EXPORT_FAILED)
+    assert "pvc://shared/models" in termination.message
+    assert is_whole(artifact)
+
+    (pod.root / "claims/output/models").unlink()
+    exported = pod.succeed(Stage.PUBLISH, publish_input)
+    assert (exported["digest"], exported["exportedUri"]) == (
+        f"sha256:{artifact.name}",
+        f"pvc://shared/models/{artifact.name}",
+    )
+    assert is_whole(pod.root / "claims/output/models" / artifact.name)
 
 
 def check_artifact(artifact: Path, model: Path, fetched: FetchResult) -> None:
@@ -69,7 +89,7 @@ def check_artifact(artifact: Path, model: Path, fetched: FetchResult) -> None:
     assert manifest["spec"]["training"]["maxSequenceLength"] == 2048
     assert "| Loss (nats per trained token) |" in (artifact / "README.md").read_text()
     names = {path.name for path in artifact.iterdir()}
-    assert {"tokenizer.json", "tokenizer_config.json", "evaluation.json", "DIGEST"} <= names
+    assert {"tokenizer.json", "tokenizer_config.json", "evaluation.json", "report.html", "DIGEST"} <= names
     assert not names & {"model.safetensors", "config.json"}
     with safe_open(artifact / "adapter_model.safetensors", "pt") as weights:
         assert all(".lora_" in name for name in weights.keys())  # noqa: SIM118 - not a dict

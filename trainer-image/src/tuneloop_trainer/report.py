@@ -16,14 +16,13 @@ Document = Mapping[str, Any]
 MOST_SAMPLES = 32
 MOST_CHARACTERS = 4000  # of one cell
 SCORES = {
-    "evalLoss": "Loss (nats per trained token)",
+    "evalLoss": "Loss",
     "perplexity": "Perplexity",
     "exactMatch": "Exact match",
     "rougeL": "ROUGE-L",
     "accuracy": "Accuracy",
     "f1": "F1",
     "rewardAccuracy": "Reward accuracy",
-    "rewardMargin": "Reward margin",
     "rewardMargin": "Reward margin",
 }
 COUNTS = ("samples", "generations")
