@@ -218,7 +218,7 @@ def test_unpaired_preferences_keep_their_label(pod: pods.Pod) -> None:
     assert (result["format"], result["template"]) == ("UnpairedPreference", "Plain")
     assert [row for row in given if row in rows(pod)] == rows(pod)
     assert len(TokenStore(pod.paths.data / "train")) == result["trainRows"]
-    assert report(pod)["labels"] == {"True": 6, "False": 6}
+    assert report(pod)["labels"] == {"true": 6, "false": 6}
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ class Survey:
     def _require_labels(self) -> None:
         found = self.labels
         if self.format is Format.UNPAIRED_PREFERENCE and len(found) == 1:
-            raise DatasetError(f"label is {found[0].lower()} in every row; KTO learns from liked and disliked answers")
+            raise DatasetError(f"label is {found[0]} in every row; KTO learns from liked and disliked answers")
         if self.format is not Format.CLASSIFICATION:
             return
         if len(found) > MAX_CLASSES:
@@ -208,8 +208,11 @@ def _row_digest(row: Row) -> int:
 
 
 def _count_label(labels: Counter[str], row: Row) -> None:
-    if isinstance(row, ClassRow | UnpairedRow) and (str(row.label) in labels or len(labels) <= MAX_CLASSES):
-        labels[str(row.label)] += 1
+    if not isinstance(row, ClassRow | UnpairedRow):
+        return
+    name = str(row.label).lower() if isinstance(row, UnpairedRow) else str(row.label)
+    if name in labels or len(labels) <= MAX_CLASSES:
+        labels[name] += 1
 
 
 def _unmapped(columns: Columns, found: list[str]) -> str:

@@ -58,7 +58,8 @@ def words(stage: Stage, status: FineTuneJobStatus) -> str:
     if stage is Stage.CHECK and dataset:
         held = f"{dataset.train_rows} to train on, {dataset.validation_rows} held out"
         rows = f"{dataset.rows} rows ({dataset.format}), {held}"
-        return f"{rows}; {dataset.train_tokens} training tokens, {dataset.truncated_rows} rows cut"
+        leaks = f"; {dataset.leaked_rows} held-out rows ask what training rows ask" if dataset.leaked_rows else ""
+        return f"{rows}; {dataset.train_tokens} training tokens, {dataset.truncated_rows} rows cut{leaks}"
     if stage is Stage.TRAIN and scores and scores.base and scores.tuned and status.progress:
         base, tuned = scores.base.eval_loss, scores.tuned.eval_loss
         losses = f"evalLoss {base:g} before and {tuned:g} after, " if base is not None and tuned is not None else ""
