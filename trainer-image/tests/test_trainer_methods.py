@@ -27,8 +27,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "rsLoRA": {"adapter": "LoRA", "lora": {"rank": 8, "alpha": 16, "rankStabilized": True}},
     "DoRA": {"adapter": "DoRA", "lora": {"rank": 8, "alpha": 16}},
     "full": {"adapter": "None"},
+    "QLoRA": {"adapter": "QLoRA", "lora": {"rank": 8, "alpha": 16}},
 }
-RATES = {"rsLoRA": "1e-2", "DoRA": "1e-2", "full": "3e-3"}
+RATES = {"rsLoRA": "1e-2", "DoRA": "1e-2", "full": "3e-3", "QLoRA": "1e-2"}
 
 
 def tune(pod: pods.Pod, name: str, **training: Any) -> tuple[dict[str, Any], dict[str, Any], Path]:
@@ -92,7 +93,27 @@ def test_a_rank_stabilized_adapter_loads_in_peft_and_scores_as_measured(pod: pod
     assert plain_loss(tuned, pod) == pytest.approx(trained["tuned"]["evalLoss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["DoRA", "full"])
+def test_qlora_trains_an_adapter_over_four_bits_for_the_base_as_it_was(pod: pods.Pod) -> None:
+    trained, published, artifact = tune(pod, "QLoRA")
+    assert published["kind"] == "Adapter"
+    assert trained["tuned"]["evalLoss"] < 0.7 * trained["base"]["evalLoss"]
+    plain = AutoModelForCausalLM.from_pretrained(pod.paths.model)
+    assert trained["totalParameters"] == sum(parameter.numel() for parameter in plain.parameters())
+    tuned = PeftModel.from_pretrained(plain, str(artifact))
+    assert plain_loss(tuned, pod) == pytest.approx(trained["tuned"]["evalLoss"], rel=0.1)  # the rounding to 4 bits
+
+
+def test_linear_layers_are_held_in_four_bits(tiny: Path) -> None:
+    model = load_model(tiny, CPU, Method(adapter="QLoRA"), seed=1)
+    layers = [module for module in model.module.modules() if type(module).__name__ == "Linear4bit"]
+    held = [layer.weight for layer in layers if hasattr(layer, "weight") and layer.weight.dtype == torch.uint8]
+    assert len(held) >= 14  # seven in each of the two layers
+    assert {weight.quant_state.quant_type for weight in held} == {"nf4"}
+    assert all(weight.numel() * 2 == weight.quant_state.shape.numel() for weight in held)
+    assert model.head.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["DoRA", "full", "QLoRA"])
 def test_a_stopped_run_goes_on_exactly(pod: pods.Pod, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("tuneloop_trainer.train.PACK_TOKENS", {"cpu": 128})
     whole, _, artifact = tune(pod, name)
@@ -111,8 +132,8 @@ def test_a_stopped_run_goes_on_exactly(pod: pods.Pod, monkeypatch: pytest.Monkey
     resumed = pod.succeed(Stage.TRAIN, stage_input)
     assert resumed["resumes"] == 1
     assert (resumed["curve"], resumed["base"], resumed["tuned"]) == (whole["curve"], whole["base"], whole["tuned"])
-    written = pod.paths.work / "train/model/model.safetensors"
-    assert written.read_bytes() == (artifact / "model.safetensors").read_bytes()
+    written = "adapter/adapter_model.safetensors" if name == "QLoRA" else "model/model.safetensors"
+    assert (pod.paths.work / "train" / written).read_bytes() == (artifact / Path(written).name).read_bytes()
 
 
 @pytest.mark.parametrize("method", [Method(adapter="DoRA"), Method(adapter="None")], ids=["DoRA", "full"])

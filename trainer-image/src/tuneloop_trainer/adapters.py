@@ -25,7 +25,8 @@ def attach(causal: Any, method: Method, machine: Machine) -> Any:
     for parameter in peft.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(machine.dtype)
-    peft = peft.to(machine.device)
+    if method.adapter != "QLoRA":  # a base in 4 bits was loaded onto its device
+        peft = peft.to(machine.device)
     layers = sum("lora_A" in name for name, _ in peft.named_parameters())
     log.info("%d %s layers, %d of them fused", layers, method.adapter, fuse(peft))
     return peft

@@ -23,6 +23,7 @@ from tuneloop_trainer.attention import Layout
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.loss import Head, summed_loss
 from tuneloop_trainer.machine import Machine
+from tuneloop_trainer.quantized import count, quantized
 from tuneloop_trainer.tokens import Document
 from tuneloop_trainer.whole import merged, write_model
 
@@ -45,7 +46,7 @@ class TunedModel:
 
     def __post_init__(self) -> None:
         self.trainable_parameters = sum(parameter.numel() for parameter in self.parameters.values())
-        every = sum(parameter.numel() for parameter in self.module.parameters())
+        every = sum(map(count, self.module.parameters()))
         self.total_parameters = every - (self.trainable_parameters if self.has_adapter else 0)
 
     @property
@@ -156,13 +157,13 @@ def trained_positions(documents: list[Document], shared: int = 0) -> tuple[torch
 def load_model(folder: Path, machine: Machine, method: Method, seed: int) -> TunedModel:
     """The model in a folder, ready to be tuned; raises ``ModelUnsupported`` in words."""
     attention.register()
-    causal = _load_causal(folder, machine)
+    causal = _load_causal(folder, machine, quantized(machine) if method.adapter == "QLoRA" else None)
     torch.manual_seed(seed)
     module = attach(causal, method, machine)
     return TunedModel(module, Head.of(causal), machine)
 
 
-def _load_causal(folder: Path, machine: Machine) -> Any:
+def _load_causal(folder: Path, machine: Machine, quantization: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 - slow to import
 
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
@@ -170,7 +171,12 @@ def _load_causal(folder: Path, machine: Machine) -> Any:
         config = AutoConfig.from_pretrained(folder, **options)
         implementation = "eager" if getattr(config, "attn_logit_softcapping", None) else attention.NAME
         return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=machine.dtype, use_safetensors=True, attn_implementation=implementation, **options
+            folder,
+            dtype=machine.dtype,
+            use_safetensors=True,
+            attn_implementation=implementation,
+            **options,
+            **(quantization or {}),
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise StageError(Reason.MODEL_UNSUPPORTED, f"the model cannot be loaded: {error}") from error

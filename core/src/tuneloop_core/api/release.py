@@ -15,7 +15,6 @@ def _later(rule: str, words: str, path: str) -> dict[str, str]:
 
 
 FINETUNEJOB_LATER: Final = (
-    _later("self.method.adapter != 'QLoRA'", "QLoRA; use adapter LoRA", ".method.adapter"),
     _later(
         "self.resources.accelerators <= 1",
         "training on several accelerators; use 1, or 0 to train on CPU",
