@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from operator_api import Api, wait_for
-from operator_world import World, world_of
+from operator_world import TRAINED, World, world_of
 
 pytestmark = pytest.mark.usefixtures("crds")
 
@@ -37,6 +37,7 @@ def test_whole_path(world: World) -> None:
         "Fetched": "True",
         "Checked": "True",
         "Planned": "True",
+        "Feasible": "True",
         "Trained": "True",
         "Published": "True",
     }
@@ -147,3 +148,33 @@ def test_a_foreign_job_of_our_name_is_not_adopted(world: World) -> None:
     assert "one-fetch" in stalled["message"]
     found = world.api.must("Job", world.namespace, "one-fetch")
     assert found["metadata"]["resourceVersion"] == foreign["metadata"]["resourceVersion"]
+
+
+def test_a_failed_job_goes_on_when_its_retries_are_raised(world: World) -> None:
+    operator = world.start()
+    world.job(retries=1)
+    for stage in ("fetch", "check"):
+        world.succeed_stage(stage)
+    first = world.wait_job("one-train")
+    assert first["spec"]["backoffLimit"] == 1
+    pod = world.run_pod(world.make_pod(first))
+    world.end_pod(pod, None, 137)
+    between = world.wait_condition("Reconciling", reason="PodFailed")
+    assert "A new pod goes on from the last checkpoint" in between["message"]
+    world.fail(first, "BackoffLimitExceeded")
+    failed = world.wait_condition("Failed")
+    assert "raise spec.retries above 1" in failed["message"]
+    assert world.status()["stages"][3]["retriesUsed"] == 1
+    assert operator.end() == 0
+
+    world.api.patch("FineTuneJob", world.namespace, "one", {"spec": {"retries": 4}})
+    world.start()
+    again = world.wait_job("one-train-2")
+    assert again["spec"]["backoffLimit"] == 2
+    assert world.api.must("Job", world.namespace, "one-train")["metadata"]["uid"] == first["metadata"]["uid"]
+    wait_for("Failed to go", lambda: world.condition("Failed") is None, show=world.status)
+    world.end_pod(world.run_pod(world.make_pod(again)), {"stage": "train", "outcome": "Succeeded", "result": TRAINED})
+    world.complete(again)
+    world.succeed_stage("publish")
+    world.wait_condition("Complete")
+    assert world.api.get("Job", world.namespace, "one-train-3") is None

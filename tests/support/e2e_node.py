@@ -1,9 +1,13 @@
-"""What the e2e tier does to the node that no user would: end a container from outside, as the kernel does."""
+"""What the e2e tier does to the node that no user would: end a container from outside, as the kernel does; lose it."""
 
 import os
 import signal
 from pathlib import Path
 from typing import Any
+
+from tuneloop_localcluster import cluster, components, controlplane
+from tuneloop_localcluster.paths import cache
+from tuneloop_localcluster.progress import Progress
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -61,3 +65,13 @@ def _cgroup(folder: Path) -> str:
         return (folder / "cgroup").read_text()
     except OSError:
         return ""
+
+
+def stop_kubelet() -> None:
+    """End the node's agent; its containers live on, as on a node that the network has lost."""
+    controlplane.daemon(components.control_plane(cache()), "kubelet").stop()
+
+
+def start_kubelet() -> None:
+    """Start what is missing of the cluster, and wait until the node is Ready again."""
+    cluster.up(cache(), Progress())
