@@ -87,7 +87,7 @@ def _suspend(kube: Kube, stage: TrainStage) -> Break:
 
 
 def _lose_node(kube: Kube, stage: TrainStage, pod: TrainPod) -> Break:
-    """Stop the kubelet and delete its Node; bring both back when the pod is given up. Its container lives on so long."""
+    """Stop the kubelet, delete its Node, bring both back when its pod is given up. The container lives on so long."""
     assert slow_down(pod.object, 0.02), "no cgroup of the training pod was found"
     checkpoint, reached = pod.checkpoint, pod.steps[-1]
     stop_kubelet()
