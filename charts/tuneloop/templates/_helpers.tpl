@@ -76,6 +76,7 @@ stages:
   cpuRequest: {{ .Values.stages.cpuRequest | quote }}
   memoryRequest: {{ .Values.stages.memoryRequest | quote }}
   memoryLimit: {{ .Values.stages.memoryLimit | quote }}
+plan: {{ .Values.plan | toJson }}
 networkPolicies: {{ .Values.networkPolicies.enabled }}
 progressIntervalSeconds: {{ .Values.operator.progressIntervalSeconds }}
 resyncSeconds: {{ .Values.operator.resyncSeconds }}

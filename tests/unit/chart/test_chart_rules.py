@@ -185,6 +185,10 @@ def test_settings_follow_the_values() -> None:
     assert found.images.server.startswith("registry.example.com/ai/server-cpu@sha256:")
     assert found.store.model_dump() == {"storage_class": "fast", "access_mode": "ReadWriteMany", "size": "1Ti"}
     assert found.hub.max_bytes == 500_000_000_000
+    assert found.plan.currency == "EUR"
+    assert [(kind.name, kind.memory_mib, kind.price_per_hour) for kind in found.plan.accelerators] == [
+        ("L4", 23034, 0.55)
+    ]
     assert found.gateway.url == "https://llm.example.com"
     assert settings_of(objects("scope: {clusterWide: true}")).namespaces == []
 
@@ -198,6 +202,8 @@ def test_settings_follow_the_values() -> None:
         ("gatway: {}", "additional properties 'gatway' not allowed"),
         ("gateway: {replica: 2}", "additional properties 'replica' not allowed"),
         ("store: {accessMode: ReadWriteOncePod}", "/store/accessMode"),
+        ("plan: {accelerators: [{name: L4, pricePerHour: 1}]}", "missing properties 'memoryMib', 'bf16Teraflops'"),
+        ("plan: {cpuPricePerHour: -1}", "/plan/cpuPricePerHour"),
         ("store: {size: plenty}", "/store/size"),
         ("operator: {replicas: 0}", "/operator/replicas"),
         ("gateway: {url: llm.example.com}", "/gateway/url"),

@@ -4,6 +4,7 @@ The only stage with tokens and a way out of the cluster. Nothing that was downlo
 kept by repository and commit and shared by the namespace; a dataset by the digest of its files.
 """
 
+import json
 import logging
 import shutil
 import threading
@@ -13,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tuneloop_core.api.shape import ModelShape
 from tuneloop_core.api.sources import DatasetSource, ModelSource
 from tuneloop_core.constants import STORE_DATASETS, STORE_MODELS
 from tuneloop_core.data.files import READ, wanted_files
+from tuneloop_core.plan.config import read_shape
 from tuneloop_core.stages import FetchInput, FetchResult, Reason
 
 from tuneloop_trainer.download import Downloader, S3Credentials
@@ -112,8 +115,22 @@ def _model_result(uri: str, folder: Path, paths: Paths, commit: str, cached: boo
     log.info("%s is in the store%s", uri, " already" if cached else "")
     path = f"{STORE_MODELS}/{folder.relative_to(paths.models).as_posix()}"
     return FetchResult(
-        model_uri=uri, model_path=path, model_commit=commit, model_bytes=folder_bytes(folder), cached=cached
+        model_uri=uri,
+        model_path=path,
+        model_commit=commit,
+        model_bytes=folder_bytes(folder),
+        cached=cached,
+        shape=model_shape(folder),
     )
+
+
+def model_shape(folder: Path) -> ModelShape | None:
+    """The sizes that config.json tells, for the operator's plan; None where it tells none."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return read_shape(config) if isinstance(config, dict) else None
 
 
 # ---- datasets ------------------------------------------------------------------------------------------------------

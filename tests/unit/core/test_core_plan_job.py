@@ -1,0 +1,246 @@
+"""Plans: golden pairs tests/golden/{input,output}/plan-*.yaml, and tables of what is refused and what would fit.
+
+After a wanted change: ``GOLDEN=write pytest tests/unit/core/test_core_plan_job.py``, then read the diff.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tuneloop_core.api import DatasetStatus, FineTuneJob
+from tuneloop_core.plan.accelerators import DEFAULTS, Accelerator, NodeGroup, PlanSettings, find, present, table
+from tuneloop_core.plan.config import read_shape
+from tuneloop_core.plan.job import DOES_NOT_FIT, SEQUENCE_TOO_LONG, TARGETS_NOT_FOUND, Facts, Plan, plan_job
+from tuneloop_core.plan.machines import packs
+from tuneloop_core.plan.memory import Load, estimate
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+INPUTS = sorted((GOLDEN / "input").glob("plan-*.yaml"))
+GIB = 2**30
+LLAMA = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192,
+}  # fmt: skip
+SMOLLM2 = {
+    "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True,
+}  # fmt: skip
+ROWS = DatasetStatus(
+    train_rows=1000, train_tokens=100_000, trained_tokens=50_000, validation_rows=100, validation_tokens=10_000,
+    max_tokens=400,
+)  # fmt: skip
+T4 = NodeGroup("Tesla-T4", 15360, {"pool": "small"})
+A100 = NodeGroup("NVIDIA-A100-SXM4-80GB", 81920, {"pool": "big"})
+
+
+@pytest.mark.parametrize("source", INPUTS, ids=lambda path: path.stem)
+def test_golden(source: Path) -> None:
+    case = yaml.safe_load(source.read_text())
+    found = plan(case["config"], DatasetStatus.model_validate(case["dataset"]), case.get("facts", {}), **case["spec"])
+    built = {"reason": found.reason, "plan": found.status.to_dict()}
+    target = GOLDEN / "output" / source.name
+    if os.environ.get("GOLDEN") == "write":
+        target.write_text(yaml.safe_dump(built, sort_keys=False, width=120))
+    assert yaml.safe_load(target.read_text()) == built
+
+
+def test_every_plan_has_its_input() -> None:
+    assert {path.name for path in (GOLDEN / "output").glob("plan-*.yaml")} == {path.name for path in INPUTS}
+    assert len(INPUTS) >= 4
+
+
+def plan(
+    config: dict[str, Any], dataset: DatasetStatus = ROWS, facts: dict[str, Any] | None = None, **spec: Any
+) -> Plan:
+    body = {"model": {"uri": "hf://o/m"}, "dataset": {"uri": "hf://datasets/o/d"}} | spec
+    job = FineTuneJob.model_validate({"metadata": {"name": "a"}, "spec": body})
+    return plan_job(job.spec, Facts(**{"shape": read_shape(config), "dataset": dataset} | (facts or {})))
+
+
+def cpu(limit_gib: float, **more: Any) -> dict[str, Any]:
+    return {"memory_limit": int(limit_gib * GIB)} | more
+
+
+CPU = {"resources": {"accelerators": 0}}
+
+
+def test_the_demo_fits_and_so_do_tiny_models_in_3_gib() -> None:
+    assert plan(SMOLLM2, facts=cpu(8), **CPU).feasible
+    tiny = SMOLLM2 | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 512}
+    found = plan(tiny | {"num_attention_heads": 4, "num_key_value_heads": 2}, facts=cpu(3), **CPU)
+    assert found.feasible
+    assert found.status.memory_bytes < 1 * GIB
+
+
+def test_what_does_not_fit_on_cpu_says_how_much_would() -> None:
+    found = plan(LLAMA, facts=cpu(8), **CPU)
+    assert found.reason == DOES_NOT_FIT
+    assert "pod.resources.limits.memory allows 8.0 GiB" in found.status.message
+    assert "Would fit: pod.resources.limits.memory: " in found.status.message
+    raised = int(found.status.message.split("Would fit: pod.resources.limits.memory: ")[1].split("Gi")[0])
+    assert plan(LLAMA, facts=cpu(raised), **CPU).feasible
+
+
+def test_without_a_limit_nothing_is_refused() -> None:
+    assert plan(LLAMA, facts=cpu(0), **CPU).feasible
+
+
+def test_float32_may_be_too_much_where_bfloat16_is_not() -> None:
+    found = plan(SMOLLM2, facts=cpu(2.0), **CPU)
+    assert found.feasible
+    assert found.status.recompute
+
+
+def test_without_sizes_only_steps_are_planned() -> None:
+    found = plan({}, facts=cpu(1), **CPU)
+    assert found.feasible
+    assert (found.status.steps, found.status.memory_bytes) == (21, 0)
+    assert "does not tell its sizes" in found.status.message
+
+
+@pytest.mark.parametrize(
+    ("spec", "facts", "accelerator", "reason"),
+    [
+        ({}, {}, "A10G", ""),  # neither nodes nor selector: the smallest of the table that it fits
+        ({}, {"groups": ()}, "A10G", ""),  # no node is labelled
+        ({}, {"groups": (T4, A100)}, "A100-80GB", ""),
+        ({}, {"groups": (T4,)}, "T4", DOES_NOT_FIT),
+        ({"pod": {"nodeSelector": {"pool": "small"}}}, {"groups": (T4, A100)}, "T4", DOES_NOT_FIT),
+        ({"pod": {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}}}, {}, "H100", ""),
+        ({"pod": {"nodeSelector": {"nvidia.com/gpu.product": "Tesla-T4"}}}, {}, "T4", DOES_NOT_FIT),
+        ({"resources": {"acceleratorResource": "nvidia.com/mig-1g.10gb"}}, {}, "mig-1g.10gb", DOES_NOT_FIT),
+        ({"resources": {"acceleratorResource": "amd.com/gpu"}}, {}, "", ""),
+    ],
+)
+def test_which_accelerator_an_8b_model_is_planned_for(
+    spec: dict[str, Any], facts: dict[str, Any], accelerator: str, reason: str
+) -> None:
+    found = plan(LLAMA, facts=facts, **spec)
+    assert (found.status.accelerator, found.reason) == (accelerator, reason)
+
+
+def test_a_refusal_names_what_would_fit_and_that_does() -> None:
+    t4 = {"pod": {"nodeSelector": {"nvidia.com/gpu.product": "Tesla-T4"}}}
+    found = plan(LLAMA, **t4)
+    assert "method.adapter: QLoRA" in found.status.message
+    assert "A10G (22.5 GiB)" in found.status.message
+    assert plan(LLAMA, method={"adapter": "QLoRA"}, **t4).feasible
+
+
+def test_a_larger_model_on_the_same_card_is_recomputed() -> None:
+    wide = LLAMA | {"num_hidden_layers": 44}
+    found = plan(wide, replace_rows(max_tokens=2048), pod={"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-L40S"}})
+    assert found.feasible
+    assert plan(wide, replace_rows(max_tokens=8000), training={"maxSequenceLength": 8192}).status.recompute is False
+
+
+def replace_rows(**fields: int) -> DatasetStatus:
+    return ROWS.model_copy(update=fields)
+
+
+@pytest.mark.parametrize(
+    ("spec", "dataset", "reason", "words"),
+    [
+        ({"training": {"maxSequenceLength": 16384}}, {"max_tokens": 9000}, SEQUENCE_TOO_LONG, "at most 8192"),
+        ({"training": {"maxSequenceLength": 16384}}, {"max_tokens": 8000}, "", ""),
+        ({"method": {"lora": {"targetModules": "query,value"}}}, {}, TARGETS_NOT_FOUND, "it has down_proj, gate_proj"),
+        ({"method": {"lora": {"targetModules": "q_proj,v_proj"}}}, {}, "", ""),
+    ],
+)
+def test_what_no_machine_makes_right(spec: dict[str, Any], dataset: dict[str, int], reason: str, words: str) -> None:
+    found = plan(LLAMA, replace_rows(**dataset), **spec)
+    assert found.reason == reason
+    assert words in found.status.message
+
+
+def test_messages_stay_short() -> None:
+    for facts in ({}, {"groups": (T4,)}):
+        assert len(plan(LLAMA, facts=facts).status.message) < 900
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def load(**more: Any) -> Load:
+    return replace(Load("cuda", 2, 2048, 1024), **more)
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        (load(recompute=True), load()),
+        (load(adapter="QLoRA"), load()),
+        (load(), load(adapter="DoRA")),
+        (load(adapter="DoRA"), load(adapter="Full")),
+        (load(pack_tokens=1024), load()),
+        (load(rank=8), load(rank=64)),
+        (load(), load(number_bytes=4)),
+        (load(), load(answers=64, longest_prompt=8000, new_tokens=64)),
+    ],
+)
+def test_what_takes_less_is_estimated_lower(less: Load, more: Load) -> None:
+    shape = read_shape(LLAMA)
+    assert shape is not None
+    assert estimate(shape, less).total < estimate(shape, more).total
+
+
+def test_weights_of_an_8b_model() -> None:
+    shape = read_shape(LLAMA)
+    assert shape is not None
+    assert 15.0 < estimate(shape, load()).weights / GIB < 15.2  # 8.03e9 x 2 bytes and an adapter
+    assert 5.2 < estimate(shape, load(adapter="QLoRA")).weights / GIB < 5.6  # torchtune's QLoRA 8B peaks at 7.4 GiB
+
+
+def test_packs_come_down_by_halves_to_the_longest_row() -> None:
+    assert packs(8192, 3000) == [8192, 4096, 3000]
+    assert packs(8192, 100) == [8192, 4096, 2048, 1024, 512, 256]
+    assert packs(2048, 9000) == [9000]
+
+
+# ---- accelerators ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("product", "name"),
+    [
+        ("Tesla-T4", "T4"),
+        ("NVIDIA-L4", "L4"),
+        ("NVIDIA-A10", "A10"),
+        ("NVIDIA-A10G", "A10G"),
+        ("NVIDIA-L40S", "L40S"),
+        ("NVIDIA-A100-SXM4-40GB", "A100-40GB"),
+        ("NVIDIA-A100-80GB-PCIe", "A100-80GB"),
+        ("NVIDIA-H100-80GB-HBM3", "H100"),
+        ("NVIDIA-H200", "H200"),
+        ("NVIDIA-B200", "B200"),
+        ("NVIDIA-GH200-480GB", None),
+        ("", None),
+    ],
+)
+def test_products_of_node_labels(product: str, name: str | None) -> None:
+    found = find(DEFAULTS, product)
+    assert (found.name if found else None) == name
+
+
+def test_an_administrators_entry_wins_by_name_and_others_are_added() -> None:
+    mine = Accelerator(name="L4", memory_mib=20000, bf16_teraflops=100, price_per_hour=0.5)
+    new = Accelerator(name="X1", memory_mib=500_000, bf16_teraflops=9000, price_per_hour=30)
+    kinds = table([mine, new])
+    assert len(kinds) == len(DEFAULTS) + 1
+    assert find(kinds, "NVIDIA-L4") == mine
+    assert kinds[-1] == new
+    cheap = plan(LLAMA, facts={"groups": (NodeGroup("NVIDIA-A100-SXM4-80GB", 0, {}),)})
+    own = PlanSettings(
+        accelerators=[Accelerator(name="A100-80GB", memory_mib=81920, bf16_teraflops=312, price_per_hour=9)]
+    )
+    dear = plan(LLAMA, facts={"groups": (NodeGroup("NVIDIA-A100-SXM4-80GB", 0, {}),), "settings": own})
+    assert dear.status.price > cheap.status.price > 0
+
+
+def test_the_least_memory_of_a_kind_counts() -> None:
+    groups = (NodeGroup("NVIDIA-L4", 23034, {}), NodeGroup("NVIDIA-L4", 20000, {}), NodeGroup("Unheard-Of", 1, {}))
+    assert [(kind.name, kind.memory_mib) for kind in present(DEFAULTS, groups)] == [("L4", 20000)]
