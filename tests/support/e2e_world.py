@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import e2e_datasets
 from e2e_kube import Kube
 
 from tuneloop_demo import hub
@@ -145,8 +146,16 @@ def fill_hub(target: Target, folder: Path) -> None:
         (copy / ".mirror.json").write_text(json.dumps(policy))
         hub.push(target, "models", f"tuneloop/{name}", copy)
     hub.push(target, "datasets", "tuneloop/colours", write_tiny_dataset(folder / "colours", rows=256))
+    for name, rows in e2e_datasets.DATASETS.items():
+        _push_rows(target, name, rows(), folder)
     good = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
     for name, text in {"bad-lines": good * 2 + '{"messages": \n' + good, "empty": ""}.items():
         (folder / name).mkdir()
         (folder / name / "train.jsonl").write_text(text)
         hub.push(target, "datasets", f"tuneloop/{name}", folder / name)
+
+
+def _push_rows(target: Target, name: str, rows: list[dict[str, Any]], folder: Path) -> None:
+    (folder / name).mkdir()
+    (folder / name / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    hub.push(target, "datasets", f"tuneloop/{name}", folder / name)
