@@ -9,6 +9,7 @@ import pods
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tuneloop_core.data.objectives import LEARNS_FROM
 from tuneloop_core.data.rows import ChatRow, PreferenceRow, UnpairedRow, read_row
 from tuneloop_core.stages import Stage
 
@@ -242,6 +243,27 @@ def test_a_named_format_is_not_guessed(pod: pods.Pod) -> None:
     assert pod.succeed(Stage.CHECK, stage_input(format="Text"))["format"] == "Text"
     assert "the rows are Classification" in refused(pod, stage_input(format="Classification"))
     assert "line 1: has label, text but no chosen" in refused(pod, stage_input("DPO", format="Preference"))
+
+
+@pytest.mark.parametrize(("names", "labels"), [(("spam", "ham"), ["ham", "spam"]), ((10, 9), ["9", "10"])])
+def test_classes_are_numbered(
+    pod: pods.Pod, monkeypatch: pytest.MonkeyPatch, names: tuple[Any, Any], labels: list[str]
+) -> None:
+    monkeypatch.setitem(LEARNS_FROM, "SFT", LEARNS_FROM["Classification"])  # the data's side, whatever trains on it
+    given = [{"text": f"Text {n}", "label": names[n % 2]} for n in range(12)]
+    pod.write_dataset(*given)
+    result = pod.succeed(Stage.CHECK, stage_input())
+    assert (result["format"], result["classes"], result["template"], result["trainedTokens"]) == (
+        "Classification",
+        2,
+        "Plain",
+        0,
+    )
+    assert json.loads((pod.paths.data / "labels.json").read_text()) == labels
+    numbered = [{"text": row["text"], "label": labels.index(str(row["label"]))} for row in given]
+    assert [row for row in numbered if row in rows(pod)] == rows(pod)
+    assert len(TokenStore(pod.paths.data / "train")) == result["trainRows"] == 12 - result["validationRows"]
+    assert report(pod)["labels"] == {str(name): 6 for name in names}
 
 
 # ---- tools ---------------------------------------------------------------------------------------------------------
