@@ -40,6 +40,9 @@ def _update(objects: Any, address: tuple[str, str, str, str], case: Case) -> Non
         if error.status != 404:
             raise
         found = objects.create_namespaced_custom_object(*address, case.old)
+        if case.old is not None and "status" in case.old:
+            body = {**found, "status": case.old["status"]}
+            found = objects.replace_namespaced_custom_object_status(*address, name, body)
     version = {"metadata.resourceVersion": found["metadata"]["resourceVersion"]}
     objects.replace_namespaced_custom_object(*address, name, crd_rules.changed(case.manifest, version), dry_run="All")
 

@@ -75,7 +75,7 @@ def nodes(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str,
 def rules(plural: str) -> list[tuple[str, str]]:
     """(path that the error is shown at, message) of every CEL rule in the CRD."""
     return [
-        (path + rule.get("fieldPath", ""), rule["message"])
+        ((path + rule.get("fieldPath", "")).lstrip("."), rule["message"])
         for path, node in nodes(schema(plural))
         for rule in node.get("x-kubernetes-validations", [])
     ]

@@ -121,7 +121,12 @@ def test_an_object_of_another_content_is_replaced(server: stores.S3Server, pod: 
 @pytest.mark.parametrize(
     ("uri", "secret", "said", "change"),
     [
-        ("s3://missing-bucket/a", {}, "NoSuchBucket", "Make the bucket missing-bucket"),
+        (
+            "s3://missing-bucket/a",
+            {},
+            "NoSuchBucket",
+            "Make the bucket missing-bucket",
+        ),
         (URI, {"secretAccessKey": "wrong"}, "SignatureDoesNotMatch", "Check secretAccessKey"),
         (URI, {"accessKeyId": "nobody"}, "InvalidAccessKeyId", "Check accessKeyId"),
         (URI, {"accessKeyId": "stranger", "secretAccessKey": "stranger-word"}, "AccessDenied", "s3:PutObject"),

@@ -16,8 +16,17 @@ from tuneloop_core.api.pod import PodSettings
 from tuneloop_core.api.sources import PVC_NEEDS_NO_SECRET, DatasetSource, Endpoint, ModelSource
 from tuneloop_core.api.uri_rules import output_uri_rules
 
-MUTABLE_FIELDS = ("suspend", "priority", "retries")
+MUTABLE_FIELDS = ("suspend", "priority", "retries", "output")
 """All that may change in the spec of a FineTuneJob; the CEL rule on the parent is generated from this."""
+
+OUTPUT_UNTIL_PUBLISHED = cel(
+    "!has(oldSelf.status) || !has(oldSelf.status.artifact) || "
+    "(has(self.spec.output) == has(oldSelf.spec.output) && "
+    "(!has(self.spec.output) || self.spec.output == oldSelf.spec.output))",
+    "output may change until the artifact is published, and it is: copy it from the store, or make a new job",
+    ".spec.output",
+)
+"""A wrong bucket must not cost a training; a finished job acts on nothing any more."""
 
 ACCELERATOR_RESOURCE_RULE = cel(
     "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')",
@@ -217,7 +226,7 @@ class Output(SpecModel):
 
 
 class FineTuneJobSpec(SpecModel):
-    """Fixed once made, but for suspend, priority and retries: a result then always belongs to one spec."""
+    """Fixed once made, but for suspend, priority, retries and output: a result then always belongs to one spec."""
 
     model_config = {
         "json_schema_extra": rules(
@@ -270,7 +279,8 @@ class FineTuneJobSpec(SpecModel):
     evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="Scores and gates.")
     output: Output | None = Field(
         default=None,
-        description="Export of the artifact. It always lies in the namespace's store; without this, only there.",
+        description="Export of the artifact. It always lies in the namespace's store; without this, only there. "
+        "May be changed until the artifact is published.",
     )
     suspend: bool = Field(
         default=False, description="Stop after a checkpoint and give the accelerator back; false goes on from there."
@@ -289,6 +299,8 @@ class FineTuneJobSpec(SpecModel):
 
 class FineTuneJob(StatusModel):
     """Fine-tunes a foundation model on a dataset, compares it with its base, and publishes what passes its gates."""
+
+    model_config = {"json_schema_extra": rules(OUTPUT_UNTIL_PUBLISHED)}
 
     api_version: str = Field(default="tuneloop.dev/v1alpha1", description="tuneloop.dev/v1alpha1")
     kind: Literal["FineTuneJob"] = Field(default="FineTuneJob", description="FineTuneJob")

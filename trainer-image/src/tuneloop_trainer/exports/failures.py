@@ -69,7 +69,7 @@ def http_change(status: int, keys: str, place: str) -> str:
     if status == 403:
         return f"These credentials may not write there: give them the right, or put others into {keys} of the Secret"
     if status == 404:
-        return f"Make {place}, or check the spelling of output.uri"
+        return f"Make {place}, or correct output.uri"
     if status in (413, 507):
         return "The server has no room for it: free space there or raise its limit"
     return "Look into the server's log; the export is tried again"

@@ -113,7 +113,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 _CHANGES = {
-    "NoSuchBucket": "Make the bucket {bucket}: it is never made by itself",
+    "NoSuchBucket": "Make the bucket {bucket}, which never happens by itself, or correct output.uri",
     "AccessDenied": "Allow these keys s3:PutObject, s3:GetObject and s3:AbortMultipartUpload below the prefix",
     "InvalidAccessKeyId": "Check accessKeyId in the Secret of output.credentialsSecret",
     "SignatureDoesNotMatch": "Check secretAccessKey in the Secret of output.credentialsSecret",
