@@ -160,7 +160,8 @@ def job_load(spec: FineTuneJobSpec, dataset: DatasetStatus) -> Load:
     device = "cuda" if spec.resources.accelerators else "cpu"
     longest = _longest(spec, dataset)
     filled = min(PACK_TOKENS[device], max(spec.training.tokens_per_step, longest))
-    tokens = max(longest, filled) if spec.training.packing else longest
+    alone = longest * (2 if spec.method.objective == "DPO" else 1)  # two answers are compared in one pack
+    tokens = max(longest, filled) if spec.training.packing else alone
     share = dataset.trained_tokens / max(1, dataset.train_tokens)
     return Load(
         device=device,
