@@ -52,8 +52,8 @@ class AddressGuard:
             if why := self._why_refused(ipaddress.ip_address(text.split("%")[0])):
                 raise StageError(
                     Reason.URI_REFUSED,
-                    f"{host} leads to {text}, {why}. Downloads may go to public and private addresses, not there: "
-                    "name the server that holds the data.",
+                    f"{host} leads to {text}, {why}. Downloads and exports may go to public and private addresses, not "
+                    "there: name the server that is meant.",
                 )
         return list(addresses)
 
