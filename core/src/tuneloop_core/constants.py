@@ -26,6 +26,7 @@ LABEL_MODELDEPLOYMENT: Final = f"{GROUP}/modeldeployment"
 LABEL_STAGE: Final = f"{GROUP}/stage"
 LABEL_REVISION: Final = f"{GROUP}/revision"
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+QUEUE_PRIORITY_LABEL: Final = "kueue.x-k8s.io/priority-class"
 
 # The store: one claim per namespace, these folders at its root.
 STORE_CLAIM: Final = "tuneloop-store"

@@ -227,13 +227,46 @@ def test_suspend_before_and_while_training() -> None:
     assert resumed.actions == (PatchJob(Stage.TRAIN, "one-train", {"suspend": False, "backoffLimit": 5}),)
 
 
+def queued_job(*, suspend: bool, **labels: str) -> Obj:
+    made = k8s_job("train", suspend=suspend)
+    made["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpus"} | labels
+    return made
+
+
 def test_a_queue_owns_suspend() -> None:
-    queued = k8s_job("train", suspend=True)
-    queued["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpus"}
-    decision = look(after(Stage.FETCH, Stage.CHECK), {Stage.TRAIN: StageFacts(queued)})
+    decision = look(after(Stage.FETCH, Stage.CHECK), {Stage.TRAIN: StageFacts(queued_job(suspend=True))})
     assert not decision.actions
     assert types(decision.status)["Reconciling"] == reasons.QUEUE_WAITING
     assert decision.status.stage == "Queued"
+
+
+def test_a_queue_hears_of_a_changed_priority_while_the_job_waits() -> None:
+    done = after(Stage.FETCH, Stage.CHECK).status
+    label = "kueue.x-k8s.io/priority-class"
+    waiting = {Stage.TRAIN: StageFacts(queued_job(suspend=True))}
+    assert look(job(done, priority="high"), waiting).actions == (
+        PatchJob(Stage.TRAIN, "one-train", labels={label: "high"}),
+    )
+    told = {Stage.TRAIN: StageFacts(queued_job(suspend=True, **{label: "high"}))}
+    assert not look(job(done, priority="high"), told).actions
+    assert look(job(done), told).actions == (PatchJob(Stage.TRAIN, "one-train", labels={label: None}),)
+    running = {Stage.TRAIN: StageFacts(queued_job(suspend=False))}
+    assert not look(job(done, priority="high"), running).actions
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_suspending_a_queued_job_gives_its_place_back(held: bool) -> None:
+    done = job(after(Stage.FETCH, Stage.CHECK).status, suspend=True)
+    leaving = look(done, {Stage.TRAIN: StageFacts(queued_job(suspend=held))})
+    assert leaving.actions == (DeleteJob(Stage.TRAIN, "one-train", "j1", foreground=True),)
+    going = queued_job(suspend=held)
+    going["metadata"]["deletionTimestamp"] = "2026-11-23T12:00:00Z"
+    waiting = look(job(leaving.status, suspend=True), {Stage.TRAIN: StageFacts(going)})
+    assert not waiting.actions
+    gone = look(job(waiting.status, suspend=True))
+    assert types(gone.status)["Suspended"] == reasons.SUSPENDED
+    assert "from the last checkpoint" in next(c.message for c in gone.status.conditions if c.type == "Suspended")
+    assert look(job(gone.status)).actions == (CreateStage(Stage.TRAIN),)
 
 
 def test_progress_is_not_written_at_every_poll() -> None:

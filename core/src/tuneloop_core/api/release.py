@@ -31,11 +31,6 @@ FINETUNEJOB_LATER: Final = (
         "workload identity; leave serviceAccountName out and use credentialsSecret",
         ".dataset.serviceAccountName",
     ),
-    _later(
-        "!has(self.priority) || self.priority == ''",
-        "queue priorities; leave priority out, or use pod.priorityClassName",
-        ".priority",
-    ),
 )
 
 MODELDEPLOYMENT_LATER: Final = (

@@ -8,7 +8,14 @@ from typing import Any
 
 from tuneloop_core.api.formats import parse_duration
 from tuneloop_core.api.pod import LocalObjectReference, PodSettings
-from tuneloop_core.constants import EXIT_TERMINATED, EXIT_USER_ERROR, LABEL_STAGE, STAGE_INPUT_ENV, TERMINATION_LOG
+from tuneloop_core.constants import (
+    EXIT_TERMINATED,
+    EXIT_USER_ERROR,
+    LABEL_STAGE,
+    QUEUE_LABEL,
+    STAGE_INPUT_ENV,
+    TERMINATION_LOG,
+)
 from tuneloop_core.settings import Settings
 from tuneloop_core.stages import Stage, Wire
 from tuneloop_operator.build.pods import base_pod, container_security, env, placement, scratch, store_volume
@@ -53,6 +60,8 @@ def stage_job(metadata: Obj, stage: Stage, parts: JobParts, settings: Settings) 
         "metadata": metadata | {"labels": labels | parts.job_labels},
         "spec": {
             "backoffLimit": parts.retries,
+            # Only the queue starts it; without its webhook nobody else would hold it back.
+            **({"suspend": True} if QUEUE_LABEL in parts.job_labels else {}),
             "completions": 1,
             "parallelism": 1,
             # A new pod only when the old one has ended: two trainers never share a checkpoint.

@@ -14,6 +14,7 @@ from tuneloop_core.constants import (
     MODELDEPLOYMENT_KIND,
     PROGRESS_PORT,
     QUEUE_LABEL,
+    QUEUE_PRIORITY_LABEL,
     STORE_ARTIFACTS,
     STORE_DATASETS,
     STORE_MODELS,
@@ -31,7 +32,6 @@ from tuneloop_operator.build.sizes import stage_sizes, train_sizes
 
 Obj = dict[str, Any]
 
-QUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 SHARED_MEMORY = "1Gi"
 
 

@@ -109,9 +109,14 @@ class Client:
         path = resource.path(metadata["namespace"], metadata["name"])
         return await self._write("update", resource, "PUT", path, body, JSON, {"fieldManager": FIELD_MANAGER})
 
-    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
-        """Delete this very object (UID precondition) and, in the background, what it owns; gone already is fine."""
-        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, uid: str, *, foreground: bool = False
+    ) -> None:
+        """Delete this very object (UID precondition) and what it owns; gone already is fine.
+
+        In the background, or with ``foreground`` first what it owns.
+        """
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Foreground" if foreground else "Background"}
         try:
             await self._write("delete", resource, "DELETE", resource.path(namespace, name), body, JSON, {})
         except ApiError as error:

@@ -15,20 +15,22 @@ class CreateStage:
 
 @dataclass(frozen=True)
 class DeleteJob:
-    """Delete this very Job."""
+    """Delete this very Job; with ``foreground`` it is there, and its name taken, until its pods have ended."""
 
     stage: Stage
     name: str
     uid: str
+    foreground: bool = False
 
 
 @dataclass(frozen=True)
 class PatchJob:
-    """Change ``spec`` fields of a Job that may change: suspend, backoffLimit."""
+    """Change ``spec`` fields of a Job that may change (suspend, backoffLimit), or labels (None removes one)."""
 
     stage: Stage
     name: str
-    spec: dict[str, Any]
+    spec: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, str | None] = field(default_factory=dict)
 
 
 Action = CreateStage | DeleteJob | PatchJob

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from tuneloop_core.api.finetunejob_status import StageStatus
-from tuneloop_core.constants import QUEUE_LABEL
+from tuneloop_core.constants import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
 from tuneloop_core.stages import Stage, Termination
 from tuneloop_operator import attempts
 from tuneloop_operator.policy import reasons
@@ -26,6 +26,7 @@ Obj = dict[str, Any]
 FIRST_RETRY_SECONDS = 30.0
 LAST_RETRY_SECONDS = 600.0
 SLOW_SECONDS = 60.0
+GOES_ON = "suspended; set spec.suspend to false to go on from the last checkpoint"
 PATIENCE_SECONDS = 5.0  # how long a pod may take to appear or start before we ask why
 
 
@@ -60,6 +61,7 @@ class Case:
     suspend: bool
     retries: int
     now: datetime
+    priority: str = ""
 
     @property
     def limit(self) -> int:
@@ -118,9 +120,9 @@ def _without_job(case: Case) -> Verdict:
     if wait > 0:
         return Verdict(State.STALLED, case.previous.reason, case.previous.message, look_again=wait)
     if case.suspend:
-        return Verdict(
-            State.SUSPENDED, reasons.SUSPENDED, f"suspended before {case.stage.value}; set spec.suspend to false"
-        )
+        begun = case.stage is Stage.TRAIN and case.previous.start_time is not None
+        words = GOES_ON if begun else f"suspended before {case.stage.value}; set spec.suspend to false"
+        return Verdict(State.SUSPENDED, reasons.SUSPENDED, words)
     return Verdict(State.PENDING, reasons.CREATED, f"making the {case.stage.value} Job", (CreateStage(case.stage),))
 
 
@@ -217,9 +219,9 @@ def _steer(case: Case, job: Obj) -> Verdict | None:
     queue = job["metadata"].get("labels", {}).get(QUEUE_LABEL, "")
     held = bool(job["spec"].get("suspend", False))
     if case.suspend:
-        return _suspended(case, job, held=held)
+        return _leave_queue(case, job, queue) if queue else _suspended(case, job, held=held)
     if held and queue:
-        return Verdict(State.PENDING, reasons.QUEUE_WAITING, f"waiting in queue {queue} for its turn", look_again=60.0)
+        return _queued(case, job, queue)
     changes: dict[str, Any] = {"suspend": False} if held else {}
     if job["spec"].get("backoffLimit") != case.limit:
         changes["backoffLimit"] = case.limit
@@ -228,15 +230,30 @@ def _steer(case: Case, job: Obj) -> Verdict | None:
     return None
 
 
+def _queued(case: Case, job: Obj, queue: str) -> Verdict:
+    """Only the queue says when; a changed priority is passed on while it has not."""
+    labels = job["metadata"]["labels"]
+    changed = labels.get(QUEUE_PRIORITY_LABEL, "") != case.priority
+    name = job["metadata"]["name"]
+    actions = (PatchJob(case.stage, name, labels={QUEUE_PRIORITY_LABEL: case.priority or None}),) if changed else ()
+    message = f"waiting in queue {queue} for its turn"
+    return Verdict(State.PENDING, reasons.QUEUE_WAITING, message, actions, look_again=60.0)
+
+
+def _leave_queue(case: Case, job: Obj, queue: str) -> Verdict:
+    """Delete the Job: a queue would start an admitted Job again that somebody else suspends."""
+    message = f"saving a checkpoint and leaving queue {queue}"
+    action = DeleteJob(case.stage, job["metadata"]["name"], job["metadata"]["uid"], foreground=True)
+    return Verdict(State.PENDING, reasons.STOPPING, message, (action,), look_again=30.0)
+
+
 def _suspended(case: Case, job: Obj, *, held: bool) -> Verdict:
     if not held:
         return Verdict(State.PENDING, reasons.STOPPING, "saving a checkpoint", (_patch(case, job, {"suspend": True}),))
     alive = [pod for pod in case.facts.pods if pod.get("status", {}).get("phase") in ("Pending", "Running")]
     if alive:
         return Verdict(State.PENDING, reasons.STOPPING, "saving a checkpoint before the pod goes", look_again=30.0)
-    return Verdict(
-        State.SUSPENDED, reasons.SUSPENDED, "suspended; set spec.suspend to false to go on from the last checkpoint"
-    )
+    return Verdict(State.SUSPENDED, reasons.SUSPENDED, GOES_ON)
 
 
 def _no_pod(case: Case, job: Obj) -> Trouble | None:

@@ -62,10 +62,13 @@ class StageJobs:
             case CreateStage(stage):
                 await self._context.namespaces.ensure(namespace)
                 cache.put(await client.create_owned(JOBS, build(stage)))
-            case PatchJob(_, name, spec):
-                cache.put(await client.patch(JOBS, namespace, name, {"spec": spec}))
-            case DeleteJob(_, name, uid):
-                await client.delete(JOBS, namespace, name, uid)
+            case PatchJob(_, name, spec, labels):
+                body = ({"spec": spec} if spec else {}) | ({"metadata": {"labels": labels}} if labels else {})
+                cache.put(await client.patch(JOBS, namespace, name, body))
+            case DeleteJob(_, name, uid, foreground):
+                await client.delete(JOBS, namespace, name, uid, foreground=foreground)
+                if foreground:
+                    return  # it stays until its pods have ended; the watch tells when
                 found = cache.get(JOBS.kind, namespace, name)
                 if found is not None and found["metadata"]["uid"] == uid:
                     cache.remove(found)
