@@ -45,7 +45,7 @@ FAMILIES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning")  # PEFT's own, of experts
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")  # PEFT's own, of experts
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family["model_type"])
 def test_counts_are_those_of_transformers_and_peft(family: dict[str, Any]) -> None:
     config = BASE | {"num_attention_heads": 4} | family
