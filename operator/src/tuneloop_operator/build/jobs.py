@@ -78,8 +78,8 @@ def stage_job(metadata: Obj, stage: Stage, parts: JobParts, settings: Settings) 
 def failure_policy(stage: Stage) -> Obj:
     """User errors fail the Job at once, disruptions do not count as a try, everything else (also OOM) does.
 
-    Training that was told to end and saved (suspended, preempted by a queue, its pod deleted) did not fail either; of
-    suspending, the Job controller itself would count each pod.
+    Training that was told to end and saved did not fail either: a pod that somebody deleted, or that a node ended as
+    it shut down, carries no such condition. (Pods of a suspended Job are never counted.)
     """
     saved = [_on_exit("Ignore", EXIT_TERMINATED)] if stage is Stage.TRAIN else []
     disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
