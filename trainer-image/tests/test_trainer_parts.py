@@ -1,11 +1,13 @@
 """Small parts: limits of a pod, text scores, sealed folders, last words."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tuneloop_trainer.evaluation import exact, rouge_l
 from tuneloop_trainer.files import folder_aside, folder_digest, is_whole, seal, sealed_digest
+from tuneloop_trainer.loop import Loop
 from tuneloop_trainer.machine import cpu_threads, keep_memory, memory_limit
 
 
@@ -105,3 +107,12 @@ def test_a_damaged_folder_is_replaced_and_a_whole_one_kept(tmp_path: Path) -> No
         (aside / "a").write_text("1")
         seal(aside, target)
     assert is_whole(target)
+
+
+@pytest.mark.parametrize(
+    ("step", "seconds", "share"), [(10, 0.0, 0.1), (10, 30.0, 0.5), (90, 30.0, 0.9), (10, 90.0, 1.0)]
+)
+def test_time_counts_as_done_where_it_ends_training_first(step: float, seconds: float, share: float) -> None:
+    state = SimpleNamespace(seconds=seconds)
+    loop = SimpleNamespace(schedule=SimpleNamespace(total_steps=100), state=state, _limit=60.0)
+    assert Loop.share(loop, step) == share

@@ -233,11 +233,15 @@ class Loop:
         seconds = self.state.seconds - self._seconds_at_start
         rate = (self.state.tokens - self._tokens_at_start) / seconds if seconds > 0 else None
         self.board.update(
-            share=step / self.schedule.total_steps,
+            share=self.share(step),
             step=round(step, 3),
             tokens=self.state.tokens,
             tokens_per_second=None if rate is None else round(rate, 1),
         )
+
+    def share(self, step: float) -> float:
+        """How much of training is done at ``step``, 0..1: by steps, or by time where maxDuration will end it first."""
+        return min(1.0, max(step / self.schedule.total_steps, self.state.seconds / self._limit))
 
     def _recent(self) -> list[float]:
         """The losses that the rules about spikes look at."""
