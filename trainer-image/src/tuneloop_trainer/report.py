@@ -146,8 +146,17 @@ def _plan(plan: Document, training: Document) -> str:
         for words, key, measured, unit in PLANNED
         if plan.get(key) or training.get(measured)
     ]
+    rows += [[f"{_t(_words(part))}, of the memory", _measure(size, "bytes"), ""] for part, size in _parts(plan)]
+    if plan.get("price"):
+        rows.append(["Price", f"{number(plan['price'])} {_t(plan.get('currency', ''))}", ""])
     words = f'<p class="note">{_t(plan["message"])}</p>' if plan.get("message") else ""
     return f"<h2>Plan and measured</h2>\n{_table(['', 'Planned', 'Measured'], rows, numbers=(1, 2))}{words}"
+
+
+def _parts(plan: Document) -> list[tuple[str, int]]:
+    """Planned memory by part, bytes, the largest first."""
+    parts = [(name, size) for name, size in (plan.get("memory") or {}).items() if isinstance(size, int) and size > 0]
+    return sorted(parts, key=lambda part: -part[1])
 
 
 def _samples(samples: Sequence[Document]) -> str:
