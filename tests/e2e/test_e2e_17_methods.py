@@ -17,10 +17,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"adapter": "None"},
     "dpo": {"objective": "DPO", "beta": "0.5", "lora": SMALL_ADAPTER},
     "kto": {"objective": "KTO", "beta": "0.5", "lora": SMALL_ADAPTER},
+    "classifier": {"task": "SequenceClassification", "lora": SMALL_ADAPTER},
 }
-DATASETS = {"dpo": "preferences", "kto": "thumbs"}
+DATASETS = {"dpo": "preferences", "kto": "thumbs", "classifier": "classes"}
+GATES = {
+    "dpo": [{"metric": "rewardAccuracy", "min": "0.5"}],
+    "kto": [{"metric": "rewardAccuracy", "min": "0.5"}],
+    "classifier": [{"metric": "accuracy", "min": "0.5"}, {"metric": "f1", "min": "0.3"}],
+}
 RATES = {"full": "3e-3", "dpo": "4e-3", "kto": "4e-3"}
-WHOLE = {"dora", "full"}
+WHOLE = {"dora", "full", "classifier"}
 
 
 def method_job(name: str) -> dict[str, Any]:
@@ -31,8 +37,8 @@ def method_job(name: str) -> dict[str, Any]:
     spec["training"]["learningRate"] = RATES.get(name, "1e-2")
     if name in DATASETS:
         spec["dataset"] = {"uri": f"hf://datasets/tuneloop/{DATASETS[name]}"}
-        spec["training"]["packing"] = False
-        spec["evaluation"]["gates"] = [{"metric": "rewardAccuracy", "min": "0.5"}]
+        spec["training"]["packing"] = name == "classifier"
+        spec["evaluation"]["gates"] = GATES[name]
     return job
 
 
@@ -66,6 +72,12 @@ def test_preferences_are_measured_by_rewards(jobs: dict[str, dict[str, Any]], na
     assert tuned["rewardAccuracy"] >= 0.5
     assert tuned["rewardMargin"] > 0
     assert "perplexity" not in tuned
+
+
+def test_classes_are_measured_by_accuracy(jobs: dict[str, dict[str, Any]]) -> None:
+    status = jobs["classifier"]["status"]
+    assert status["dataset"]["format"] == "Classification"
+    assert status["evaluation"]["tuned"]["accuracy"] >= 0.5
 
 
 @pytest.fixture

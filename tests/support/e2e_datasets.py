@@ -18,6 +18,17 @@ def thumbs() -> list[dict[str, Any]]:
     return [{"prompt": _asked(n), "completion": _said(n, COLOURS[n % 2]), "label": n % 2 == 0} for n in range(ROWS)]
 
 
+def classes() -> list[dict[str, Any]]:
+    """Texts of three kinds that differ in their words."""
+    texts = {
+        "praise": "I like the colour of thing {}",
+        "question": "What is the colour of thing {}?",
+        "complaint": "I dislike how thing {} does not do what it should",
+    }
+    names = [sorted(texts)[number % 3] for number in range(ROWS)]
+    return [{"text": texts[name].format(number), "label": name} for number, name in enumerate(names)]
+
+
 def _asked(number: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"What is the colour of thing {number}?"}]
 
@@ -26,4 +37,4 @@ def _said(number: int, colour: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": f"The colour of thing {number} is {colour}."}]
 
 
-DATASETS = {"preferences": preferences, "thumbs": thumbs}
+DATASETS = {"preferences": preferences, "thumbs": thumbs, "classes": classes}

@@ -15,6 +15,8 @@ _SCORES = {
     "exactMatch": "exact_match",
     "rougeL": "rouge_l",
     "rewardAccuracy": "reward_accuracy",
+    "accuracy": "accuracy",
+    "f1": "f1",
 }
 
 

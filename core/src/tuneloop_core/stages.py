@@ -164,7 +164,7 @@ class Scores(Wire):
     """Evaluation of one model; None is not measured.
 
     Loss is mean cross-entropy in nats per trained token, and perplexity exp(loss); with DPO and KTO it is the
-    objective's mean loss per row. Rewards are beta times the nats that an answer gained over the base model.
+    objective's mean loss per row, with classes nats per row. Rewards are beta times the nats that an answer gained over the base model.
     """
 
     eval_loss: float | None = None
@@ -173,6 +173,8 @@ class Scores(Wire):
     rouge_l: float | None = None
     reward_accuracy: float | None = None
     reward_margin: float | None = None
+    accuracy: float | None = None
+    f1: float | None = None
     samples: int = 0
     generations: int = 0
 

@@ -65,6 +65,15 @@ def test_an_adapter_is_refused_with_the_way_to_serve_it() -> None:
     assert "model.uri hf://o/m and adapters: [{name: one, from: {fineTuneJob: one}}]" in found.verdict.message
 
 
+def test_a_classifier_is_not_served() -> None:
+    found = job("Model")
+    method = found.spec.method.model_copy(update={"task": "SequenceClassification"})
+    made = found.model_copy(update={"spec": found.spec.model_copy(update={"method": method})})
+    refused = judge_published(deployment(), made)
+    assert (refused.model, refused.verdict.reason) == (None, reasons.WRONG_ARTIFACT)
+    assert refused.verdict.message.startswith("FineTuneJob one published a classifier")
+
+
 def test_another_artifact_is_another_revision() -> None:
     assert source_of(deployment()) == "finetunejob://one"
     prints = {fingerprint(deployment(), "image", path) for path in (SERVED.path, "artifacts/" + "e" * 64)}

@@ -34,17 +34,23 @@ def attach(causal: Any, method: Method, machine: Machine) -> Any:
 
 def _with_adapter(causal: Any, method: Method) -> PeftModel:
     try:
-        return get_peft_model(causal, _settings(method.lora, dora=method.adapter == "DoRA"))
+        peft = get_peft_model(
+            causal, _settings(method.lora, dora=method.adapter == "DoRA", classifies=method.classifies)
+        )
     except ValueError as error:
         message = f"method.lora.targetModules {method.lora.target_modules} does not fit this model: {error}"
         raise StageError(Reason.MODEL_UNSUPPORTED, message) from error
+    if method.classifies:
+        causal.score.requires_grad_(True)  # new: without training it would guess
+    return peft
 
 
-def _settings(lora: LoRASettings, *, dora: bool) -> LoraConfig:
+def _settings(lora: LoRASettings, *, dora: bool, classifies: bool) -> LoraConfig:
     """As vLLM loads it: no bias, no whole modules. No dropout, so that packing changes nothing."""
     modules = lora.target_modules.split(",")
     return LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=None if classifies else "CAUSAL_LM",
+        exclude_modules=["score"] if classifies else None,
         r=lora.rank,
         lora_alpha=lora.alpha,
         use_rslora=lora.rank_stabilized,

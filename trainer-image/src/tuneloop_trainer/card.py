@@ -12,6 +12,8 @@ _SCORES = (
     ("rougeL", "ROUGE-L"),
     ("rewardAccuracy", "Reward accuracy"),
     ("rewardMargin", "Reward margin"),
+    ("accuracy", "Accuracy"),
+    ("f1", "F1"),
 )
 
 
@@ -23,7 +25,7 @@ def model_card(manifest: dict[str, Any]) -> str:
             "---",
             *_base_model(model["uri"]),
             f"library_name: {'transformers' if manifest['kind'] == 'Model' else 'peft'}",
-            "pipeline_tag: text-generation",
+            f"pipeline_tag: {'text-classification' if _learns(manifest) == 'classes' else 'text-generation'}",
             f"tags: [{_tag(manifest)}, tuneloop]",
             "---",
             "",
@@ -34,7 +36,7 @@ def model_card(manifest: dict[str, Any]) -> str:
             "",
             "## Evaluation on held-out rows",
             "",
-            *_score_table(manifest["evaluation"], manifest["spec"]["method"]["objective"]),
+            *_score_table(manifest["evaluation"], _learns(manifest)),
             "",
             *_gate_lines(manifest["evaluation"]["gates"]),
             "## Training",
@@ -51,6 +53,11 @@ def model_card(manifest: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _learns(manifest: dict[str, Any]) -> str:
+    method = manifest["spec"]["method"]
+    return "classes" if method["task"] == "SequenceClassification" else str(method["objective"])
 
 
 def _tag(manifest: dict[str, Any]) -> str:
@@ -84,18 +91,18 @@ def _base_model(uri: str) -> list[str]:
     return [f"base_model: {uri.removeprefix('hf://')}"] if uri.startswith("hf://") else []
 
 
-def _score_table(evaluation: dict[str, Any], objective: str) -> list[str]:
+def _score_table(evaluation: dict[str, Any], learns: str) -> list[str]:
     base, tuned = evaluation["base"], evaluation["tuned"]
     rows = [
-        f"| {_words(key, words, objective)} | {_number(base.get(key))} | {_number(tuned.get(key))} |"
+        f"| {_words(key, words, learns)} | {_number(base.get(key))} | {_number(tuned.get(key))} |"
         for key, words in _SCORES
         if key == "evalLoss" or tuned.get(key) is not None
     ]
     return ["| | base | tuned |", "|---|---|---|", *rows]
 
 
-def _words(key: str, words: str, objective: str) -> str:
-    return words if objective == "SFT" or key != "evalLoss" else f"Loss ({objective}, per row)"
+def _words(key: str, words: str, learns: str) -> str:
+    return words if learns == "SFT" or key != "evalLoss" else f"Loss ({learns}, per row)"
 
 
 def _gate_lines(gates: list[dict[str, Any]]) -> list[str]:

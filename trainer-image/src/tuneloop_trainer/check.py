@@ -51,7 +51,7 @@ def _check(stage_input: CheckInput, paths: Paths, report: Report) -> CheckResult
     source = DatasetSource.model_validate(stage_input.dataset)
     training = Training.model_validate(stage_input.training)
     method = Method.model_validate(stage_input.method)
-    reading = Reading(Columns(source.column_names), method.objective, training.seed)
+    reading = Reading(Columns(source.column_names), method.learns, training.seed)
     encoder = load_encoder(paths.model)
     files = find_files(paths.dataset, bool(source.files))
     _note_input(report, files, paths.dataset, reading)

@@ -17,6 +17,7 @@ from tuneloop_core.api.formats import parse_decimal
 from tuneloop_trainer.files import write_atomic
 from tuneloop_trainer.model import TunedModel
 from tuneloop_trainer.objectives import (
+    Classified,
     Documents,
     Liked,
     Objective,
@@ -63,6 +64,8 @@ class Learning:
     def objective(self, model: TunedModel, side: Side, numbers: Sequence[int], tick: Tick) -> Objective:
         """The objective on a side of which these examples are used; the model must still be the base."""
         examples, beta = side.examples, parse_decimal(self.method.beta)
+        if self.method.classifies:
+            return Classified(model, examples, np.array(side.labels(), dtype=np.int64))
         if self.method.objective == "DPO":
             pairs = self._base_view(model, side, examples.documents, numbers, tick)
             return Preferred(model, examples, pairs, beta)

@@ -5,7 +5,7 @@ model itself before training (``verify``), not looked up in a list of architectu
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,7 @@ class TunedModel:
     machine: Machine
     isolates: bool = True  # packs of several documents are proven to be isolated
     shares: bool = True  # and may share what they begin with
+    labels: Sequence[str] = ()  # of a classifier: the names of its classes
     total_parameters: int = field(init=False)  # of the base model
     trainable_parameters: int = field(init=False)
 
@@ -95,6 +96,14 @@ class TunedModel:
         owners = torch.arange(len(documents)).repeat_interleave(counts)
         return hidden, targets, owners.to(self.machine.device)
 
+    def last(self, documents: list[Document]) -> torch.Tensor:
+        """Hidden state of each document's last token, (documents, hidden size)."""
+        if not self.isolates:
+            return torch.cat([self.hidden([document])[-1:] for document in documents])
+        shared = shared_beginning(documents) if self.shares else 0
+        ends = torch.tensor([len(document.ids) - shared for document in documents]).cumsum(0) + shared - 1
+        return self.hidden(documents, shared)[ends.to(self.machine.device)]
+
     def _trained(self, documents: list[Document]) -> tuple[torch.Tensor, torch.Tensor]:
         shared = shared_beginning(documents) if self.shares else 0
         positions, targets = trained_positions(documents, shared)
@@ -115,7 +124,17 @@ class TunedModel:
     def save_whole(self, base: Path, folder: Path) -> None:
         """Merge the adapter for good and write the whole model; from here on this is the model as written."""
         self.module = merged(self.module)
-        write_model(self.module, base, folder)
+        write_model(self.module, base, folder, self._changes())
+
+    def _changes(self) -> dict[str, Any]:
+        """Where the configuration differs from the base's: a classifier's head and the names of its classes."""
+        if not self.labels:
+            return {}
+        return {
+            "architectures": [type(self.module).__name__],
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: number for number, label in enumerate(self.labels)},
+        }
 
     @contextmanager
     def generating(self) -> Iterator[None]:
@@ -129,11 +148,11 @@ class TunedModel:
 
 
 def shared_beginning(documents: list[Document]) -> int:
-    """How many tokens all documents of a pack begin with, none of which is the last before a trained one."""
+    """How many tokens all documents of a pack begin with; never what predicts a trained token, or a last one."""
     if len(documents) < 2:
         return 0
     limit = min(
-        len(document.ids) if not document.trained.any() else int(document.trained.argmax()) - 1
+        len(document.ids) - 1 if not document.trained.any() else int(document.trained.argmax()) - 1
         for document in documents
     )
     first = documents[0].ids[: max(0, limit)]
@@ -154,32 +173,64 @@ def trained_positions(documents: list[Document], shared: int = 0) -> tuple[torch
     return torch.cat(positions), torch.cat(targets)
 
 
-def load_model(folder: Path, machine: Machine, method: Method, seed: int) -> TunedModel:
-    """The model in a folder, ready to be tuned; raises ``ModelUnsupported`` in words."""
+def load_model(folder: Path, machine: Machine, method: Method, seed: int, labels: Sequence[str] = ()) -> TunedModel:
+    """The model in a folder, ready to be tuned; raises ``ModelUnsupported`` in words. ``labels`` make a classifier."""
     attention.register()
-    causal = _load_causal(folder, machine, quantized(machine) if method.adapter == "QLoRA" else None)
+    torch.manual_seed(seed)  # a classifier's head is new
+    options = quantized(machine) if method.adapter == "QLoRA" else {}
+    causal = _load(folder, machine, options | ({"num_labels": len(labels)} if labels else {}))
     torch.manual_seed(seed)
     module = attach(causal, method, machine)
-    return TunedModel(module, Head.of(causal), machine)
+    return TunedModel(module, _head(causal, labels), machine, labels=labels)
 
 
-def _load_causal(folder: Path, machine: Machine, quantization: Any) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 - slow to import
+def _head(causal: Any, labels: Sequence[str]) -> Head:
+    return Head(causal.score.weight, causal.score.bias) if labels else Head.of(causal)
+
+
+def _load(folder: Path, machine: Machine, more: dict[str, Any]) -> Any:
+    from transformers import (  # noqa: PLC0415 - slow to import
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+    )
 
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    kind = AutoModelForSequenceClassification if "num_labels" in more else AutoModelForCausalLM
     try:
         config = AutoConfig.from_pretrained(folder, **options)
+        if kind is AutoModelForSequenceClassification:
+            _require_decoder(config)
         implementation = "eager" if getattr(config, "attn_logit_softcapping", None) else attention.NAME
-        return AutoModelForCausalLM.from_pretrained(
+        return kind.from_pretrained(
             folder,
             dtype=machine.dtype,
             use_safetensors=True,
             attn_implementation=implementation,
             **options,
-            **(quantization or {}),
+            **more,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise StageError(Reason.MODEL_UNSUPPORTED, f"the model cannot be loaded: {error}") from error
+
+
+def _require_decoder(config: Any) -> None:
+    """Packs are computed as decoders see them: each token what came before."""
+    from transformers.models.auto.modeling_auto import (  # noqa: PLC0415 - slow to import
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    )
+
+    names = config.architectures or []
+    decoder = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+    kind = type(config)
+    if not decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING or kind not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        found = ", ".join(names) or config.model_type
+        message = (
+            f"method.task SequenceClassification takes decoder models that transformers can classify with (Llama, "
+            f"Qwen, Mistral, Gemma and their like), and this is {found}."
+        )
+        raise StageError(Reason.MODEL_UNSUPPORTED, message)
 
 
 # ---- proofs before training ----------------------------------------------------------------------------------------
@@ -211,6 +262,8 @@ def verify(model: TunedModel, documents: list[Document]) -> None:
 
 
 def _loss_agrees(model: TunedModel, sample: Document) -> bool:
+    if model.labels:
+        return _classes_agree(model, sample)
     positions, targets = trained_positions([sample])
     ours = summed_loss(model.hidden([sample])[positions], targets.to(model.machine.device), model.head)
     ids = torch.from_numpy(sample.ids.astype("int64")).unsqueeze(0).to(model.machine.device)
@@ -218,6 +271,13 @@ def _loss_agrees(model: TunedModel, sample: Document) -> bool:
         logits = model.causal(input_ids=ids, use_cache=False).logits[0, positions].float()
     theirs = torch.nn.functional.cross_entropy(logits, targets.to(model.machine.device), reduction="sum")
     return bool(torch.isclose(ours.float(), theirs, rtol=TOLERANCE[model.machine.dtype], atol=1e-3))
+
+
+def _classes_agree(model: TunedModel, sample: Document) -> bool:
+    ids = torch.from_numpy(sample.ids.astype("int64")).unsqueeze(0).to(model.machine.device)
+    with model.generating():
+        theirs = model.causal(input_ids=ids, use_cache=False).logits
+    return _equal(model, model.head.logits(model.last([sample])), theirs)
 
 
 def _isolated(model: TunedModel, samples: list[Document]) -> bool:

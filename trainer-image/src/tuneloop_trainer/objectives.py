@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from tuneloop_core.stages import Scores
 
+from tuneloop_trainer.loss import summed_loss
 from tuneloop_trainer.model import TunedModel
 from tuneloop_trainer.preferences import dpo_losses, kto_losses, log_probabilities, loss_of_answers
 from tuneloop_trainer.tokens import Document, Examples
@@ -161,6 +162,53 @@ class Liked:
         documents = self._documents
         found = [float(log_probabilities(self.model, documents(int(number))[1:])[0]) for number in numbers]
         return max(0.0, float(np.mean(np.array(found) - self.references[list(numbers), 1])))
+
+
+@dataclass
+class Classified:
+    """Cross-entropy of the text's class, seen from its last token."""
+
+    model: TunedModel
+    examples: Examples
+    classes: npt.NDArray[np.int64]  # of each example
+
+    def begin(self, numbers: Sequence[int]) -> float:
+        """Texts of the step."""
+        return len(numbers)
+
+    def loss(self, numbers: Sequence[int]) -> torch.Tensor:
+        """Nats, summed over texts."""
+        states = self.model.last(self.examples.flat(numbers))
+        return summed_loss(states, self._classes(numbers).to(states.device), self.model.head)
+
+    @torch.no_grad()
+    def scores(self, packs: Packs, tick: Tick) -> Scores:
+        """Loss in nats per text, share of right classes, and F1 averaged over classes."""
+        total, found = 0.0, []
+        for number, pack in enumerate(packs):
+            logits = self.model.head.logits(self.model.last(self.examples.flat(pack))).cpu()
+            total += torch.nn.functional.cross_entropy(logits, self._classes(pack), reduction="sum").item()
+            found.append(logits.argmax(dim=1))
+            tick((number + 1) / len(packs))
+        guessed, right = torch.cat(found), self._classes([number for pack in packs for number in pack])
+        return Scores(
+            eval_loss=round(total / len(right), 6),
+            accuracy=_rounded((guessed == right).double().mean()),
+            f1=round(macro_f1(guessed.tolist(), right.tolist()), 6),
+            samples=len(right),
+        )
+
+    def _classes(self, numbers: Sequence[int]) -> torch.Tensor:
+        return torch.from_numpy(self.classes[list(numbers)])
+
+
+def macro_f1(guessed: list[int], right: list[int]) -> float:
+    """F1 of each class that was guessed or right, averaged without weights: scikit-learn's ``average="macro"``."""
+    pairs, scores = list(zip(guessed, right, strict=True)), []
+    for each in {*guessed, *right}:
+        hits = sum(guess == truth == each for guess, truth in pairs)
+        scores.append(2 * hits / (guessed.count(each) + right.count(each)))
+    return sum(scores) / len(scores)
 
 
 def with_borrowed(examples: Examples, others: npt.NDArray[np.int64]) -> Documents:

@@ -6,6 +6,7 @@ what is scored is what is published. Runs without token, network and service acc
 """
 
 import faulthandler
+import json
 import logging
 import shutil
 import signal
@@ -131,10 +132,17 @@ class _Run:
 
     def _load(self) -> tuple[TunedModel, Encoder]:
         encoder = load_encoder(self.paths.model)
-        model = load_model(self.paths.model, self.machine, self.method, self.training.seed)
+        model = load_model(self.paths.model, self.machine, self.method, self.training.seed, self._labels())
         if self.recompute:
             log.info("%d layers are computed again in backward, to save memory", recompute.enable(model.causal))
         return model, encoder
+
+    def _labels(self) -> list[str]:
+        """Names of the classes, by number, where there are any."""
+        if not self.method.classifies:
+            return []
+        labels: list[str] = json.loads((self.paths.data / "labels.json").read_text(encoding="utf-8"))
+        return labels
 
     def _schedule(self, side: Side) -> Schedule:
         settings = self.training
@@ -174,6 +182,7 @@ class _Run:
         self.board.enter("BaseEvaluation")
         with model.as_base():
             base = evaluate(model, encoder, held_out, scored, self._tick)
+        base = _without_rewards(base)
         write_atomic(path, _Kept(input_digest=self.digest, evaluated=base).model_dump_json().encode())
         log.info("base model: %s", base.scores.model_dump_json(exclude_none=True))
         return base
@@ -256,6 +265,12 @@ class _Run:
             best_step=loop.best_step,
             notices=state.notices,
         )
+
+
+def _without_rewards(base: Evaluated) -> Evaluated:
+    """Rewards are counted from the base: its own are 0 but for rounding, and no score."""
+    scores = base.scores.model_copy(update={"reward_accuracy": None, "reward_margin": None})
+    return base.model_copy(update={"scores": scores})
 
 
 class Sample(pydantic.BaseModel):

@@ -7,6 +7,7 @@ the base's. Never writes a tokenizer: publish takes the base's.
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ def merged(module: Any) -> Any:
 
 
 @torch.no_grad()
-def write_model(model: Any, base: Path, folder: Path) -> None:
-    """Write weights and configuration; the model goes on in its own format, with the rounded values."""
+def write_model(model: Any, base: Path, folder: Path, changes: Mapping[str, Any]) -> None:
+    """Write weights and configuration; the model goes on in its own format, with the rounded values.
+
+    ``changes`` are keys of the configuration in which the model differs from its base.
+    """
     computed = model.dtype
     published = published_dtype(base, computed)
     _convert(model, computed, published)
@@ -36,7 +40,7 @@ def write_model(model: Any, base: Path, folder: Path) -> None:
         _convert(model, published, computed)
     config = json.loads((base / CONFIG).read_text(encoding="utf-8"))
     key = "torch_dtype" if "torch_dtype" in config else "dtype"
-    _write(folder / CONFIG, {**config, key: str(published).removeprefix("torch.")})
+    _write(folder / CONFIG, {**config, key: str(published).removeprefix("torch."), **changes})
     (folder / GENERATION_CONFIG).unlink(missing_ok=True)
     if (base / GENERATION_CONFIG).is_file():
         (folder / GENERATION_CONFIG).write_bytes((base / GENERATION_CONFIG).read_bytes())

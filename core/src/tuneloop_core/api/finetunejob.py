@@ -149,10 +149,11 @@ class Gate(SpecModel):
         )
     }
 
-    metric: Literal["evalLoss", "perplexity", "exactMatch", "rougeL", "rewardAccuracy"] = Field(
-        description="evalLoss: nats per trained token, with DPO and KTO the objective's loss per row, lower is better; "
+    metric: Literal["evalLoss", "perplexity", "exactMatch", "rougeL", "rewardAccuracy", "accuracy", "f1"] = Field(
+        description="evalLoss: nats per trained token, with DPO, KTO and classes the loss per row, lower is better; "
         "perplexity: exp of it; exactMatch and rougeL: 0 to 1 over the generated answers, higher is better; "
-        "rewardAccuracy (DPO, KTO): share of held-out rows whose liked answer gained more, 0 to 1."
+        "rewardAccuracy (DPO, KTO): share of held-out rows whose liked answer gained more; accuracy "
+        "and f1 (SequenceClassification): share of right classes, and F1 averaged over classes; all 0 to 1."
     )
     max: Decimal | None = Field(default=None, description="The tuned score must be at most this.")
     min: Decimal | None = Field(default=None, description="The tuned score must be at least this.")
@@ -247,6 +248,28 @@ class FineTuneJobSpec(SpecModel):
                 ".dataset.format",
             ),
             cel(
+                "self.method.task == 'TextGeneration' || self.dataset.format in ['Auto', 'Classification']",
+                "SequenceClassification learns from texts with a class: take dataset.format Classification or Auto",
+                ".dataset.format",
+            ),
+            cel(
+                "self.method.task != 'TextGeneration' || self.dataset.format != 'Classification'",
+                "texts with a class are learnt by method.task SequenceClassification",
+                ".dataset.format",
+            ),
+            cel(
+                "self.method.task == 'TextGeneration' || !has(self.evaluation.gates) || "
+                "self.evaluation.gates.all(g, g.metric in ['evalLoss', 'accuracy', 'f1'])",
+                "a classifier is measured by evalLoss, accuracy and f1: gate on these",
+                ".evaluation.gates",
+            ),
+            cel(
+                "self.method.task != 'TextGeneration' || !has(self.evaluation.gates) || "
+                "!self.evaluation.gates.exists(g, g.metric in ['accuracy', 'f1'])",
+                "accuracy and f1 are measured with method.task SequenceClassification only",
+                ".evaluation.gates",
+            ),
+            cel(
                 "self.method.objective != 'SFT' || !(self.dataset.format in ['Preference', 'UnpairedPreference'])",
                 "SFT learns from answers: take objective DPO for format Preference, KTO for UnpairedPreference",
                 ".dataset.format",
@@ -286,7 +309,9 @@ class FineTuneJobSpec(SpecModel):
         default=False, description="Stop after a checkpoint and give the accelerator back; false goes on from there."
     )
     priority: ResourceName = Field(
-        default="", description="Kueue WorkloadPriorityClass of the train stage. Not in this release."
+        default="",
+        description="Kueue WorkloadPriorityClass of the train stage, for jobs with the label "
+        "kueue.x-k8s.io/queue-name; a change counts while the job waits in its queue.",
     )
     retries: int = Field(
         default=3,

@@ -149,7 +149,8 @@ class ScoresStatus(StatusModel):
     """Scores of one model on the held-out rows."""
 
     eval_loss: float | None = Field(
-        default=None, description="Mean cross-entropy, nats per trained token; with DPO and KTO mean loss per row."
+        default=None,
+        description="Mean cross-entropy, nats per trained token; with DPO, KTO and classes mean loss per row.",
     )
     perplexity: float | None = Field(default=None, description="exp(evalLoss).")
     exact_match: float | None = Field(default=None, description="Share of generated answers equal to the reference.")
@@ -160,6 +161,8 @@ class ScoresStatus(StatusModel):
     reward_margin: float | None = Field(
         default=None, description="DPO, KTO: mean reward of liked less that of disliked answers; beta times nats."
     )
+    accuracy: float | None = Field(default=None, description="Classification: share of right classes, 0 to 1.")
+    f1: float | None = Field(default=None, description="Classification: F1 averaged over the classes, 0 to 1.")
     samples: int = Field(default=0, ge=0, description="Rows that the loss is over.")
     generations: int = Field(default=0, ge=0, description="Answers generated.")
 
@@ -184,7 +187,11 @@ class ArtifactStatus(StatusModel):
     """What was published; a ModelDeployment takes it from here."""
 
     kind: Literal["Adapter", "Model"] = Field(description="Adapter: LoRA weights. Model: whole weights.")
-    uri: str = Field(default="", max_length=512, description="Where it was exported, when output asked for it.")
+    uri: str = Field(
+        default="",
+        max_length=640,
+        description="The copy that output asked for, by digest, commit or tag and digest; empty without one.",
+    )
     digest: str = Field(max_length=80, description="sha256:HEX over its files; a version is its digest.")
     path: str = Field(max_length=512, description="Its folder in the namespace's store.")
     bytes: int = Field(default=0, ge=0, description="Size.")

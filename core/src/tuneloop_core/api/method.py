@@ -42,6 +42,17 @@ class Method(SpecModel):
                 ".lora",
             ),
             cel(
+                "self.task == 'TextGeneration' || self.objective == 'SFT'",
+                "DPO and KTO compare answers, and a classifier gives none: take objective SFT with task "
+                "SequenceClassification",
+                ".objective",
+            ),
+            cel(
+                "self.task == 'TextGeneration' || self.adapter != 'QLoRA'",
+                "a classifier is published whole, and a base in 4 bits cannot be: take adapter LoRA, DoRA or None",
+                ".adapter",
+            ),
+            cel(
                 "self.objective != 'SFT' || self.beta == '0.1'",
                 "beta is of DPO and KTO; leave it out with objective SFT",
                 ".beta",
@@ -49,6 +60,11 @@ class Method(SpecModel):
         )
     }
 
+    task: Literal["TextGeneration", "SequenceClassification"] = Field(
+        default="TextGeneration",
+        description="TextGeneration answers; SequenceClassification gives each text one of the dataset's classes, and "
+        "publishes a whole model with a classifying head in place of the one for words.",
+    )
     objective: Literal["SFT", "DPO", "KTO"] = Field(
         default="SFT",
         description="SFT learns answers, DPO (arXiv:2305.18290) which of two answers is liked better, KTO "
@@ -73,6 +89,16 @@ class Method(SpecModel):
     )
 
     @property
+    def classifies(self) -> bool:
+        """Whether the model gives classes instead of words."""
+        return self.task == "SequenceClassification"
+
+    @property
+    def learns(self) -> str:
+        """What the rows must teach: the objective, or Classification."""
+        return "Classification" if self.classifies else self.objective
+
+    @property
     def publishes_model(self) -> bool:
-        """Whether what is published is a whole model: no server loads DoRA, and all weights are no adapter."""
-        return self.adapter in ("DoRA", "None")
+        """Whether what is published is a whole model: no server loads DoRA, all weights are no adapter, a head is new."""
+        return self.classifies or self.adapter in ("DoRA", "None")

@@ -29,14 +29,24 @@ def judge_published(deployment: ModelDeployment, job: FineTuneJob | None) -> Mod
     artifact = job.status.artifact
     if artifact is None:
         return _waits(f"waiting for FineTuneJob {name} ({job.status.stage or 'not begun'})")
+    wrong = _wrong(name, job, artifact)
+    return _stalls(reasons.WRONG_ARTIFACT, wrong) if wrong else _done(_model(deployment, artifact))
+
+
+def _wrong(name: str, job: FineTuneJob, artifact: ArtifactStatus) -> str:
+    """Why an artifact cannot be served as the base, and what to do; empty where it can."""
     if artifact.kind != "Model":
         base = job.status.model.uri.partition("@")[0] if job.status.model else job.spec.model.uri
-        message = (
+        return (
             f"FineTuneJob {name} published an adapter, not a whole model. Serve it over its base: model.uri {base} and "
             f"adapters: [{{name: {name}, from: {{fineTuneJob: {name}}}}}], or train with method.adapter None or DoRA"
         )
-        return _stalls(reasons.WRONG_ARTIFACT, message)
-    return _done(_model(deployment, artifact))
+    if job.spec.method.classifies:
+        return (
+            f"FineTuneJob {name} published a classifier, and this release serves models that answer in words. Load "
+            f"{artifact.path} of the claim tuneloop-store with transformers, or name another job in model.fineTuneJob"
+        )
+    return ""
 
 
 def _known(deployment: ModelDeployment) -> ModelStatus | None:
