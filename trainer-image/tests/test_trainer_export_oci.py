@@ -168,3 +168,25 @@ def test_credentials_are_not_sent_to_a_foreign_service_without_tls() -> None:
         registry = Registry(base, "a/b", RegistryLogin("me", "word"), artifacts.LOOPBACK)
         with pytest.raises(registry_module.ExportError, match="no TLS"):
             registry.put_blob("sha256:0", 0, lambda: iter(()))
+
+
+@pytest.mark.parametrize("realm", ["http://registry.example.com/token", "http://other.example.com/token", "ftp://x/y"])
+def test_a_registry_with_tls_gets_no_token_service_without(realm: str) -> None:
+    registry = Registry("https://registry.example.com", "a/b", RegistryLogin("me", "word"), AddressGuard())
+    challenge = httpx2.Response(401, headers={"WWW-Authenticate": f'Bearer realm="{realm}"'})
+    with pytest.raises(registry_module.ExportError, match="no TLS"):
+        registry._authorize(challenge)
+
+
+@pytest.mark.parametrize(
+    ("location", "place"),
+    [
+        ("/v2/a/b/blobs/uploads/1?state=x", "https://registry.example.com/v2/a/b/blobs/uploads/1?state=x"),
+        ("http://registry.example.com/v2/a/b/blobs/uploads/1", "https://registry.example.com/v2/a/b/blobs/uploads/1"),
+        ("https://storage.example.com/1?signature=y", "https://storage.example.com/1?signature=y"),
+    ],
+)
+def test_an_upload_goes_on_where_the_registry_says_but_never_without_its_tls(location: str, place: str) -> None:
+    registry = Registry("https://registry.example.com", "a/b", RegistryLogin("me", "word"), AddressGuard())
+    begun = httpx2.Request("POST", "https://registry.example.com/v2/a/b/blobs/uploads/")
+    assert registry._upload_place(httpx2.Response(202, headers={"Location": location}, request=begun)) == place

@@ -41,11 +41,16 @@ class Registry:
         if self._ask("HEAD", f"{self._base}/blobs/{digest}", allowed=(401, 403, 404)).status_code == 200:
             return False
         begun = self._ask("POST", f"{self._base}/blobs/uploads/", headers={"Content-Length": "0"})
-        place = urljoin(str(begun.request.url), begun.headers.get("Location", ""))
+        place = self._upload_place(begun)
         url = f"{place}{'&' if '?' in place else '?'}digest={quote(digest, safe='')}"
         headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
         self._ask("PUT", url, headers=headers, content=content)
         return True
+
+    def _upload_place(self, begun: httpx2.Response) -> str:
+        """Where a begun upload goes on; a registry behind a proxy may have forgotten that it has TLS."""
+        place, own = urlsplit(urljoin(str(begun.request.url), begun.headers.get("Location", ""))), urlsplit(self._base)
+        return (place._replace(scheme=own.scheme) if place.netloc == own.netloc else place).geturl()
 
     def put_manifest(self, tag: str, media_type: str, document: bytes) -> None:
         """Put the manifest under a tag: from now on it can be pulled."""
@@ -72,7 +77,7 @@ class Registry:
     def _send(
         self, method: str, url: str, headers: dict[str, str], content: Callable[[], Content] | None
     ) -> httpx2.Response:
-        own = urlsplit(url).netloc == urlsplit(self._base).netloc
+        own = urlsplit(url)[:2] == urlsplit(self._base)[:2]
         login = {"Authorization": self._authorization} if self._authorization and own else {}
         return self._http.request(method, url, headers={**headers, **login}, content=content() if content else None)
 
@@ -95,7 +100,7 @@ class Registry:
 
     def _require_trusted(self, realm: str) -> None:
         found, own = urlsplit(realm), urlsplit(self._base)
-        if found.scheme != "https" and found.hostname != own.hostname:
+        if found.scheme != "https" and (own.scheme, own.hostname) != (found.scheme, found.hostname):
             said = f"{own.netloc} sends credentials to {realm}, which has no TLS"
             raise ExportError(said, "Give the registry's token service an https:// address")
 
