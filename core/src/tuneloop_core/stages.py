@@ -164,7 +164,8 @@ class Scores(Wire):
     """Evaluation of one model; None is not measured.
 
     Loss is mean cross-entropy in nats per trained token, and perplexity exp(loss); with DPO and KTO it is the
-    objective's mean loss per row, with classes nats per row. Rewards are beta times the nats that an answer gained over the base model.
+    objective's mean loss per row, with classes nats per row. Rewards are beta times the nats that an answer gained over
+    the base model.
     """
 
     eval_loss: float | None = None

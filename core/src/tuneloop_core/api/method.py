@@ -100,5 +100,5 @@ class Method(SpecModel):
 
     @property
     def publishes_model(self) -> bool:
-        """Whether what is published is a whole model: no server loads DoRA, all weights are no adapter, a head is new."""
+        """Whether a whole model is published: no server loads DoRA, all weights are no adapter, nor is a new head."""
         return self.classifies or self.adapter in ("DoRA", "None")
