@@ -7,6 +7,9 @@
 whole stage as its pod does it, tokens and files included, with a tiny model's tokenizer. Each run is a process of its
 own in the trainer's locked environment. What may grow is the table of digests by which rows are compared: 8 bytes a
 slot and two to four slots a row, up to a ceiling of 32 MiB at two million rows (``tuneloop_core.data.seen``).
+
+On 2 cores shared with other work, 2026-11-23: 371,090 rows of 299 MiB at 5.7 MiB/s, memory from 89 to 101 MiB (2 MiB
+more over the first 200 MiB, then the table doubles); the whole stage on 10 MiB, from 732 to 732 MiB.
 """
 
 import argparse

@@ -57,6 +57,7 @@ def test_items_may_be_cut_anywhere_by_the_window(tmp_path: Path, monkeypatch: py
     [
         ("[]", []),
         ("  [ ]  ", []),
+        ('[{"a": 1}]\n[{"b": 2}]', ["item 2: the end of the file expected at line 2 column 1, found ["]),
         ('[{"a": 1}, 2, {"b": 3}]', ["item 2: is JSON but not an object"]),
         ('[{"a": 1}\n {"b": 2}]', ["item 2: a comma or the end of the array expected at line 2 column 2, found {"]),
         ('[{"a": 1},\n{"b": oops}]', ["item 2: not JSON: Expecting value at line 2 column 7"]),

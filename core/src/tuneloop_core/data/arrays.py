@@ -35,6 +35,8 @@ def read_array(stream: BinaryIO, file: str) -> Iterator[Record]:
             number += 1
             problem = "" if isinstance(value, dict) else "is JSON but not an object"
             yield Record(file, number, None if problem else value, problem, "item")
+        window.expect("]", "the end of the array")
+        window.expect("", "the end of the file")
     except _BrokenError as error:
         yield Record(file, number + 1, None, f"{error}{_LAST}", "item")
 
@@ -60,7 +62,7 @@ class _Window:
                 return self._text[self._at : self._at + 1]
 
     def expect(self, character: str, words: str) -> None:
-        """Step over one character; raises ``_BrokenError``."""
+        """Step over one character, or none at the file's end; raises ``_BrokenError``."""
         if (found := self.peek()) != character:
             raise _BrokenError(f"{words} expected at {self._place(self._at)}, found {found or 'the end of the file'}")
         self._at += 1
