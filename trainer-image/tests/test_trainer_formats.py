@@ -9,7 +9,6 @@ import pods
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tuneloop_core.data.objectives import LEARNS_FROM
 from tuneloop_core.data.rows import ChatRow, PreferenceRow, UnpairedRow, read_row
 from tuneloop_core.stages import Stage
 
@@ -246,13 +245,10 @@ def test_a_named_format_is_not_guessed(pod: pods.Pod) -> None:
 
 
 @pytest.mark.parametrize(("names", "labels"), [(("spam", "ham"), ["ham", "spam"]), ((10, 9), ["9", "10"])])
-def test_classes_are_numbered(
-    pod: pods.Pod, monkeypatch: pytest.MonkeyPatch, names: tuple[Any, Any], labels: list[str]
-) -> None:
-    monkeypatch.setitem(LEARNS_FROM, "SFT", LEARNS_FROM["Classification"])  # the data's side, whatever trains on it
+def test_classes_are_numbered(pod: pods.Pod, names: tuple[Any, Any], labels: list[str]) -> None:
     given = [{"text": f"Text {n}", "label": names[n % 2]} for n in range(12)]
     pod.write_dataset(*given)
-    result = pod.succeed(Stage.CHECK, stage_input())
+    result = pod.succeed(Stage.CHECK, stage_input() | {"method": {"task": "SequenceClassification"}})
     assert (result["format"], result["classes"], result["template"], result["trainedTokens"]) == (
         "Classification",
         2,

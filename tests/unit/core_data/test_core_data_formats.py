@@ -228,7 +228,8 @@ def test_each_bad_row_says_what_is_wrong(format_: Format, record: dict[str, Any]
         ("DPO", Format.CHAT, "the rows are Chat .*, and objective DPO .* such as .*chosen.*, or take objective SFT"),
         ("SFT", Format.PREFERENCE, "the rows are Preference .* or take objective DPO"),
         ("KTO", Format.PREFERENCE, "such as .*completion.*label.*, or take objective DPO"),
-        ("SFT", Format.CLASSIFICATION, "or take objective Classification"),
+        ("Classification", Format.TEXT, "and task SequenceClassification does not learn .*, or take objective SFT"),
+        ("SFT", Format.CLASSIFICATION, "or take task SequenceClassification"),
     ],
 )
 def test_rows_that_an_objective_cannot_learn_from_are_told(objective: str, format_: Format, words: str) -> None:

@@ -10,7 +10,7 @@ LEARNS_FROM: dict[str, tuple[Format, ...]] = {
     "KTO": (Format.UNPAIRED_PREFERENCE,),
     "Classification": (Format.CLASSIFICATION,),
 }
-"""By ``spec.method.objective``; ``Classification`` is the task of sequence classification."""
+"""By ``Method.learns``: the objective, or Classification."""
 
 
 def mismatch(objective: str, format_: Format) -> str:
@@ -19,8 +19,13 @@ def mismatch(objective: str, format_: Format) -> str:
     if format_ in wanted:
         return ""
     shapes = " or ".join(EXPECTED[each] for each in wanted)
-    others = [name for name, formats in LEARNS_FROM.items() if format_ in formats]
+    others = " or ".join(_name(name) for name, formats in LEARNS_FROM.items() if format_ in formats)
     return (
-        f"the rows are {format_} ({EXPECTED[format_]}), and objective {objective} does not learn from them: give it "
-        f"rows such as {shapes}, or take objective {' or '.join(others)}"
+        f"the rows are {format_} ({EXPECTED[format_]}), and {_name(objective)} does not learn from them: give it rows "
+        f"such as {shapes}, or take {others}"
     )
+
+
+def _name(objective: str) -> str:
+    """As ``spec.method`` says it."""
+    return "task SequenceClassification" if objective == "Classification" else f"objective {objective}"
