@@ -1,9 +1,9 @@
 """The plan's memory against what training really takes, for some small shapes: estimate, measured peak, their ratio.
 
-    make bench-plan                                # shapes of 37 to 313 million parameters, on CPU; about 10 minutes
+    make bench-plan                                # shapes of 37 to 313 million parameters, on CPU; 10 minutes and more
     make bench-plan ARGS="--only smollm2-135m --rounds 2"
 
-Models have random weights, which take as much as good ones. Each is trained by the trainer's own loop for two steps of
+Models have random weights, which take as much as good ones. Each is trained by the trainer's own loop for one step of
 two packs, in a process of its own in the trainer's locked environment; the measured peak is that process's (VmHWM).
 Both are shown less what the imports alone take, so that the ratio is about what the formula says and not about Python.
 On a machine with a GPU the trainer uses it, and the peak is the allocator's.
@@ -68,7 +68,7 @@ def measure(config: dict[str, Any], adapter: str, recompute: bool, rounds: int) 
     with tempfile.TemporaryDirectory() as folder:
         in_trainer("make", folder, json.dumps(config))
         pack = PACK_TOKENS["cpu"]
-        run = {"adapter": adapter, "recompute": recompute, "lengths": [LENGTH] * (4 * pack // LENGTH), "answer": ANSWER}
+        run = {"adapter": adapter, "recompute": recompute, "lengths": [LENGTH] * (2 * pack // LENGTH), "answer": ANSWER}
         found = [in_trainer("measure", folder, json.dumps(run)) for _ in range(rounds)]
     return max(found, key=lambda each: int(each["peakBytes"]))
 
@@ -108,23 +108,29 @@ def line(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure each case, print the table as it grows, write the JSON."""
+    """Measure each case; table and JSON grow with it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SHAPES, help="shapes; all cases of them")
     parser.add_argument("--rounds", type=int, default=1, help="the largest peak of so many runs counts")
     options = parser.parse_args()
     print("| shape | method | parameters | estimate | measured | ratio | ratio with imports |")
     print("|---|---|---|---|---|---|---|", flush=True)
-    rows = []
     for name, adapter, recompute in CASES:
         if not options.only or name in options.only:
-            rows.append(compare(name, adapter, recompute, options.rounds))
-            print(line(rows[-1]), flush=True)
+            row = compare(name, adapter, recompute, options.rounds)
+            print(line(row), flush=True)
+            keep(row)
+
+
+def keep(row: dict[str, Any]) -> None:
+    """Put a row into the JSON in place of an older one of the same case, so that a part can be measured anew."""
     target = ROOT / "benchmarks/results/plan.json"
     target.parent.mkdir(exist_ok=True)
-    target.write_text(
-        json.dumps({"date": datetime.now(UTC).isoformat(timespec="seconds"), "rows": rows}, indent=1) + "\n"
-    )
+    rows = json.loads(target.read_text())["rows"] if target.exists() else []
+    case = [row[key] for key in ("shape", "adapter", "recompute")]
+    others = [known for known in rows if [known[key] for key in ("shape", "adapter", "recompute")] != case]
+    dated = row | {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+    target.write_text(json.dumps({"rows": [*others, dated]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
