@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from tuneloop_core.api.finetunejob import LoRASettings, Method
 from tuneloop_core.stages import Stage
 
+from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.loop import Loop
 from tuneloop_trainer.loss import Head, summed_loss
 from tuneloop_trainer.machine import Machine
@@ -165,6 +166,11 @@ def test_a_merged_model_in_the_trained_format_keeps_its_logits(tiny: Path, tmp_p
         model.save_whole(tiny, tmp_path / "written")
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "written")(ids).logits
     assert torch.allclose(tuned, theirs, atol=1e-3)
+
+
+def test_an_adapter_for_the_last_layer_is_refused_in_words(tiny: Path) -> None:
+    with pytest.raises(StageError, match="names lm_head, the layer that writes words"):
+        load_model(tiny, CPU, Method(lora=LoRASettings(target_modules="q_proj,lm_head")), seed=1)
 
 
 def test_the_published_format_is_the_narrower_one(tiny: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def attach(causal: Any, method: Method, machine: Machine) -> Any:
 
 
 def _with_adapter(causal: Any, method: Method) -> PeftModel:
+    _refuse_head(causal, method.lora.target_modules)
     try:
         peft = get_peft_model(
             causal, _settings(method.lora, dora=method.adapter == "DoRA", classifies=method.classifies)
@@ -43,6 +44,18 @@ def _with_adapter(causal: Any, method: Method) -> PeftModel:
     if method.classifies:
         causal.score.requires_grad_(True)  # new: without training it would guess
     return peft
+
+
+def _refuse_head(causal: Any, target_modules: str) -> None:
+    """The loss takes the last layer as it is: an adapter on it would get no gradient."""
+    head = causal.get_output_embeddings()
+    name = next((name for name, module in causal.named_modules() if module is head), "")
+    if name and name.rpartition(".")[2] in target_modules.split(","):
+        message = (
+            f"method.lora.targetModules {target_modules} names {name}, the layer that writes words, for which no "
+            "adapter is trained here: leave it out, or train all weights with method.adapter None."
+        )
+        raise StageError(Reason.MODEL_UNSUPPORTED, message)
 
 
 def _settings(lora: LoRASettings, *, dora: bool, classifies: bool) -> LoraConfig:
