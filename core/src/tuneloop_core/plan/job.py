@@ -133,7 +133,8 @@ def _remedies(spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetStatus, 
     """Single changes of the spec with which the job would fit, by the estimate; the mildest of each kind."""
     longest = _longest(spec, dataset)
     lengths = [longest >> halves for halves in range(1, 12) if longest >> halves >= SHORTEST_USEFUL]
-    adapters = [name for name in ("LoRA", "QLoRA") if name in MILDER[spec.method.adapter]]
+    refused = {"QLoRA"} if spec.method.classifies else set()
+    adapters = [name for name in ("LoRA", "QLoRA") if name in MILDER[spec.method.adapter] and name not in refused]
     kinds = (
         [
             (f"training.maxSequenceLength: {length}", _changed(spec, "training", max_sequence_length=length))
