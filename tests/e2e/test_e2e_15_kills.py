@@ -15,7 +15,7 @@ from tuneloop_demo import hub
 from tuneloop_localcluster.nodeconfig import NODE_NAME
 from tuneloop_localcluster.paths import cache
 
-STEPS = 800
+STEPS = 400
 JOBS = ("undisturbed", "killed", "lost")
 
 
@@ -65,12 +65,12 @@ def story(kube: Kube, world: None) -> Story:
     told.breaks["pod deleted"] = Break(second, third, checkpoint, reached)
     assert slow_down(third.object, 1.0)
 
+    for name in ("undisturbed", "killed"):  # their pods would go with the node
+        told.jobs[name] = _completed(kube, name)
+
     lost.suspend(False)
     resumed = lost.next_pod()
     told.breaks["suspend and resume"] = Break(pod.before, resumed, pod.checkpoint, pod.reached)
-    for name in ("undisturbed", "killed"):
-        told.jobs[name] = _completed(kube, name)
-
     told.breaks["node lost"] = _lose_node(kube, lost, resumed.train_some())
     assert slow_down(told.breaks["node lost"].after.object, 1.0)
     told.jobs["lost"] = _completed(kube, "lost")

@@ -199,12 +199,22 @@ def test_the_cause_is_named_until_the_next_pod_runs(ended: Obj, reason: str, wor
     assert reason_of(waiting, "Reconciling") == reason
     said = message_of(waiting, "Reconciling")
     assert words in said
-    assert said.endswith("A new pod goes on from the last checkpoint; 2 retries are left")
+    assert said.endswith("A new pod goes on from the last checkpoint")
     assert [note.warning for note in condition_notes([], waiting.conditions)] == [True]
     final = look(job(), StageFacts(k8s_job("train", "Failed"), (ended,))).status
     assert reason_of(final, "Failed") == (reason if reason != "PodFailed" else reasons.RETRIES_EXHAUSTED)
     running = look(job(), StageFacts(k8s_job("train"), (ended, pod("train", "Running")))).status
     assert reason_of(running, "Reconciling") == reasons.RUNNING
+
+
+def test_a_cause_is_not_told_again_after_a_later_pod_was_deleted() -> None:
+    ended = pod("train", "Failed", 137)
+    heard = look(
+        job(), StageFacts(k8s_job("train"), (ended, pod("train", "Running"))), Progress(phase="Training")
+    ).status
+    assert heard.progress is not None
+    later = look(job(heard), StageFacts(k8s_job("train"), (ended,))).status
+    assert reason_of(later, "Reconciling") == reasons.STARTING
 
 
 def test_a_pod_that_obeyed_is_no_cause() -> None:

@@ -126,9 +126,9 @@ class _Draft:
         spec = self.job.spec
         stage_facts = self.facts.stages.get(stage, StageFacts())
         uid = self.job.metadata.uid
-        verdict = judge(
-            Case(stage, previous, stage_facts, uid, spec.suspend, spec.retries, self.facts.now, spec.priority)
-        )
+        known = self.job.status.progress
+        case = Case(stage, previous, stage_facts, uid, spec.suspend, spec.retries, self.facts.now, spec.priority)
+        verdict = judge(replace(case, heard=known.updated_time or "" if known else ""))
         if stage is Stage.TRAIN and verdict.state is not State.DONE:
             self._note_progress()
             if verdict.state is State.FAILED:

@@ -29,10 +29,11 @@ def terminated_state(pod: Obj) -> Obj:
 def by_end(pods: Iterable[Obj]) -> list[Obj]:
     """Ended pods, the last to end first."""
     ended = [pod for pod in pods if pod.get("status", {}).get("phase") in ("Succeeded", "Failed")]
-    return sorted(ended, key=_ended_at, reverse=True)
+    return sorted(ended, key=ended_at, reverse=True)
 
 
-def _ended_at(pod: Obj) -> str:
+def ended_at(pod: Obj) -> str:
+    """When it ended, as the API server writes times: such texts compare as times do."""
     return str(terminated_state(pod).get("finishedAt") or pod["metadata"].get("creationTimestamp", ""))
 
 

@@ -19,7 +19,7 @@ from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.actions import Action, CreateStage, DeleteJob, PatchJob
 from tuneloop_operator.policy.conditions import cut, parse_time
 from tuneloop_operator.policy.pods import Trouble, condition, find_trouble, refused
-from tuneloop_operator.policy.terminations import by_end, last_termination, why_ended, why_failed
+from tuneloop_operator.policy.terminations import by_end, ended_at, last_termination, why_ended, why_failed
 
 Obj = dict[str, Any]
 
@@ -62,6 +62,7 @@ class Case:
     retries: int
     now: datetime
     priority: str = ""
+    heard: str = ""  # when a training pod last told its progress
 
     @property
     def limit(self) -> int:
@@ -190,20 +191,19 @@ def _active(case: Case, job: Obj) -> Verdict:
         return Verdict(State.PENDING, trouble.reason, trouble.message, look_again=30.0)
     if any(pod.get("status", {}).get("phase") == "Running" for pod in case.facts.pods):
         return Verdict(State.RUNNING, reasons.RUNNING, f"{case.stage.value} is running")
-    if (between := _between_tries(case, job)) is not None:
+    if (between := _between_tries(case)) is not None:
         return between
     message = f"the {case.stage.value} pod is starting"
     return Verdict(State.PENDING, reasons.STARTING, message, look_again=_start_wait(case, job))
 
 
-def _between_tries(case: Case, job: Obj) -> Verdict | None:
+def _between_tries(case: Case) -> Verdict | None:
     """Why the last training pod ended, until the next one runs; the Job controller makes it after a growing wait."""
     ended = by_end(case.facts.pods) if case.stage is Stage.TRAIN else []
     why = why_ended(ended[0], case.stage) if ended else None
-    if why is None:
+    if why is None or ended_at(ended[0]) < case.heard:  # a pod since then, that is gone without a trace
         return None
-    left = max(0, case.limit - int(job.get("status", {}).get("failed", 0)))
-    words = f"{cut(why.message, 850).rstrip('.')}. A new pod goes on from the last checkpoint; {left} retries are left"
+    words = f"{cut(why.message, 850).rstrip('.')}. A new pod goes on from the last checkpoint"
     return Verdict(State.PENDING, why.reason, words, look_again=30.0)
 
 
