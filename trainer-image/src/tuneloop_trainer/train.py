@@ -200,7 +200,7 @@ class _Run:
             notices=loop.state.notices,
         )
         if resumed:
-            self.board.skip_to(loop.state.step / loop.schedule.total_steps)
+            self.board.skip_to(loop.share(loop.state.step))
         with Watchdog(parse_duration(self.training.step_timeout), self._hang) as watchdog:
             loop.beat = watchdog.beat
             return loop.run()
