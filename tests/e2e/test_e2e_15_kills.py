@@ -15,7 +15,7 @@ from tuneloop_demo import hub
 from tuneloop_localcluster.nodeconfig import NODE_NAME
 from tuneloop_localcluster.paths import cache
 
-STEPS = 400
+STEPS = 500
 JOBS = ("undisturbed", "killed", "lost")
 
 
@@ -52,9 +52,10 @@ def story(kube: Kube, world: None) -> Story:
     kube.apply(*(job(name) for name in JOBS))
     killed, lost = TrainStage(kube, "killed"), TrainStage(kube, "lost")
 
-    first = killed.next_pod().train_some()
+    first, pod = killed.next_pod(), lost.next_pod()  # both slowed down before anything is waited for
+    suspended = _suspend(kube, lost, pod)
+    first.train_some()
     assert kill_container(first.object), "no process of the training pod was found"
-    pod = _suspend(kube, lost)
     second = killed.next_pod()
     told.breaks["kill -9"] = Break(first, second, first.checkpoint, first.steps[-1])
 
@@ -70,15 +71,15 @@ def story(kube: Kube, world: None) -> Story:
 
     lost.suspend(False)
     resumed = lost.next_pod()
-    told.breaks["suspend and resume"] = Break(pod.before, resumed, pod.checkpoint, pod.reached)
+    told.breaks["suspend and resume"] = Break(pod, resumed, suspended.checkpoint, suspended.reached)
     told.breaks["node lost"] = _lose_node(kube, lost, resumed.train_some())
     assert slow_down(told.breaks["node lost"].after.object, 1.0)
     told.jobs["lost"] = _completed(kube, "lost")
     return told
 
 
-def _suspend(kube: Kube, stage: TrainStage) -> Break:
-    pod = stage.next_pod().train_some()
+def _suspend(kube: Kube, stage: TrainStage, pod: TrainPod) -> Break:
+    pod.train_some()
     checkpoint, reached = pod.checkpoint, pod.steps[-1]
     stage.suspend(True)
     suspended = lambda: is_true(kube.get("ftj", stage.job, NAMESPACE), "Suspended")  # noqa: E731

@@ -15,7 +15,7 @@ from e2e_world import NAMESPACE, pods_of
 
 log = logging.getLogger(__name__)
 
-CRAWL = 0.2  # of a processor: the tiny model would be trained before a test met it
+CRAWL = 0.1  # of a processor: the tiny model would be trained before a test met it
 STEP = re.compile(r" step (\d+)/")
 RESUMED = re.compile(r"going on from step (\d+) of")
 CHECKPOINT = re.compile(r"checkpoint step-(\d+)(?:\.\d+)? written")
