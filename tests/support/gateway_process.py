@@ -67,7 +67,7 @@ async def started(tmp_path: Path, kubeconfig: Path, **settings: Any) -> AsyncIte
         "TUNELOOP_GATEWAY_HOST": "127.0.0.1",
         "TUNELOOP_GATEWAY_PORT": str(ports[0]),
         "TUNELOOP_GATEWAY_INTERNAL_PORT": str(ports[1]),
-        "TUNELOOP_GATEWAY_LAME_SECONDS": "0.5",
+        "TUNELOOP_GATEWAY_LAME_SECONDS": os.environ.get("TUNELOOP_GATEWAY_LAME_SECONDS", "0.5"),
         "POD_NAME": "gateway-7",
     }
     log = tmp_path / "log"

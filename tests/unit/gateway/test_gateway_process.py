@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -168,8 +169,15 @@ async def test_it_is_not_ready_before_the_first_list(tmp_path: Path, api: ApiSer
         await gateway.becomes(["qa"])
 
 
-async def test_sigterm_finishes_streams(tmp_path: Path, api: ApiServer, server: world.ModelServer) -> None:
-    async with world.listening(api.application()) as port, by_http(tmp_path, port) as gateway:
+async def test_sigterm_finishes_streams(
+    tmp_path: Path, api: ApiServer, server: world.ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNELOOP_GATEWAY_LAME_SECONDS", "4")  # a busy machine takes its time to ask
+    async with (
+        world.listening(api.application()) as port,
+        by_http(tmp_path, port) as gateway,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as other,
+    ):
         await gateway.becomes(["qa"])
         messages = order(do="stream", tokens=2, wait=True)
         async with gateway.client() as client:
@@ -177,13 +185,17 @@ async def test_sigterm_finishes_streams(tmp_path: Path, api: ApiServer, server: 
             await anext(aiter(stream))
             gateway.process.send_signal(signal.SIGTERM)
             await until(lambda: "stopping" in gateway.log.read_text(), "the gateway to begin its end")
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as other:
-                assert (await other.get("/readyz")).status_code == 503, "not ready, but still answering"
-            await asyncio.sleep(1.0)
+            assert (await other.get("/readyz")).status_code == 503, "not ready, but still answering"
+            await until(lambda: refused(gateway.port), "the gateway to take no new connection")
             server.gate.set()
             assert [chunk.choices[0].delta.content async for chunk in stream] == [" t0", " t1", None]
         assert await asyncio.wait_for(gateway.process.wait(), 20) == 0
     assert '"cut_off":0' in gateway.log.read_text()
+
+
+def refused(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 async def test_bad_settings_end_it_with_words(tmp_path: Path) -> None:
