@@ -9,7 +9,7 @@ from operator_world import CHECKED, FETCHED, PUBLISHED, TRAINED
 
 from tuneloop_core.api import FineTuneJob, FineTuneJobStatus
 from tuneloop_core.stages import Progress, Stage
-from tuneloop_operator.policy import reasons
+from tuneloop_operator.policy import reasons, results
 from tuneloop_operator.policy.actions import CreateStage, DeleteJob, PatchJob
 from tuneloop_operator.policy.finetune import Decision, JobFacts, decide
 from tuneloop_operator.policy.transitions import condition_notes, stage_notes
@@ -267,6 +267,15 @@ def test_suspending_a_queued_job_gives_its_place_back(held: bool) -> None:
     assert types(gone.status)["Suspended"] == reasons.SUSPENDED
     assert "from the last checkpoint" in next(c.message for c in gone.status.conditions if c.type == "Suspended")
     assert look(job(gone.status)).actions == (CreateStage(Stage.TRAIN),)
+
+
+def test_a_curve_is_short_and_keeps_its_ends() -> None:
+    points = [(step, 4.0 - step / 100) for step in range(1, 65)]
+    kept = results.curve(points)
+    assert [kept[0].step, kept[-1].step, len(kept)] == [1, 64, 16]
+    assert [point.step for point in kept] == sorted({point.step for point in kept})
+    assert [point.step for point in results.curve(points[:3])] == [1, 2, 3]
+    assert results.curve([]) == []
 
 
 def test_progress_is_not_written_at_every_poll() -> None:

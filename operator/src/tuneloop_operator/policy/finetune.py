@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from tuneloop_core.api.finetunejob import FineTuneJob
 from tuneloop_core.api.finetunejob_status import (
     CheckpointStatus,
-    CurvePoint,
     FineTuneJobStatus,
     ProgressStatus,
     StageStatus,
@@ -172,7 +171,7 @@ class _Draft:
         if found.notices:
             self.fields["notices"] = results.notices(found.notices)
         if found.curve:
-            self.fields["curve"] = [CurvePoint(step=step, loss=round(loss, 4)) for step, loss in found.curve[:64]]
+            self.fields["curve"] = results.curve(found.curve)
         if found.checkpoint_step is not None and found.checkpoint_time:
             self.fields["checkpoint"] = CheckpointStatus(
                 step=found.checkpoint_step, time=found.checkpoint_time, best_step=found.best_step

@@ -3,7 +3,7 @@
 Pure; a result that does not parse raises ValidationError.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tuneloop_core.api.finetunejob import FineTuneJob
@@ -34,6 +34,8 @@ from tuneloop_core.stages import (
 from tuneloop_operator.policy import planning
 
 Fields = dict[str, Any]
+
+CURVE_POINTS = 16
 
 
 def absorb(stage: Stage, job: FineTuneJob, said: Termination, seconds: float) -> Fields:
@@ -102,7 +104,7 @@ def _trained(job: FineTuneJob, found: TrainResult, seconds: float) -> Fields:
         checkpoint = CheckpointStatus(step=found.steps, time=found.checkpoint_time, best_step=found.best_step)
     return {
         "evaluation": EvaluationStatus(base=_scores(found.base), tuned=_scores(found.tuned), gates=gates),
-        "curve": [CurvePoint(step=step, loss=round(loss, 4)) for step, loss in found.curve],
+        "curve": curve(found.curve),
         "resumes": found.resumes,
         "notices": notices(found.notices),
         "checkpoint": checkpoint,
@@ -116,6 +118,15 @@ def _trained(job: FineTuneJob, found: TrainResult, seconds: float) -> Fields:
         ),
         "usage": planning.measured(job, seconds, found.seconds, found.peak_memory_bytes),
     }
+
+
+def curve(points: Sequence[tuple[int, float]]) -> list[CurvePoint]:
+    """At most 16 points, the first and the last among them: ``describe`` gives each two lines, metrics.jsonl has all."""
+    last = len(points) - 1
+    kept = (
+        points if last < CURVE_POINTS else [points[round(n * last / (CURVE_POINTS - 1))] for n in range(CURVE_POINTS)]
+    )
+    return [CurvePoint(step=step, loss=round(loss, 4)) for step, loss in kept]
 
 
 def notices(found: Iterable[Notice]) -> list[NoticeStatus]:
