@@ -121,7 +121,7 @@ def _trained(job: FineTuneJob, found: TrainResult, seconds: float) -> Fields:
 
 
 def curve(points: Sequence[tuple[int, float]]) -> list[CurvePoint]:
-    """At most 16 points, the first and the last among them: ``describe`` gives each two lines, metrics.jsonl has all."""
+    """At most 16 points, first and last among them: ``describe`` gives each two lines, metrics.jsonl has all."""
     last = len(points) - 1
     kept = (
         points if last < CURVE_POINTS else [points[round(n * last / (CURVE_POINTS - 1))] for n in range(CURVE_POINTS)]
