@@ -210,7 +210,7 @@ async def server(answer: Answer) -> AsyncIterator[tuple[str, list[dict[str, Any]
 
     application = web.Application()
     application.router.add_post("/ns/v1/{tail:.*}", handle)
-    runner = web.AppRunner(application)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)  # one of them never answers
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
