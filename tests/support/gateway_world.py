@@ -13,8 +13,10 @@ from typing import Any
 
 from aiohttp import web
 
+from tuneloop_core.serving import GatewayLoad
 from tuneloop_gateway.config import Limits
 from tuneloop_gateway.http_server import ServerConnection, ServerState
+from tuneloop_gateway.load import gateway_load
 from tuneloop_gateway.measure import Measures
 from tuneloop_gateway.proxy import Proxy
 from tuneloop_gateway.routes import build_table, parse_deployment, parse_slice
@@ -235,6 +237,10 @@ class World:
     def url(self) -> str:
         """The base URL of namespace team."""
         return f"http://127.0.0.1:{self.port}/team/v1"
+
+    def load(self) -> GatewayLoad:
+        """What the operator would be told."""
+        return gateway_load(self.measures)
 
     def route(self, *objects: dict[str, Any], allow: bool = False) -> None:
         """Route by these objects."""

@@ -73,13 +73,33 @@ class Histogram(Wire):
     sum: float = 0.0
 
 
+class ModelLoad(Wire):
+    """One name under one version: what canary arms are compared by, and what latency by model comes from."""
+
+    name: str
+    engine_name: str = ""
+    revision: str = ""  # r<n>; empty where the pods' revision does not matter
+    requests: int = 0
+    errors: int = 0
+    completion_tokens: int = 0
+    ttft: Histogram | None = None
+    tpot: Histogram | None = None
+    itl: Histogram | None = None
+    e2e: Histogram | None = None
+    slo_met: int = 0  # requests that met every objective of spec.slo
+    slo_missed: int = 0  # and those that did not, or failed
+    feedback_good: int = 0
+    feedback_bad: int = 0
+
+
 class DeploymentLoad(Wire):
-    """One ModelDeployment as one gateway sees it since its start."""
+    """One ModelDeployment as one gateway sees it since its start. A request is either ongoing or queued."""
 
     namespace: str
     name: str
     ongoing: int = 0
-    queued: int = 0
+    queued: int = 0  # held for want of a ready replica, or waiting for their turn
+    unserved_seconds: float = 0.0  # how long the oldest of them has been held
     requests: int = 0
     errors: int = 0
     prompt_tokens: int = 0
@@ -88,6 +108,9 @@ class DeploymentLoad(Wire):
     tpot: Histogram | None = None
     itl: Histogram | None = None
     e2e: Histogram | None = None
+    slo_met: int = 0
+    slo_missed: int = 0
+    models: list[ModelLoad] = []  # one per (name, engine name, revision) with requests
 
 
 class GatewayLoad(Wire):

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from tuneloop_gateway.histogram import Histogram
 from tuneloop_gateway.measure import Labels, Measures, Series
 
-NAMES = ["namespace", "deployment", "model", "operation"]
+NAMES = ["namespace", "deployment", "model", "operation", "engine_name", "revision"]
 HISTOGRAMS: tuple[tuple[str, str, Callable[[Series], Histogram]], ...] = (
     ("gen_ai_server_time_to_first_token_seconds", "Request received to first output, streams.", lambda s: s.ttft),
     ("gen_ai_server_time_per_output_token_seconds", "(E2E - TTFT) / (n - 1), streams.", lambda s: s.tpot),
@@ -30,7 +30,8 @@ GAUGES = {
 
 
 def _values(labels: Labels) -> list[str]:
-    return [labels.namespace, labels.deployment, labels.model, labels.operation]
+    where = [labels.namespace, labels.deployment, labels.model, labels.operation]
+    return [*where, labels.engine_name, labels.revision]
 
 
 class MeasuresCollector(Collector):

@@ -14,6 +14,7 @@ from tuneloop_gateway import errors
 from tuneloop_gateway.errors import Reply
 from tuneloop_gateway.http_messages import Request
 from tuneloop_gateway.http_server import ServerConnection
+from tuneloop_gateway.load import gateway_load
 from tuneloop_gateway.measure import Measures
 
 TEXT = b"text/plain; charset=utf-8"
@@ -26,7 +27,7 @@ class Internal:
         self._ready = ready
         self._pages: dict[bytes, Callable[[], Reply]] = {
             b"/metrics": lambda: Reply(200, generate_latest(registry), content_type=CONTENT_TYPE_LATEST.encode()),
-            b"/internal/load": lambda: Reply(200, orjson.dumps(measures.load().model_dump(by_alias=True))),
+            b"/internal/load": lambda: Reply(200, orjson.dumps(gateway_load(measures).model_dump(by_alias=True))),
             b"/healthz": lambda: Reply(200, b"ok\n", content_type=TEXT),
             b"/readyz": self._readyz,
         }

@@ -11,7 +11,6 @@ the routing table only, never what a client sent, so their number is bounded. Ne
 from dataclasses import dataclass, field
 from typing import Final
 
-from tuneloop_core.serving import DeploymentLoad, GatewayLoad
 from tuneloop_gateway.histogram import Histogram
 from tuneloop_gateway.sse import Usage
 
@@ -32,6 +31,9 @@ DURATION_BOUNDS: Final = (
 )  # fmt: skip
 
 
+Version = tuple[str, str, str, str]  # namespace, deployment, model, engine name
+
+
 @dataclass(frozen=True)
 class Labels:
     """Whose series it is; ``operation`` by OpenTelemetry's names: chat or text_completion."""
@@ -40,6 +42,8 @@ class Labels:
     deployment: str
     model: str
     operation: str
+    engine_name: str = ""  # the version that answered
+    revision: str = ""  # of the pods that answered, where that matters
 
 
 @dataclass
@@ -55,6 +59,18 @@ class Series:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     errors: int = 0
+    slo_met: int = 0
+    slo_missed: int = 0
+
+    def add(self, other: "Series") -> None:
+        """Add what another one counted; what runs under it stays its own."""
+        for mine, its in ((self.ttft, other.ttft), (self.tpot, other.tpot), (self.itl, other.itl)):
+            mine.add(its)
+        self.duration.add(other.duration)
+        for code, count in other.codes.items():
+            self.codes[code] = self.codes.get(code, 0) + count
+        for name in ("prompt_tokens", "completion_tokens", "errors", "slo_met", "slo_missed"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 class Meter:
@@ -101,9 +117,10 @@ class Measures:
     """All series of this process."""
 
     def __init__(self, instance: str, started: str) -> None:
-        self._instance = instance
-        self._started = started
+        self.instance = instance
+        self.started = started
         self.series: dict[Labels, Series] = {}
+        self.past: dict[tuple[str, str], Series] = {}  # (namespace, deployment) -> of its names and versions that went
         self.rejected: dict[tuple[str, str], int] = {}  # (status, reason) -> requests that met no route
         self.upstream_failures: dict[str, int] = {}  # kind -> count
 
@@ -123,43 +140,19 @@ class Measures:
         """Count a server pod that failed: connect, broken, silent or stale."""
         self.upstream_failures[kind] = self.upstream_failures.get(kind, 0) + 1
 
-    def forget_all_but(self, known: set[tuple[str, str, str]]) -> None:
-        """Drop the series of (namespace, deployment, model) that no longer exist and are idle."""
-        gone = [
-            labels
-            for labels, series in self.series.items()
-            if (labels.namespace, labels.deployment, labels.model) not in known and not series.ongoing
-        ]
-        for labels in gone:
-            del self.series[labels]
+    def forget_all_but(self, known: set[Version]) -> None:
+        """Drop the idle series of names and versions that no longer exist.
 
-    def load(self) -> GatewayLoad:
-        """What the operator asks for at ``/internal/load``: one entry a deployment, all its models together."""
-        groups: dict[tuple[str, str], list[Series]] = {}
-        for labels, series in self.series.items():
-            groups.setdefault((labels.namespace, labels.deployment), []).append(series)
-        deployments = [_deployment_load(*key, group) for key, group in sorted(groups.items())]
-        return GatewayLoad(instance=self._instance, started=self._started, deployments=deployments)
-
-
-def _deployment_load(namespace: str, name: str, group: list[Series]) -> DeploymentLoad:
-    return DeploymentLoad(
-        namespace=namespace,
-        name=name,
-        ongoing=sum(series.ongoing for series in group),
-        requests=sum(sum(series.codes.values()) for series in group),
-        errors=sum(series.errors for series in group),
-        prompt_tokens=sum(series.prompt_tokens for series in group),
-        completion_tokens=sum(series.completion_tokens for series in group),
-        ttft=_sum([series.ttft for series in group]).wire(),
-        tpot=_sum([series.tpot for series in group]).wire(),
-        itl=_sum([series.itl for series in group]).wire(),
-        e2e=_sum([series.duration for series in group]).wire(),
-    )
-
-
-def _sum(histograms: list[Histogram]) -> Histogram:
-    total = Histogram(histograms[0].bounds)
-    for histogram in histograms:
-        total.add(histogram)
-    return total
+        What they counted goes to ``past`` while their deployment lives, so that its totals never fall: a counter that
+        falls is taken for a restart.
+        """
+        living = {version[:2] for version in known}
+        for labels in [labels for labels, series in self.series.items() if not series.ongoing]:
+            deployment = labels.namespace, labels.deployment
+            if (*deployment, labels.model, labels.engine_name) in known:
+                continue
+            gone = self.series.pop(labels)
+            if deployment in living:
+                self.past.setdefault(deployment, Series()).add(gone)
+        for deployment in self.past.keys() - living:
+            del self.past[deployment]

@@ -63,7 +63,9 @@ class Proxy:
         self.table = table
         routes = [route for namespace in table.values() for route in namespace.models.values()]
         self._endpoints.forget_all_but({address for route in routes for address in route.addresses})
-        self._measures.forget_all_but({(r.deployment.namespace, r.deployment.name, r.model) for r in routes})
+        self._measures.forget_all_but(
+            {(r.deployment.namespace, r.deployment.name, r.model, r.engine_name) for r in routes}
+        )
 
     def sweep(self, now: float) -> None:
         """Look for silent servers and old connections; called about once a second."""
@@ -154,7 +156,7 @@ class Proxy:
             raise ApiError(errors.missing_model(route.model for route in usable))
         route = access.find(namespace, asked.model, call.digest, self._allow)
         sent = body.rewrite(asked, route.engine_name)
-        labels = Labels(call.namespace, route.deployment.name, route.model, call.operation)
+        labels = Labels(call.namespace, route.deployment.name, route.model, call.operation, route.engine_name)
         meter = self._measures.meter(labels, request.received)
         exchange = Exchange(request, connection, meter, self._limits, drop=not asked.wants_usage)
         self._exchanges.add(exchange)

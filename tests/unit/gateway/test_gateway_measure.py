@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tuneloop_core.serving import GatewayLoad
 from tuneloop_gateway.exposition import registry
 from tuneloop_gateway.histogram import Histogram
+from tuneloop_gateway.load import gateway_load
 from tuneloop_gateway.measure import Labels, Measures
 from tuneloop_gateway.sse import Usage
 
@@ -45,7 +46,7 @@ def test_ttft_itl_and_tpot_of_a_stream() -> None:
 def test_what_did_not_succeed_has_no_latency(code: str, failed: bool) -> None:
     found = measures()
     found.meter(QA, 0.0).end(code, failed, 1.0)
-    load = found.load().deployments[0]
+    load = gateway_load(found).deployments[0]
     assert load.e2e is not None
     assert (load.requests, load.errors, load.e2e.counts[-1]) == (1, int(failed), 0)
 
@@ -66,7 +67,7 @@ def test_load_adds_the_models_of_a_deployment() -> None:
         meter.output(1, 0.3)
         meter.end("200", False, 0.5)
     found.meter(BOT, 0.0)
-    load = GatewayLoad.model_validate_json(found.load().model_dump_json(by_alias=True))
+    load = GatewayLoad.model_validate_json(gateway_load(found).model_dump_json(by_alias=True))
     assert (load.instance, load.started) == ("gw-0", "2026-01-01T00:00:00+00:00")
     assert [(each.namespace, each.name) for each in load.deployments] == [("team", "qa")]
     assert (load.deployments[0].requests, load.deployments[0].ongoing) == (3, 1)
@@ -82,8 +83,42 @@ def test_series_of_models_that_are_gone_are_dropped_once_idle() -> None:
     found.forget_all_but(set())
     assert list(found.series) == [BOT]
     busy.end("200", False, 1.0)
-    found.forget_all_but({("team", "qa", "bot")})
+    found.forget_all_but({("team", "qa", "bot", "")})
     assert list(found.series) == [BOT]
+
+
+def test_load_by_model_and_version() -> None:
+    found = measures()
+    old, new = (Labels("team", "qa", "bot", "chat", f"bot@{version}") for version in ("1", "2"))
+    for labels, code in ((old, "200"), (new, "200"), (new, "502"), (QA, "200")):
+        meter = found.meter(labels, 0.0)
+        meter.output(1, 0.3)
+        meter.end(code, code != "200", 0.5)
+    models = gateway_load(found).deployments[0].models
+    assert [(each.name, each.engine_name, each.revision, each.requests, each.errors) for each in models] == [
+        ("bot", "bot@1", "", 1, 0),
+        ("bot", "bot@2", "", 2, 1),
+        ("qa", "", "", 1, 0),
+    ]
+    assert models[1].ttft is not None
+    assert models[1].ttft.counts[-1] == 2
+
+
+def test_totals_of_a_deployment_do_not_fall_when_a_version_goes() -> None:
+    found = measures()
+    for labels in (QA, BOT):
+        meter = found.meter(labels, 0.0)
+        meter.output(1, 0.3)
+        meter.end("200", False, 0.5)
+    found.forget_all_but({("team", "qa", "qa", "")})
+    load = gateway_load(found).deployments[0]
+    assert (load.requests, [model.name for model in load.models]) == (2, ["qa"])
+    assert load.ttft is not None
+    assert load.ttft.counts[-1] == 2
+    found.forget_all_but({("team", "qa", "new", "")})
+    assert [(each.requests, each.models) for each in gateway_load(found).deployments] == [(2, [])]
+    found.forget_all_but(set())
+    assert gateway_load(found).deployments == []
 
 
 def test_prometheus_text() -> None:
@@ -103,6 +138,7 @@ def test_prometheus_text() -> None:
         "tuneloop_gateway_inter_token_latency_seconds",
     ):
         labels = {"namespace": "team", "deployment": "qa", "model": "qa", "operation": "chat"}
+        labels |= {"engine_name": "", "revision": ""}
         counts = [sample for sample in families[name].samples if sample.name.endswith("_count")]
         assert [(sample.labels, sample.value) for sample in counts] == [(labels, 1.0)]
     assert {sample.labels["type"]: sample.value for sample in families["tuneloop_gateway_tokens"].samples} == {

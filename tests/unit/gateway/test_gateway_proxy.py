@@ -50,8 +50,8 @@ async def test_streamed_chat_hides_the_usage_chunk(openai: AsyncOpenAI, team: wo
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == " t0 t1 t2 t3"
     assert all(chunk.usage is None for chunk in chunks)
     assert team.server.seen[0].body["stream_options"] == {"include_usage": True}
-    await until(lambda: team.measures.load().deployments[0].completion_tokens == 4, "tokens counted from usage")
-    load = team.measures.load().deployments[0]
+    await until(lambda: team.load().deployments[0].completion_tokens == 4, "tokens counted from usage")
+    load = team.load().deployments[0]
     assert (load.requests, load.ongoing, load.prompt_tokens, load.errors) == (1, 0, 7, 0)
     assert load.ttft is not None
     assert load.itl is not None
@@ -95,7 +95,7 @@ async def test_a_client_that_leaves_stops_the_server(openai: AsyncOpenAI, team: 
     await anext(aiter(stream))
     await stream.close()
     await until(lambda: team.server.left == ["/v1/chat/completions"], "the server's handler to be cancelled")
-    await until(lambda: team.measures.load().deployments[0].ongoing == 0, "the request to be over")
+    await until(lambda: team.load().deployments[0].ongoing == 0, "the request to be over")
     assert next(iter(team.measures.series.values())).codes == {"499": 1}
 
 
@@ -144,7 +144,7 @@ async def test_a_stream_that_breaks_is_told(openai: AsyncOpenAI, team: world.Wor
     assert [(await anext(aiter(stream))).choices[0].delta.content for _ in range(2)] == [" t0", " t1"]
     with pytest.raises(sdk.APIError, match="The model server failed"):
         await anext(aiter(stream))
-    await until(lambda: team.measures.load().deployments[0].errors == 1, "the failure to be counted")
+    await until(lambda: team.load().deployments[0].errors == 1, "the failure to be counted")
 
 
 async def test_a_broken_stream_has_no_proper_end(team: world.World) -> None:
@@ -179,7 +179,7 @@ async def test_a_dead_kept_connection_costs_nothing(team: world.World, token: To
     async with world.listening(server.application(), port):
         await _ask(team)
     assert len(server.seen) == 2
-    assert team.measures.load().deployments[0].errors == 0
+    assert team.load().deployments[0].errors == 0
 
 
 async def test_another_endpoint_takes_over(team: world.World) -> None:
@@ -277,7 +277,7 @@ async def test_many_streams_at_once(team: world.World) -> None:
     body = json.dumps({"model": "qa", "stream": True, "messages": order(do="stream", tokens=5, interval=0.02)}).encode()
     answers = await asyncio.gather(*(raw(team.port, post(CHAT, body, "connection: close\r\n")) for _ in range(200)))
     assert all(answer.count(b"data: ") == 8 and answer.endswith(b"0\r\n\r\n") for answer in answers)
-    assert team.measures.load().deployments[0].requests == 200
+    assert team.load().deployments[0].requests == 200
 
 
 async def _ask(team: world.World) -> None:

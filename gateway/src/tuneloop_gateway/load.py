@@ -1,0 +1,79 @@
+"""``GatewayLoad``: what was measured, as the operator asks for it at ``/internal/load``.
+
+Computed when asked for, and never keeps a number of its own. Totals of a deployment never fall while it lives: what
+names and versions counted that are gone stays in them.
+"""
+
+from collections.abc import Sequence
+
+from tuneloop_core.serving import DeploymentLoad, GatewayLoad, ModelLoad
+from tuneloop_gateway.histogram import Histogram
+from tuneloop_gateway.measure import Labels, Measures, Series
+
+Group = list[tuple[Labels, Series]]
+
+
+def gateway_load(measures: Measures) -> GatewayLoad:
+    """One entry a deployment, all its models together and each by itself."""
+    groups: dict[tuple[str, str], Group] = {deployment: [] for deployment in measures.past}
+    for labels, series in measures.series.items():
+        groups.setdefault((labels.namespace, labels.deployment), []).append((labels, series))
+    deployments = [_deployment(measures, *key, group) for key, group in sorted(groups.items())]
+    return GatewayLoad(instance=measures.instance, started=measures.started, deployments=deployments)
+
+
+def _deployment(measures: Measures, namespace: str, name: str, group: Group) -> DeploymentLoad:
+    past = measures.past.get((namespace, name))
+    every = [series for _, series in group] + ([past] if past is not None else [])
+    return DeploymentLoad(
+        namespace=namespace,
+        name=name,
+        ongoing=sum(series.ongoing for series in every),
+        requests=_requests(every),
+        errors=sum(series.errors for series in every),
+        prompt_tokens=sum(series.prompt_tokens for series in every),
+        completion_tokens=sum(series.completion_tokens for series in every),
+        ttft=_sum([series.ttft for series in every]).wire(),
+        tpot=_sum([series.tpot for series in every]).wire(),
+        itl=_sum([series.itl for series in every]).wire(),
+        e2e=_sum([series.duration for series in every]).wire(),
+        slo_met=sum(series.slo_met for series in every),
+        slo_missed=sum(series.slo_missed for series in every),
+        models=_models(group),
+    )
+
+
+def _models(group: Group) -> list[ModelLoad]:
+    """One entry a (name, engine name, revision): chat and completions together."""
+    versions: dict[tuple[str, str, str], list[Series]] = {}
+    for labels, series in group:
+        versions.setdefault((labels.model, labels.engine_name, labels.revision), []).append(series)
+    return [_model(*version, found) for version, found in sorted(versions.items())]
+
+
+def _model(name: str, engine_name: str, revision: str, group: Sequence[Series]) -> ModelLoad:
+    return ModelLoad(
+        name=name,
+        engine_name=engine_name,
+        revision=revision,
+        requests=_requests(group),
+        errors=sum(series.errors for series in group),
+        completion_tokens=sum(series.completion_tokens for series in group),
+        ttft=_sum([series.ttft for series in group]).wire(),
+        tpot=_sum([series.tpot for series in group]).wire(),
+        itl=_sum([series.itl for series in group]).wire(),
+        e2e=_sum([series.duration for series in group]).wire(),
+        slo_met=sum(series.slo_met for series in group),
+        slo_missed=sum(series.slo_missed for series in group),
+    )
+
+
+def _requests(group: Sequence[Series]) -> int:
+    return sum(sum(series.codes.values()) for series in group)
+
+
+def _sum(histograms: Sequence[Histogram]) -> Histogram:
+    total = Histogram(histograms[0].bounds)
+    for histogram in histograms:
+        total.add(histogram)
+    return total
