@@ -70,24 +70,30 @@ def ready(world: World, name: str = "chat") -> Obj:
 
 def test_whole_path_with_an_adapter_of_an_unfinished_job(world: World, server: FakeServer) -> None:
     operator = world.start()
-    deployment(world, adapters=[{"name": "bot", "from": {"fineTuneJob": "one"}}])
+    by_labels = {"name": "newest", "from": {"selector": {"matchLabels": {"app": "support"}}}}
+    deployment(world, adapters=[{"name": "bot", "from": {"fineTuneJob": "one"}}, by_labels])
     fetch_model(world)
     found = wait_deployment(world, "chat-r1")
     start_server(world, found, server.ip)
     waiting = world.wait_condition("Reconciling", "chat", "WaitingForFineTuneJob", "ModelDeployment")
-    assert waiting["message"] == "waiting for FineTuneJob one: there is none of that name in this namespace"
-    world.job()
+    assert waiting["message"] == (
+        "waiting for FineTuneJob one: there is none of that name in this namespace; no FineTuneJob of this namespace "
+        "has these labels yet"
+    )
+    world.job(labels={"app": "support"})
     for stage in ("fetch", "check", "train", "publish"):
         world.succeed_stage(stage)
     assert ready(world)["message"].startswith("1 replicas answer at http://tuneloop-gateway")
     status = world.status("chat", "ModelDeployment")
     engine_name = "bot@" + "d" * 12
-    assert server.loaded() == [engine_name]
+    assert server.loaded() == [engine_name, "newest@" + "d" * 12]
     assert [(item["name"], item["engineName"], item["ready"]) for item in status["models"]] == [
         ("chat", "chat", True),
         ("bot", engine_name, True),
+        ("newest", "newest@" + "d" * 12, True),
     ]
-    assert status["adapters"][0]["state"] == "Ready"
+    assert [item["state"] for item in status["adapters"]] == ["Ready", "Ready"]
+    assert status["adapters"][1]["message"] == "1 job matches; newest complete is one"
     assert status["url"].endswith(f"/{world.namespace}/v1")
     assert (status["replicas"], status["readyReplicas"]) == (1, 1)
     assert status["revisions"][0]["image"] == "localhost/tuneloop/server:t"
@@ -103,7 +109,8 @@ def test_whole_path_with_an_adapter_of_an_unfinished_job(world: World, server: F
     assert operator.end() == 0
     world.start()
     wait_for("a look at it", lambda: world.operators[-1].metric("tuneloop_reconcile_total", kind="ModelDeployment") > 0)
-    assert world.status("chat", "ModelDeployment")["adapters"][0]["digest"] == "sha256:" + "d" * 64
+    digests = [item["digest"] for item in world.status("chat", "ModelDeployment")["adapters"]]
+    assert digests == ["sha256:" + "d" * 64] * 2
     ready(world)
 
 

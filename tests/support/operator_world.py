@@ -175,14 +175,14 @@ class World:
 
     # ---- resources ----
 
-    def job(self, name: str = "one", **spec: Any) -> Obj:
+    def job(self, name: str = "one", labels: dict[str, str] | None = None, **spec: Any) -> Obj:
         """Make a FineTuneJob on CPU; ``spec`` overrides top-level fields."""
         body = {
             "model": {"uri": "hf://org/model"},
             "dataset": {"uri": "hf://datasets/org/data"},
             "resources": {"accelerators": 0},
         } | spec
-        metadata = {"name": name, "namespace": self.namespace}
+        metadata = {"name": name, "namespace": self.namespace, "labels": labels or {}}
         return self.api.create(
             {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": body}
         )

@@ -6,11 +6,14 @@ from typing import Any
 from operator_world import FETCHED
 
 from tuneloop_core.api import ArtifactStatus, Condition, FineTuneJob, FineTuneJobStatus, ModelDeployment, ModelStatus
+from tuneloop_core.api.affinity import LabelSelector
+from tuneloop_core.api.method import Method
 from tuneloop_core.api.modeldeployment_status import AdapterStatus, LatencyStatus, RevisionStatus
 from tuneloop_core.serving import AdapterState, DeploymentLoad, Histogram, ServerStatus
 from tuneloop_core.stages import Stage
-from tuneloop_operator.policy import adapters, latency, reasons, revisions
+from tuneloop_operator.policy import adapters, candidates, latency, reasons, revisions
 from tuneloop_operator.policy.actions import CreateStage, DeleteJob
+from tuneloop_operator.policy.candidates import Candidate, Need
 from tuneloop_operator.policy.modelfetch import ModelFacts, judge_model
 from tuneloop_operator.policy.serving import ServingFacts, summarize
 from tuneloop_operator.policy.verdicts import StageFacts, State, Verdict
@@ -38,8 +41,21 @@ def artifact(kind: str = "Adapter") -> ArtifactStatus:
     return ArtifactStatus(kind=kind, digest=DIGEST, path="artifacts/" + "d" * 64)  # type: ignore[arg-type]
 
 
+class OneJob:
+    """The namespace's jobs, of which there is at most one."""
+
+    def __init__(self, job: FineTuneJob | None) -> None:
+        self._job = job
+
+    def find(self, _name: str) -> Candidate | None:
+        return candidates.read(self._job.to_dict()) if self._job else None
+
+    def matching(self, _selector: LabelSelector) -> list[Candidate]:
+        raise AssertionError("nothing is selected here")
+
+
 def resolve(found: FineTuneJob | None, known: list[AdapterStatus] | None = None) -> adapters.Resolved:
-    return adapters.resolve(deployment().spec.adapters, known or [], lambda _name: found, MODEL.uri)[0]
+    return adapters.resolve(deployment().spec.adapters, known or [], OneJob(found), Need(MODEL.uri, 32))[0]
 
 
 KNOWN = AdapterStatus(name="bot", digest=DIGEST, path="artifacts/x", state="Ready")
@@ -68,12 +84,27 @@ def test_a_failed_job_stalls() -> None:
 def test_wrong_artifacts_stall() -> None:
     assert resolve(job(artifact=artifact("Model"))).reason == reasons.WRONG_ARTIFACT
     other = job(artifact=artifact(), model=ModelStatus(uri="hf://other/base@1"))
+    assert resolve(other).reason == reasons.WRONG_BASE
     assert "was trained on hf://other/base@1, but this deployment serves hf://o/m@abc" in resolve(other).message
 
 
 def test_a_finished_job_gives_its_version() -> None:
+    found = resolve(job(artifact=artifact(), model=MODEL))
+    assert (found.digest, found.reason, found.job, found.base) == (DIGEST, "", "one", MODEL.uri)
+
+
+def test_another_commit_of_the_base_is_refused_and_says_what_to_pin() -> None:
     found = resolve(job(artifact=artifact(), model=ModelStatus(uri="hf://o/m@older")))
-    assert (found.digest, found.reason) == (DIGEST, "")
+    assert (found.digest, found.reason, found.stalled) == ("", reasons.WRONG_BASE, True)
+    assert "set model.revision: older, or train it again" in found.message
+
+
+def test_a_rank_beyond_the_engines_room_is_refused_before_any_server_is_asked() -> None:
+    large = job(artifact=artifact(), model=MODEL)
+    large = large.model_copy(update={"spec": large.spec.model_copy(update={"method": Method(lora={"rank": 64})})})
+    found = resolve(large)
+    assert (found.digest, found.reason) == ("", reasons.ADAPTER_MISFIT)
+    assert found.message == "FineTuneJob one has rank 64, and engine.lora.maxRank is 32: raise it to at least 64"
 
 
 def revision(**more: Any) -> RevisionStatus:

@@ -68,7 +68,19 @@ class AdapterSource(SpecModel):
             cel(
                 "[has(self.fineTuneJob), has(self.selector), has(self.uri)].filter(given, given).size() == 1",
                 "from needs exactly one of fineTuneJob, selector and uri",
-            )
+            ),
+            cel(
+                "!has(self.selector) || (has(self.selector.matchLabels) && self.selector.matchLabels.size() > 0) || "
+                "(has(self.selector.matchExpressions) && self.selector.matchExpressions.size() > 0)",
+                "an empty selector would take any job: say by matchLabels or matchExpressions which jobs are meant",
+                ".selector",
+            ),
+            cel(
+                "!has(self.selector) || !has(self.selector.matchExpressions) || self.selector.matchExpressions.all(e, "
+                "(e.operator in ['In', 'NotIn']) == (has(e.values) && e.values.size() > 0))",
+                "In and NotIn need values, Exists and DoesNotExist take none",
+                ".selector",
+            ),
         )
     }
 
@@ -77,7 +89,10 @@ class AdapterSource(SpecModel):
         description="A FineTuneJob of this namespace. It is waited for, and its artifact loaded when it has succeeded.",
     )
     selector: LabelSelector | None = Field(
-        default=None, description="The newest succeeded FineTuneJob with these labels. Not in this release."
+        default=None,
+        description="FineTuneJobs of this namespace by labels: the one created last that has succeeded (its gates "
+        "passed), published an adapter and trained on this deployment's base commit. A newer one that succeeds takes "
+        "its place; status.adapters says which was chosen, and why others were not.",
     )
     uri: ModelURI | None = Field(default=None, description="An adapter made elsewhere. Not in this release.")
 

@@ -34,7 +34,18 @@ class AdapterStatus(StatusModel):
     engine_name: str = Field(default="", max_length=128, description="name@first 12 digits of the digest.")
     state: Literal["Waiting", "Loading", "Ready", "Failed"] = Field(description="Where it is.")
     ready_replicas: int = Field(default=0, ge=0, description="Replicas that have it loaded.")
-    message: str = Field(default="", max_length=1024, description="What it waits for, or why it failed.")
+    reason: str = Field(
+        default="", max_length=64, description="Why the version asked for is not served, in one word; else empty."
+    )
+    message: str = Field(
+        default="", max_length=1024, description="What it waits for or why it failed; which job a selector chose."
+    )
+    source: str = Field(default="", max_length=128, description="What the version was resolved from.")
+    base: str = Field(default="", max_length=512, description="The base model that it was resolved for.")
+    job: str = Field(default="", max_length=63, description="The FineTuneJob that published it, if one did.")
+    job_created: Timestamp | None = Field(
+        default=None, description="When that job was created: a selector never goes back to an older one."
+    )
 
 
 class RevisionStatus(StatusModel):

@@ -40,8 +40,8 @@ MODELDEPLOYMENT_LATER: Final = (
         ".model.uri",
     ),
     _later(
-        "!has(self.adapters) || self.adapters.all(a, !has(a.from.selector) && !has(a.from.uri))",
-        "adapters by selector or uri; use from.fineTuneJob",
+        "!has(self.adapters) || self.adapters.all(a, !has(a.from.uri))",
+        "adapters by uri; use from.fineTuneJob or from.selector",
         ".adapters",
     ),
     _later(

@@ -1,25 +1,35 @@
-"""Which version of each adapter should be served, and where it is. A resolved version outlives the job it came from.
+"""Which version of each adapter is wanted, and where it is. A resolved version outlives the job it came from.
 
-Pure.
+``resolve`` is the one place that says which version is wanted; what is loaded comes after it. Pure.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-from tuneloop_core.api.finetunejob import FineTuneJob
-from tuneloop_core.api.modeldeployment import AdapterSpec
+from tuneloop_core.api.affinity import LabelSelector
+from tuneloop_core.api.modeldeployment import AdapterSource, AdapterSpec
 from tuneloop_core.api.modeldeployment_status import AdapterStatus
 from tuneloop_core.serving import Adapter, AdapterList, ServerStatus
-from tuneloop_operator.policy import conditions, reasons
+from tuneloop_operator.policy import candidates, reasons
+from tuneloop_operator.policy.candidates import Candidate, Need, base_misfit
 from tuneloop_operator.policy.conditions import cut
 
-FindJob = Callable[[str], FineTuneJob | None]
+
+class Jobs(Protocol):
+    """The FineTuneJobs of the deployment's namespace."""
+
+    def find(self, name: str) -> Candidate | None:
+        """The one of this name."""
+
+    def matching(self, selector: LabelSelector) -> Sequence[Candidate]:
+        """Those with these labels."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """One adapter of the spec: its version where there is one, and why it is not (yet) the one asked for."""
+    """One adapter of the spec: the version wanted where there is one, and why it is not (yet) the one asked for."""
 
     name: str
     digest: str = ""
@@ -27,6 +37,10 @@ class Resolved:
     reason: str = ""  # empty: nothing stands against it
     message: str = ""
     stalled: bool = False
+    source: str = ""  # what the version was resolved from: ``source_of``
+    base: str = ""
+    job: str = ""
+    job_created: str = ""
 
     @property
     def wire(self) -> Adapter | None:
@@ -35,67 +49,107 @@ class Resolved:
             return None
         return Adapter(name=self.name, digest=self.digest, path=self.path)
 
+    @property
+    def still(self) -> str:
+        """The version that is served meanwhile, in words."""
+        return f"; still serving version {self.digest.removeprefix('sha256:')[:12]}" if self.digest else ""
 
-def resolve(
-    specs: Iterable[AdapterSpec], known: Iterable[AdapterStatus], find: FindJob, model_uri: str
-) -> list[Resolved]:
-    """Each adapter of the spec, in order; ``model_uri`` is the resolved base, for a word about a wrong one."""
+
+def source_of(source: AdapterSource) -> str:
+    """What the user asked for, to see a change of it: short, since the status keeps it."""
+    if source.fine_tune_job:
+        return f"finetunejob://{source.fine_tune_job}"
+    text = source.model_dump_json(by_alias=True, exclude_defaults=True)
+    return f"{'selector' if source.selector else 'uri'}:{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+def resolve(specs: Iterable[AdapterSpec], known: Iterable[AdapterStatus], jobs: Jobs, need: Need) -> list[Resolved]:
+    """Each adapter of the spec, in order, with the version that is wanted."""
     before = {status.name: status for status in known}
-    return [_resolve(spec, before.get(spec.name), find, model_uri) for spec in specs]
+    return [_resolve(spec, _kept(spec.name, before.get(spec.name), need), jobs, need) for spec in specs]
 
 
-def _resolve(  # noqa: PLR0911 - a table of cases
-    spec: AdapterSpec, before: AdapterStatus | None, find: FindJob, model_uri: str
-) -> Resolved:
-    kept = Resolved(spec.name, before.digest, before.path) if before and before.digest else Resolved(spec.name)
+def _kept(name: str, before: AdapterStatus | None, need: Need) -> Resolved:
+    """The version known so far; one that was resolved for another base is none."""
+    if before is None or not before.digest or base_misfit(before.base, need.base):
+        return Resolved(name)
+    return Resolved(
+        name,
+        before.digest,
+        before.path,
+        source=before.source,
+        base=before.base,
+        job=before.job,
+        job_created=before.job_created or "",
+    )
+
+
+def _resolve(spec: AdapterSpec, kept: Resolved, jobs: Jobs, need: Need) -> Resolved:
+    if spec.source.selector is not None:
+        return _by_selector(spec, kept, jobs.matching(spec.source.selector), need)
+    return _by_name(spec, kept, jobs, need)
+
+
+# ---- by the name of a job ------------------------------------------------------------------------------------------
+
+
+def _by_name(spec: AdapterSpec, kept: Resolved, jobs: Jobs, need: Need) -> Resolved:
     name = spec.source.fine_tune_job or ""
-    job = find(name)
+    job = jobs.find(name)
     if job is None:
-        if kept.digest:  # the job may go once its artifact is served
+        if kept.digest and kept.job in ("", name):  # the job may go once its artifact is served
             return kept
-        return _waits(kept, f"waiting for FineTuneJob {name}: there is none of that name in this namespace")
-    if conditions.holds(job.status.conditions, conditions.FAILED):
-        return _failed(kept, name, job)
-    artifact = job.status.artifact
-    if artifact is None:
-        stage = job.status.stage or "not begun"
-        return _waits(kept, f"waiting for FineTuneJob {name} ({stage}){_still(kept)}")
-    if artifact.kind != "Adapter":
-        return _stalls(kept, reasons.WRONG_ARTIFACT, f"FineTuneJob {name} published a whole model, not an adapter")
-    wrong = _wrong_base(job, model_uri)
-    if wrong:
-        return _stalls(kept, reasons.WRONG_ARTIFACT, f"adapter {spec.name}: {wrong}")
-    return Resolved(spec.name, artifact.digest, artifact.path)
+        words = f"waiting for FineTuneJob {name}: there is none of that name in this namespace{kept.still}"
+        return _waits(kept, words)
+    if job.failed:
+        message = f"FineTuneJob {name} failed ({job.failed}){kept.still}. Name another job, or remove the adapter"
+        return _stalls(kept, reasons.FINETUNEJOB_FAILED, message)
+    if not job.digest:
+        return _waits(kept, f"waiting for FineTuneJob {name} ({job.stage or 'not begun'}){kept.still}")
+    found = candidates.misfit(job, need)
+    if found is not None:
+        other = kept if kept.job != name else Resolved(kept.name)
+        return _stalls(other, found.reason, f"FineTuneJob {name} {found.message}{other.still}")
+    return _of_job(spec, job, need)
 
 
-def _failed(kept: Resolved, name: str, job: FineTuneJob) -> Resolved:
-    why = next((item for item in job.status.conditions if item.type == conditions.FAILED), None)
-    words = f"{why.reason}: {cut(why.message, 500)}" if why else "it failed"
-    message = f"FineTuneJob {name} failed ({words}){_still(kept)}. Name another job, or remove the adapter"
-    return _stalls(kept, reasons.FINETUNEJOB_FAILED, message)
+# ---- by labels -----------------------------------------------------------------------------------------------------
 
 
-def _wrong_base(job: FineTuneJob, model_uri: str) -> str:
-    trained = job.status.model.uri if job.status.model else ""
-    if not trained or not model_uri or _repository(trained) == _repository(model_uri):
-        return ""
-    return f"it was trained on {trained}, but this deployment serves {model_uri}; an adapter fits its own base only"
+def _by_selector(spec: AdapterSpec, kept: Resolved, jobs: Sequence[Candidate], need: Need) -> Resolved:
+    """The newest complete job's version, but never an older one than is served: deleting a job rolls nothing back."""
+    choice = candidates.choose(jobs, need)
+    mine = kept if kept.source == source_of(spec.source) else Resolved(kept.name)
+    if choice.job is not None and choice.job.age >= (mine.job_created, mine.job):
+        return replace(_of_job(spec, choice.job, need), message=choice.message)
+    if mine.digest:
+        return replace(mine, message=f"serving the version of {mine.job}, the newest seen; {choice.message}")
+    if choice.stalled:
+        return _stalls(kept, choice.reason, choice.message + kept.still)
+    return _waits(kept, choice.message + kept.still)
 
 
-def _repository(uri: str) -> str:
-    return uri.partition("@")[0]
+def _of_job(spec: AdapterSpec, job: Candidate, need: Need) -> Resolved:
+    return Resolved(
+        spec.name,
+        job.digest,
+        job.path,
+        source=source_of(spec.source),
+        base=need.base,
+        job=job.name,
+        job_created=job.created,
+    )
 
 
 def _waits(kept: Resolved, message: str) -> Resolved:
-    return Resolved(kept.name, kept.digest, kept.path, reasons.WAITING_FOR_JOB, message)
+    return replace(kept, reason=reasons.WAITING_FOR_JOB, message=message)
 
 
 def _stalls(kept: Resolved, reason: str, message: str) -> Resolved:
-    return Resolved(kept.name, kept.digest, kept.path, reason, message, stalled=True)
+    return replace(kept, reason=reason, message=message, stalled=True)
 
 
-def _still(kept: Resolved) -> str:
-    return f"; still serving version {kept.digest.removeprefix('sha256:')[:12]}" if kept.digest else ""
+# ---- what is loaded ------------------------------------------------------------------------------------------------
 
 
 def wanted_list(resolved: Iterable[Resolved]) -> AdapterList:
@@ -110,7 +164,17 @@ def statuses(resolved: Iterable[Resolved], pods: Mapping[str, ServerStatus], rea
 
 def _status(item: Resolved, pods: Mapping[str, ServerStatus], ready: int) -> AdapterStatus:
     wire = item.wire
-    fields: dict[str, Any] = {"name": item.name, "digest": item.digest, "path": item.path, "message": cut(item.message)}
+    fields: dict[str, Any] = {
+        "name": item.name,
+        "digest": item.digest,
+        "path": item.path,
+        "reason": item.reason,
+        "message": cut(item.message),
+        "source": item.source,
+        "base": item.base,
+        "job": item.job,
+        "job_created": item.job_created or None,
+    }
     if wire is None:
         return AdapterStatus(state="Failed" if item.stalled else "Waiting", **fields)
     said = [state for pod in pods.values() for state in pod.adapters if state.engine_name == wire.engine_name]
@@ -118,5 +182,6 @@ def _status(item: Resolved, pods: Mapping[str, ServerStatus], ready: int) -> Ada
     failed = [state for state in said if state.state == "Failed"]
     fields |= {"engine_name": wire.engine_name, "ready_replicas": loaded}
     if failed:
-        return AdapterStatus(state="Failed", **fields | {"message": cut(failed[0].message)})
+        why = {"reason": reasons.ADAPTER_FAILED, "message": cut(failed[0].message)}
+        return AdapterStatus(state="Failed", **fields | why)
     return AdapterStatus(state="Ready" if ready and loaded >= ready else "Loading", **fields)

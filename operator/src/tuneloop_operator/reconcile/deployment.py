@@ -4,24 +4,24 @@ Deployments are made once and later only scaled or removed, so that an upgraded 
 budget and ConfigMap are applied. Adapters never touch a Deployment.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tuneloop_core.api.finetunejob import FineTuneJob
 from tuneloop_core.api.modeldeployment import ModelDeployment
-from tuneloop_core.constants import FINETUNEJOB_KIND
 from tuneloop_operator.build.server import selector_labels
-from tuneloop_operator.kube.resources import FINETUNEJOBS, PODS, Obj
+from tuneloop_operator.kube.resources import PODS, Obj
 from tuneloop_operator.names import Key
 from tuneloop_operator.policy import adapters, modelfetch, revisions
 from tuneloop_operator.policy.adapters import Resolved
+from tuneloop_operator.policy.candidates import Need
 from tuneloop_operator.policy.conditions import parse_time
 from tuneloop_operator.policy.modelfetch import ModelVerdict
 from tuneloop_operator.policy.published import judge_published
 from tuneloop_operator.policy.serving import ServingFacts, summarize
 from tuneloop_operator.policy.transitions import condition_notes
 from tuneloop_operator.policy.verdicts import State, Verdict
+from tuneloop_operator.reconcile.adapterjobs import ReadJobs
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.jobs import StageJobs
 from tuneloop_operator.reconcile.modelfetch import ModelFetcher
@@ -54,20 +54,16 @@ class DeploymentReconciler:
         self._jobs = StageJobs(context)
         self._fetcher = ModelFetcher(context, self._jobs)
         self._servers = Servers(context)
-        self._waiting: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._read_jobs = ReadJobs(context.cache)
 
     def dependents(self, obj: Obj) -> tuple[Key, ...]:
         """Keys of the ModelDeployments that serve an adapter of this FineTuneJob, or its model."""
-        if obj["kind"] != FINETUNEJOB_KIND:
-            return ()
-        metadata = obj["metadata"]
-        return tuple(self._waiting.get(Key(FINETUNEJOB_KIND, metadata["namespace"], metadata["name"]), ()))
+        return self._read_jobs.dependents(obj)
 
     def forget(self, key: Key) -> None:
         """The resource is gone."""
         self._servers.forget(key)
-        for waiting in self._waiting.values():
-            waiting.discard(key)
+        self._read_jobs.forget(key)
 
     async def reconcile(self, key: Key, obj: Obj) -> float | None:
         """One look; returns after how many seconds to look again."""
@@ -98,21 +94,15 @@ class DeploymentReconciler:
         """The base model: fetched, or published by a job; the second is what the API server refused."""
         name = deployment.spec.model.fine_tune_job
         if name:
-            return judge_published(deployment, self._find_job(key, name)), None
+            job = self._read_jobs.get(key, name)
+            return judge_published(deployment, FineTuneJob.model_validate(job) if job else None), None
         served = modelfetch.annotation(found[max(found)], revisions.SOURCE_ANNOTATION) if found else ""
         return await self._fetcher.settle(key, deployment, served)
 
     def _resolve(self, key: Key, deployment: ModelDeployment, model: ModelVerdict) -> list[Resolved]:
-        uri = model.model.uri if model.model else ""
-        return adapters.resolve(
-            deployment.spec.adapters, deployment.status.adapters, lambda name: self._find_job(key, name), uri
-        )
-
-    def _find_job(self, key: Key, name: str) -> FineTuneJob | None:
-        """A FineTuneJob of the namespace; from now on a change of it wakes this deployment."""
-        self._waiting[Key(FINETUNEJOB_KIND, key.namespace, name)].add(key)
-        obj = self._context.cache.get(FINETUNEJOBS.kind, key.namespace, name)
-        return FineTuneJob.model_validate(obj) if obj is not None else None
+        need = Need(model.model.uri if model.model else "", deployment.spec.engine.lora.max_rank)
+        jobs = self._read_jobs.reader(key)
+        return adapters.resolve(deployment.spec.adapters, deployment.status.adapters, jobs, need)
 
     async def _facts(self, key: Key, deployment: ModelDeployment, look: Look) -> ServingFacts:
         context, labels = self._context, selector_labels(key.name)
