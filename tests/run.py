@@ -105,10 +105,13 @@ HELM = Step("helm", (PYTHON, "tests/support/chart_render.py"), prepares=True)
 # Servers that exports are tested against, built into the cache.
 STORES = Step("S3 server and registry", (PYTHON, "trainer-image/tests/support/stores.py"), prepares=True)
 
+# Compiled once per machine, for longer than one test may take.
+API_SERVER = Step("API server", (PYTHON, "-m", "tuneloop_localcluster", "up", "--api-only"), live=True, prepares=True)
+
 TIERS: dict[str, list[Step]] = {
     "lint": LINT,
     "fast": [*LINT, HELM, pytest_step("unit and golden", "tests/unit")],
-    "apiserver": [pytest_step("apiserver", "tests/apiserver", live=True)],
+    "apiserver": [API_SERVER, pytest_step("apiserver", "tests/apiserver", live=True)],
     "trainer": [STORES, *image_steps("trainer-image"), *image_steps("server-image", "--extra", "cpu")],
     "e2e": [replace(pytest_step("e2e", f"--timeout={E2E_SECONDS}", "tests/e2e", live=True), on_failure=CLUSTER)],
 }

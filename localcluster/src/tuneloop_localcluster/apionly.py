@@ -1,6 +1,8 @@
 """The variant with only etcd and kube-apiserver, on the machine's loopback: for tests of the API, up in seconds."""
 
 import shutil
+import zlib
+from pathlib import Path
 
 from tuneloop_localcluster import controlplane, programs, requirements
 from tuneloop_localcluster.apiserver import ControlPlane
@@ -11,10 +13,29 @@ from tuneloop_localcluster.versions import API_ONLY_PACKAGES, API_SERVER
 NAMES = (controlplane.APISERVER, controlplane.ETCD)
 
 
+PORT = 26443
+ETCD_PORT = 22379  # and the one after it
+OTHER_CACHES = 1000  # so many pairs of ports, all below the range that the kernel hands out
+
+
 def plane(cache: Cache) -> ControlPlane:
     """Where it listens. The full cluster lives in a network namespace, so that both can run at once."""
-    services = "198.18.144.0/24"
-    return ControlPlane(cache.api_only, "127.0.0.1", port=26443, etcd_port=22379, service_range=services, alone=True)
+    place, services = offset(cache.root), "198.18.144.0/24"
+    return ControlPlane(
+        cache.api_only,
+        "127.0.0.1",
+        port=PORT + place,
+        etcd_port=ETCD_PORT + place,
+        service_range=services,
+        alone=True,
+    )
+
+
+def offset(root: Path) -> int:
+    """What a cache adds to the ports: nothing for the user's own, else by its path, so that two can run at once."""
+    if root == Path.home() / ".cache" / "tuneloop":
+        return 0
+    return 2 * (1 + zlib.crc32(str(root).encode()) % OTHER_CACHES)
 
 
 def up(cache: Cache, progress: Progress) -> None:

@@ -151,3 +151,12 @@ def test_kubeconfig_is_whole() -> None:
     assert said["clusters"][0]["cluster"] == {"server": "https://h:1", "certificate-authority-data": "Y2E="}
     assert said["users"][0]["user"] == {"client-certificate-data": "Y3J0", "client-key-data": "a2V5"}
     assert said["contexts"][0]["context"] == {"cluster": "n", "user": "n"}
+
+
+def test_another_cache_listens_on_ports_of_its_own() -> None:
+    """Two checkouts with caches of their own run their tests side by side."""
+    mine, other = apionly.plane(Cache(Path.home() / ".cache" / "tuneloop")), apionly.plane(Cache(Path("/other")))
+    assert (mine.port, mine.etcd_port) == (26443, 22379)
+    ports = [mine.port, mine.etcd_port, mine.etcd_port + 1, other.port, other.etcd_port, other.etcd_port + 1]
+    assert len(set(ports)) == len(ports)
+    assert max(ports) < 32768, "the kernel hands out ports from there"
