@@ -78,6 +78,7 @@ class ModelServer:
     left: list[str] = field(default_factory=list)  # what clients walked away from
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
+    always: dict[str, Any] = field(default_factory=dict)  # done whatever the message says
 
     def application(self) -> web.Application:
         """Routes of the model server."""
@@ -91,7 +92,7 @@ class ModelServer:
         fields = await request.json()
         peer = request.transport.get_extra_info("peername") if request.transport else None
         self.seen.append(Seen(request.path, dict(request.headers), fields, peer[1] if peer else None))
-        order = _order(fields)
+        order = dict(self.always) or _order(fields)
         action: Callable[..., Awaitable[web.StreamResponse]] = getattr(self, f"do_{order.pop('do', 'answer')}")
         try:
             return await action(request, fields, **order)

@@ -72,6 +72,8 @@ gateway:
   service: tuneloop-gateway
   allowWithoutKeys: {{ .Values.gateway.allowWithoutKeys }}
   maxBodyBytes: {{ .Values.gateway.maxBodyBytes | int64 }}
+  timeouts: {{ .Values.gateway.timeouts | toJson }}
+  balance: {{ .Values.gateway.balance | toJson }}
 stages:
   cpuRequest: {{ .Values.stages.cpuRequest | quote }}
   memoryRequest: {{ .Values.stages.memoryRequest | quote }}

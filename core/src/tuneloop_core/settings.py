@@ -38,6 +38,24 @@ class HubSettings(Wire):
     max_bytes: int = 0
 
 
+class GatewayTimeouts(Wire):
+    """How long the gateway waits, seconds."""
+
+    connect_seconds: float = Field(default=2.0, gt=0)  # for a connection to a server pod
+    first_byte_seconds: float = Field(default=1800.0, gt=0)  # for an answer's first byte: a long one without streaming
+    idle_seconds: float = Field(default=300.0, gt=0)  # for the next byte of an answer
+    slow_client_seconds: float = Field(default=120.0, gt=0)  # for a client that does not read
+
+
+class BalanceSettings(Wire):
+    """How the gateway chooses among the replicas of a deployment."""
+
+    prefix_bytes: int = Field(default=2048, ge=0, le=65536)
+    eject_seconds: float = Field(default=5.0, gt=0)
+    eject_longest_seconds: float = Field(default=60.0, gt=0)
+    eject_share: float = Field(default=0.5, ge=0, le=1)
+
+
 class GatewaySettings(Wire):
     """How users and the operator reach the gateway."""
 
@@ -46,6 +64,8 @@ class GatewaySettings(Wire):
     service: str = "tuneloop-gateway"
     allow_without_keys: bool = False
     max_body_bytes: int = Field(default=4 * 1024 * 1024, gt=0)
+    timeouts: GatewayTimeouts = GatewayTimeouts()
+    balance: BalanceSettings = BalanceSettings()
 
 
 class StageResources(Wire):

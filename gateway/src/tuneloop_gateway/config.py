@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from tuneloop_core.constants import GATEWAY_INTERNAL_PORT, GATEWAY_PORT, SERVER_TOKEN_PATH
-from tuneloop_core.settings import Settings, load_settings
+from tuneloop_core.settings import BalanceSettings, Settings, load_settings
+from tuneloop_gateway.outlier import Rules
 
 SETTINGS_ENV: Final = "TUNELOOP_SETTINGS"
 DEFAULT_SETTINGS: Final = "/etc/tuneloop/settings.yaml"
@@ -34,7 +35,8 @@ class Limits:
     response_seconds: float = 1800.0  # a server's silence before its first byte: a long answer that is not streamed
     silence_seconds: float = 300.0  # a server's silence within an answer
     pool_idle_seconds: float = 4.0  # under the 5 s after which uvicorn closes a kept connection
-    endpoint_rest_seconds: float = 5.0  # how long an endpoint that refused a connection is passed over
+    prefix_bytes: int = 2048  # of a prompt's beginning, by which a replica is chosen; 0: by fewest ongoing requests
+    outlier: Rules = field(default_factory=Rules)  # when a server pod is passed over
     retry_after_seconds: int = 10  # what a client is told when no endpoint is ready
     lame_seconds: float = 3.0  # after SIGTERM: still accepting, no longer ready
     grace_seconds: float = 25.0  # after that: how long streams may go on
@@ -57,9 +59,19 @@ def _limits(settings: Settings, env: Mapping[str, str]) -> Limits:
     defaults = Limits()
     return Limits(
         body_bytes=settings.gateway.max_body_bytes,
+        connect_seconds=settings.gateway.timeouts.connect_seconds,
+        response_seconds=settings.gateway.timeouts.first_byte_seconds,
+        silence_seconds=settings.gateway.timeouts.idle_seconds,
+        stalled_seconds=settings.gateway.timeouts.slow_client_seconds,
+        prefix_bytes=settings.gateway.balance.prefix_bytes,
+        outlier=_rules(settings.gateway.balance),
         lame_seconds=float(env.get("TUNELOOP_GATEWAY_LAME_SECONDS", defaults.lame_seconds)),
         grace_seconds=float(env.get("TUNELOOP_GATEWAY_GRACE_SECONDS", defaults.grace_seconds)),
     )
+
+
+def _rules(balance: BalanceSettings) -> Rules:
+    return Rules(balance.eject_seconds, balance.eject_longest_seconds, balance.eject_share)
 
 
 def load_config(env: Mapping[str, str] = os.environ) -> Config:

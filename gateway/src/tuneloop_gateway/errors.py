@@ -146,9 +146,13 @@ def too_many(message: str, retry_after: int) -> Reply:
     return _error(429, "rate_limit_error", "rate_limit_exceeded", message, headers=headers)
 
 
-def upstream_failed(message: str) -> Reply:
-    """502: a server pod did not answer as it should."""
-    return _error(502, "server_error", "upstream_failed", message)
+def upstream_failed(message: str, identity: bytes = b"") -> Reply:
+    """502: a server pod did not answer as it should; ``identity`` is the request's id, as the logs have it."""
+    return _error(502, "server_error", "upstream_failed", message + _advice(identity))
+
+
+def _advice(identity: bytes) -> str:
+    return f" Try again; if it lasts, name request {identity.decode()} to the operators." if identity else ""
 
 
 def unavailable(message: str, retry_after: int, code: str = "model_not_ready") -> Reply:
@@ -162,9 +166,9 @@ def upstream_timeout(seconds: float) -> Reply:
     return _error(504, "server_error", "upstream_timeout", text)
 
 
-def stream_error_event(message: str) -> bytes:
+def stream_error_event(message: str, identity: bytes) -> bytes:
     """The SSE event that tells a client that its stream broke; OpenAI's clients raise it."""
-    return b"data: " + error_body(message, "server_error", "upstream_failed") + b"\n\n"
+    return b"data: " + error_body(message + _advice(identity), "server_error", "upstream_failed") + b"\n\n"
 
 
 def from_upstream(status: int, body: bytes, retry_after: int) -> Reply:

@@ -24,6 +24,7 @@ from tuneloop_gateway.sse import EventReader, usage_of
 COLLECT_LIMIT: Final = 4 * 1024 * 1024  # bytes of an answer that is not streamed; more is passed on as it comes
 PASSED_HEADERS: Final = (b"cache-control", b"retry-after", b"retry-after-ms", b"x-should-retry")
 CLIENT_LEFT: Final = "499"
+ELSEWHERE: Final = (404, 502, 503)  # what another server may answer better
 
 
 class Outcome(Enum):
@@ -31,6 +32,9 @@ class Outcome(Enum):
 
     ANSWERED = "answered"  # the client has an answer, good or bad
     STALE = "stale"  # a kept connection was dead: nothing was processed, another connection may do
+    UNREACHABLE = "unreachable"  # no connection could be made
+    LOST = "lost"  # the connection broke before the first byte of an answer
+    REFUSED = "refused"  # 502, 503 or 404: not this server, perhaps another
 
 
 class Exchange:
@@ -56,14 +60,20 @@ class Exchange:
         self._done: asyncio.Future[Outcome] | None = None
         self._active = 0.0
         self.code = "500"  # what the client got
-        self.failure = ""  # why it is not what it should be: connect, broken, silent
+        self.failure = ""  # why it is not what it should be: connect, broken, silent, refused
         self.why = ""
+        self.replica = b""  # host and port of the last attempt
+        self.withheld: Reply | None = None  # what the client gets if no other server answers better
 
     # ---- for the proxy ----
 
     async def attempt(self, endpoint: Endpoint, connection: ClientConnection, data: bytes) -> Outcome:
-        """Send the request and pass the answer on; cancelled when the client leaves, and the server is told."""
-        self._endpoint, self._upstream = endpoint, connection
+        """Send the request and pass the answer on; cancelled when the client leaves, and the server is told.
+
+        An answer that may be better elsewhere is withheld, and nothing of it reaches the client.
+        """
+        self._begin_again()
+        self._endpoint, self._upstream, self.replica = endpoint, connection, endpoint.host
         self._reused = connection.used > 0
         self._done = asyncio.get_running_loop().create_future()
         self._active = time.monotonic()
@@ -77,6 +87,17 @@ class Exchange:
         finally:
             self._client.on_pause = None
             self._upstream = None
+
+    def _begin_again(self) -> None:
+        self._status, self._headers, self._collected = 0, (), 0
+        self._parts.clear()
+        self.failure = self.why = ""
+        self.withheld = None
+
+    @property
+    def lacks_model(self) -> bool:
+        """Whether the server answered that it does not know the model."""
+        return self._status == 404
 
     def check_silence(self, now: float) -> None:
         """Give up a server that says nothing for too long, unless it is the client that does not read."""
@@ -93,6 +114,8 @@ class Exchange:
         self._status = status
         self._type = headers.get(b"content-type", self._type)
         self._headers = tuple((name, headers[name]) for name in PASSED_HEADERS if name in headers)
+        if status < 500 and self._endpoint is not None:
+            self._endpoint.answered()
         if status == 200 and self._type.startswith(b"text/event-stream"):
             self._reader = EventReader(self._drop_usage)
             self._begin_stream()
@@ -112,25 +135,29 @@ class Exchange:
 
     def on_end(self) -> None:
         """The answer is whole."""
+        outcome = Outcome.ANSWERED
         if self._reader is not None:
             self._end_stream(self._reader)
         elif self._passing:
             self.code = str(self._status)
             self._client.end_stream()
         else:
-            self._reply_collected()
+            outcome = self._reply_collected()
         if self._paused and self._upstream is not None:
             self._pause(False)
         if self._endpoint is not None and self._upstream is not None:
             self._endpoint.keep(self._upstream)
-        self._finish(Outcome.ANSWERED)
+        self._finish(outcome)
 
     def on_broken(self, why: str) -> None:
         """The answer will never be whole."""
         if self._reused and not self._status:
             return self._finish(Outcome.STALE)
-        message = f"The model server failed: {why}. Try again."
-        return self._fail("broken", why, errors.upstream_failed(message))
+        reply = errors.upstream_failed(f"The model server failed: {why}.", self._request.id)
+        if self._status:
+            return self._fail("broken", why, reply)
+        self.failure, self.why, self.withheld = "broken", why, reply
+        return self._finish(Outcome.LOST)
 
     # ---- inner ----
 
@@ -164,7 +191,8 @@ class Exchange:
             self._parts.clear()
         return None
 
-    def _reply_collected(self) -> None:
+    def _reply_collected(self) -> Outcome:
+        """Answer with what was collected, or withhold it."""
         body = b"".join(self._parts)
         if self._status < 400:
             reply = Reply(self._status, body, self._headers, self._type)
@@ -174,15 +202,19 @@ class Exchange:
             reply = Reply(reply.status, reply.body, reply.headers or self._headers, reply.content_type, reply.reason)
             if self._status in (401, 403, 404) or self._status >= 500:  # the rest is the client's own doing
                 self.failure, self.why = "refused", f"status {self._status}"
+        if self._status in ELSEWHERE:
+            self.withheld = reply
+            return Outcome.REFUSED
         self.code = str(reply.status)
         self._client.reply(self._request, reply)
+        return Outcome.ANSWERED
 
     def _fail(self, kind: str, why: str, reply: Reply) -> None:
         self.failure, self.why = kind, why
         if self._client.answered:
             self.code = str(self._status)
-            last = errors.stream_error_event(f"The model server failed: {why}.") if self._reader else b""
-            self._client.break_stream(self._request, last)
+            last = errors.stream_error_event(f"The model server failed: {why}.", self._request.id)
+            self._client.break_stream(self._request, last if self._reader else b"")
         else:
             self.code = str(reply.status)
             self._client.reply(self._request, reply)

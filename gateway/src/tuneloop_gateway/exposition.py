@@ -82,10 +82,13 @@ class MeasuresCollector(Collector):
         return family
 
 
-def registry(measures: Measures, gauges: Callable[[], dict[str, float]]) -> CollectorRegistry:
+def registry(
+    measures: Measures, gauges: Callable[[], dict[str, float]], more: Iterable[Collector] = ()
+) -> CollectorRegistry:
     """A registry of this process's own, so that nothing else's metrics slip in."""
     found = CollectorRegistry()
-    found.register(MeasuresCollector(measures, gauges))
+    for collector in (MeasuresCollector(measures, gauges), *more):
+        found.register(collector)
     ProcessCollector(registry=found)
     PlatformCollector(registry=found)
     return found

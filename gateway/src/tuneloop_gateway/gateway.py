@@ -26,6 +26,7 @@ from tuneloop_gateway.measure import Measures
 from tuneloop_gateway.proxy import Proxy
 from tuneloop_gateway.routes import Deployment, Slice, build_table, parse_deployment, parse_slice
 from tuneloop_gateway.token_file import TokenFile
+from tuneloop_gateway.upstream_metrics import UpstreamCollector
 from tuneloop_gateway.watch import Pace, Watcher
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ class Gateway:
             for path in _paths("/apis/discovery.k8s.io/v1", "endpointslices", config.settings.namespaces)
         ]
         self._public = self._state(self.proxy)
-        self._internal = self._state(Internal(self.measures, registry(self.measures, self._gauges), self._is_ready))
+        metrics = registry(self.measures, self._gauges, [UpstreamCollector(self.proxy.forwarder)])
+        self._internal = self._state(Internal(self.measures, metrics, self._is_ready))
         self._public.refused = self._count_refusal
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -5,14 +5,19 @@ never looks into a body; both are the proxy's affair.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
 
+from tuneloop_gateway.affinity import hash64
 from tuneloop_gateway.config import Limits
+from tuneloop_gateway.outlier import Health
 from tuneloop_gateway.routes import Address
+
+log = logging.getLogger(__name__)
 
 HEAD_LIMIT = 64 * 1024  # bytes of a server's answer before its body; more is no model server
 
@@ -152,8 +157,9 @@ class Endpoint:
     def __init__(self, address: Address, limits: Limits) -> None:
         self.address = address
         self.host = _host_header(address)
+        self.seed = hash64(self.host)
         self.ongoing = 0
-        self.rests_until = 0.0  # seconds of time.monotonic
+        self.health = Health()
         self._limits = limits
         self._idle: list[ClientConnection] = []
         self._closed = False
@@ -178,7 +184,6 @@ class Endpoint:
         making = loop.create_connection(lambda: ClientConnection(self._forget), *self.address)
         async with asyncio.timeout(self._limits.connect_seconds):
             _, connection = await making
-        self.rests_until = 0.0
         return connection
 
     def keep(self, connection: ClientConnection) -> None:
@@ -189,9 +194,10 @@ class Endpoint:
             connection.idle_since = time.monotonic()
             self._idle.append(connection)
 
-    def failed(self) -> None:
-        """It refused a connection: pass it over for a while."""
-        self.rests_until = time.monotonic() + self._limits.endpoint_rest_seconds
+    def answered(self) -> None:
+        """The head of a good answer came: if it was ejected, it is back."""
+        if self.health.until and self.health.answered():
+            log.info("a model server is back", extra={"replica": self.host.decode()})
 
     def sweep(self, now: float) -> None:
         """Close connections that idled too long."""

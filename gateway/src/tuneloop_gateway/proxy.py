@@ -6,20 +6,19 @@ between any two requests. Never logs a body or a key, and lets no header of a cl
 
 import asyncio
 import logging
-import random
 import time
 from dataclasses import dataclass
 from typing import Final, cast
 
 import orjson
 
-from tuneloop_gateway import access, balance, body, errors
+from tuneloop_gateway import access, affinity, body, errors
 from tuneloop_gateway.auth import digest_of_header
 from tuneloop_gateway.config import Limits
 from tuneloop_gateway.errors import ApiError, Reply
-from tuneloop_gateway.exchange import CLIENT_LEFT, Exchange, Outcome
-from tuneloop_gateway.http_client import ClientConnection, Endpoint, Endpoints
-from tuneloop_gateway.http_messages import Request, post_bytes, request_id
+from tuneloop_gateway.exchange import CLIENT_LEFT, Exchange
+from tuneloop_gateway.forward import Forwarder, Parcel
+from tuneloop_gateway.http_messages import Request, request_id
 from tuneloop_gateway.http_server import ServerConnection
 from tuneloop_gateway.measure import Labels, Measures
 from tuneloop_gateway.routes import Route, Table
@@ -31,7 +30,6 @@ OPERATIONS: Final = {b"chat/completions": "chat", b"completions": "text_completi
 UPSTREAM_PATHS: Final = {"chat": b"/v1/chat/completions", "text_completion": b"/v1/completions"}
 MODELS: Final = "models"
 HEALTH: Final = {b"/healthz": "healthz", b"/readyz": "readyz"}
-ATTEMPTS: Final = 2
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,7 @@ class Proxy:
         self._limits = limits
         self._allow = allow_without_keys
         self._measures = measures
-        self._token = token
-        self._endpoints = Endpoints(limits)
-        self._exchanges: set[Exchange] = set()
+        self.forwarder = Forwarder(limits, measures, token)
         self.table: Table | None = None  # None until the first complete look at the cluster
         self.draining = False
 
@@ -62,20 +58,18 @@ class Proxy:
         """Route by this table from now on."""
         self.table = table
         routes = [route for namespace in table.values() for route in namespace.models.values()]
-        self._endpoints.forget_all_but({address for route in routes for address in route.addresses})
+        self.forwarder.set_owners({(r.deployment.namespace, r.deployment.name): r.addresses for r in routes})
         self._measures.forget_all_but(
             {(r.deployment.namespace, r.deployment.name, r.model, r.engine_name) for r in routes}
         )
 
     def sweep(self, now: float) -> None:
         """Look for silent servers and old connections; called about once a second."""
-        self._endpoints.sweep(now)
-        for exchange in list(self._exchanges):
-            exchange.check_silence(now)
+        self.forwarder.sweep(now)
 
     def close(self) -> None:
         """Close the kept connections to servers."""
-        self._endpoints.close()
+        self.forwarder.close()
 
     @property
     def ready(self) -> bool:
@@ -155,63 +149,35 @@ class Proxy:
             usable = access.usable(namespace, call.digest, self._allow)
             raise ApiError(errors.missing_model(route.model for route in usable))
         route = access.find(namespace, asked.model, call.digest, self._allow)
-        sent = body.rewrite(asked, route.engine_name)
         labels = Labels(call.namespace, route.deployment.name, route.model, call.operation, route.engine_name)
         meter = self._measures.meter(labels, request.received)
         exchange = Exchange(request, connection, meter, self._limits, drop=not asked.wants_usage)
-        self._exchanges.add(exchange)
         try:
-            reply = await self._forward(call, request, route, sent, exchange)
+            reply = await self._forward(call, request, route, asked, exchange)
             if reply is not None:
                 exchange.code, exchange.failure = str(reply.status), exchange.failure or reply.reason
                 connection.reply(request, reply)
+        except ApiError as error:
+            exchange.code = str(error.reply.status)
+            raise
         except asyncio.CancelledError:
             exchange.code = CLIENT_LEFT
             raise
         finally:
-            self._exchanges.discard(exchange)
             meter.end(exchange.code, bool(exchange.failure), time.monotonic())
-            self._note(exchange, labels, request)
 
     async def _forward(
-        self, call: Call, request: Request, route: Route, sent: bytes, exchange: Exchange
+        self, call: Call, request: Request, route: Route, asked: body.Asked, exchange: Exchange
     ) -> Reply | None:
-        """Find an endpoint that takes the request; None once the client has its answer."""
+        """Hand the request to the forwarder; None once the client has its answer."""
         if not route.engine_name or not route.addresses:
             return self._not_ready(route)
-        endpoints, tried = self._endpoints.of(route.addresses), list[Endpoint]()
-        while len(tried) < ATTEMPTS:
-            endpoint = balance.pick(endpoints, time.monotonic(), random.random(), tried)  # noqa: S311 - ties, not secrets
-            if endpoint is None:
-                break
-            tried.append(endpoint)
-            data = post_bytes(UPSTREAM_PATHS[call.operation], endpoint.host, self._token.value, request.id, sent)
-            if await self._try(endpoint, data, exchange):
-                return None
-        return errors.upstream_failed("No model server could be reached. Try again in a few seconds.")
-
-    async def _try(self, endpoint: Endpoint, data: bytes, exchange: Exchange) -> bool:
-        """One endpoint: a kept connection if there is one, a new one if that turns out to be dead."""
-        endpoint.ongoing += 1
-        try:
-            kept = endpoint.kept()
-            if kept is not None and await exchange.attempt(endpoint, kept, data) is Outcome.ANSWERED:
-                return True
-            fresh = await self._connect(endpoint)
-            return fresh is not None and await exchange.attempt(endpoint, fresh, data) is Outcome.ANSWERED
-        finally:
-            endpoint.ongoing -= 1
-
-    async def _connect(self, endpoint: Endpoint) -> ClientConnection | None:
-        try:
-            return await endpoint.connect()
-        except OSError as error:  # TimeoutError is one
-            endpoint.failed()
-            self._measures.upstream_failed("connect")
-            log.warning(
-                "a model server refused a connection", extra={"endpoint": endpoint.host.decode(), "error": str(error)}
-            )
-            return None
+        sent = body.rewrite(asked, route.engine_name)
+        key = affinity.prompt_key(asked.fields, route.engine_name, self._limits.prefix_bytes)
+        owner = route.deployment.namespace, route.deployment.name
+        path = UPSTREAM_PATHS[call.operation]
+        parcel = Parcel(owner, route.model, route.addresses, path, sent, request.id, key)
+        return await self.forwarder.send(parcel, exchange)
 
     def _not_ready(self, route: Route) -> Reply:
         if not route.engine_name:
@@ -219,14 +185,6 @@ class Proxy:
         else:
             message = f"No replica of '{route.model}' is ready. It may be starting; try again later."
         return errors.unavailable(message, self._limits.retry_after_seconds)
-
-    def _note(self, exchange: Exchange, labels: Labels, request: Request) -> None:
-        if not exchange.why:
-            return
-        self._measures.upstream_failed(exchange.failure or "status")
-        extra = {"namespace": labels.namespace, "deployment": labels.deployment, "model": labels.model}
-        more = {"request": request.id.decode(), "code": exchange.code, "why": exchange.why}
-        log.warning("a model server did not answer as it should", extra=extra | more)
 
 
 def _checked(request: Request, operation: str, method: bytes) -> str:

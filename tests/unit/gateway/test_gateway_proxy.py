@@ -247,7 +247,7 @@ async def test_a_slow_reader_slows_the_server(team: world.World) -> None:
     body = json.dumps({"model": "qa", "stream": True, "messages": order(do="fill", megabytes=64)}).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", team.port, limit=1024)
     writer.write(post(CHAT, body, "connection: close\r\n"))
-    await until(lambda: any(each._paused for each in team.proxy._exchanges), "the server's side to be paused")
+    await until(lambda: any(each._paused for each in team.proxy.forwarder._exchanges), "the server's side to be paused")
     held = sum(each._transport.get_write_buffer_size() for each in team.state.connections)
     assert held < 2 << 20
     size = 0
