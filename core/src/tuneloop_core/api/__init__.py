@@ -57,15 +57,17 @@ from tuneloop_core.api.modeldeployment_status import (
     ServedName,
 )
 from tuneloop_core.api.pod import LocalObjectReference, PodSettings, ResourceRequirements, Toleration
-from tuneloop_core.api.scaling import (
+from tuneloop_core.api.rollout import (
+    ArmStatus,
     Canary,
+    CanaryArm,
     CanaryLimits,
+    MeasuredStatus,
+    RejectedVersion,
     Rollout,
-    Scaling,
-    ScalingSchedule,
-    ScalingTarget,
-    ServiceLevel,
+    RolloutStatus,
 )
+from tuneloop_core.api.scaling import Scaling, ScalingSchedule, ScalingTarget, ServiceLevel
 from tuneloop_core.api.sources import DatasetSource, ModelSource, ValidationSplit
 
 __all__ = [
@@ -77,8 +79,10 @@ __all__ = [
     "AdapterSpec",
     "AdapterStatus",
     "Affinity",
+    "ArmStatus",
     "ArtifactStatus",
     "Canary",
+    "CanaryArm",
     "CanaryLimits",
     "CheckpointSettings",
     "CheckpointStatus",
@@ -101,6 +105,7 @@ __all__ = [
     "LatencyStatus",
     "LoRASettings",
     "LocalObjectReference",
+    "MeasuredStatus",
     "MemoryPlan",
     "Method",
     "ModelDeployment",
@@ -113,9 +118,11 @@ __all__ = [
     "PlanStatus",
     "PodSettings",
     "ProgressStatus",
+    "RejectedVersion",
     "ResourceRequirements",
     "RevisionStatus",
     "Rollout",
+    "RolloutStatus",
     "Scaling",
     "ScalingEvent",
     "ScalingSchedule",

@@ -107,6 +107,8 @@ MODELDEPLOYMENT: Final = Kind(
         _column("URL", ".status.url", description="The OpenAI base URL."),
         _column("TTFT-P95", ".status.latency.ttftP95", description="Time to first token, 95th percentile."),
         _column("TPOT-P95", ".status.latency.tpotP95", description="Time per output token, 95th percentile."),
+        _column("Rollout", ".status.rollout.phase", description="Of the new version: Loading, Canary, RolledBack ..."),
+        _column("Weight", ".status.rollout.weight", "integer", "Percent that the new version gets.", priority=1),
         _column("Model", ".spec.model.uri", description="The base model.", priority=1),
         _column("Message", _ready("message"), description="What was found and what to do next.", priority=1),
         _column("Age", ".metadata.creationTimestamp", "date"),

@@ -16,7 +16,8 @@ from tuneloop_core.api.finetunejob import ACCELERATOR_RESOURCE_RULE
 from tuneloop_core.api.formats import JobName, ResourceName
 from tuneloop_core.api.modeldeployment_status import ModelDeploymentStatus
 from tuneloop_core.api.pod import PodSettings
-from tuneloop_core.api.scaling import Rollout, Scaling, ServiceLevel
+from tuneloop_core.api.rollout import Rollout
+from tuneloop_core.api.scaling import Scaling, ServiceLevel
 from tuneloop_core.api.sources import PVC_NEEDS_NO_SECRET, REVISION_ONLY_HUB, ModelURI, Revision
 
 _ADAPTER_NAME_RULE = cel(
@@ -141,7 +142,7 @@ class ModelDeploymentSpec(SpecModel):
     scaling: Scaling = Field(default=Scaling(), description="How many replicas.")
     slo: ServiceLevel | None = Field(default=None, description="Promised latency. Not in this release.")
     rollout: Rollout | None = Field(
-        default=None, description="How a new revision takes over; left out it is RollingUpdate."
+        default=None, description="How a new version takes over; left out it is RollingUpdate."
     )
     access: Access | None = Field(
         default=None, description="Who may call it. Left out it is closed, unless the chart says otherwise."

@@ -12,6 +12,7 @@ from tuneloop_core.api.base import StatusModel
 from tuneloop_core.api.conditions import Condition
 from tuneloop_core.api.finetunejob_status import ModelStatus
 from tuneloop_core.api.formats import Timestamp
+from tuneloop_core.api.rollout import CanaryArm, RejectedVersion, RolloutStatus
 
 _Latency = Annotated[str, Field(max_length=32)]
 
@@ -23,6 +24,7 @@ class ServedName(StatusModel):
     engine_name: str = Field(default="", max_length=128, description="What the engine calls it, with the digest.")
     kind: Literal["Base", "Adapter"] = Field(description="Base model or adapter.")
     ready: bool = Field(default=False, description="Whether a request for it is answered now.")
+    canary: CanaryArm | None = Field(default=None, description="The version that takes a share of its requests.")
 
 
 class AdapterStatus(StatusModel):
@@ -143,3 +145,7 @@ class ModelDeploymentStatus(StatusModel):
     latency: LatencyStatus | None = Field(default=None, description="What users felt.")
     scaling: ScalingStatus | None = Field(default=None, description="Replicas wanted, and why.")
     cold_start: ColdStartStatus | None = Field(default=None, description="The last start of a replica.")
+    rollout: RolloutStatus | None = Field(default=None, description="The rollout in progress, or the last one.")
+    rejected: Annotated[list[RejectedVersion], Field(max_length=32)] = Field(
+        default=[], description="Versions that were rolled back and are not tried again, newest first."
+    )

@@ -1,14 +1,14 @@
-"""How many replicas a ModelDeployment has, and how a new revision takes over.
+"""How many replicas a ModelDeployment has, and the latency it promises.
 
-Never decides: the autoscaler and the rollout are the operator's.
+Never decides: the autoscaler is the operator's.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from tuneloop_core.api.base import SpecModel, cel, rules
-from tuneloop_core.api.formats import Decimal, Duration
+from tuneloop_core.api.formats import Duration
 
 
 class ScalingTarget(SpecModel):
@@ -79,38 +79,3 @@ class ServiceLevel(SpecModel):
 
     ttft_p95: Duration | None = Field(default=None, description="95th percentile of time to first token.")
     tpot_p95: Duration | None = Field(default=None, description="95th percentile of time per output token.")
-
-
-class CanaryLimits(SpecModel):
-    """What a canary may be worse by, before it is rolled back."""
-
-    error_rate: Decimal = Field(default="0.02", description="Share of failed requests.")
-    ttft_ratio: Decimal = Field(default="1.5", description="Its TTFT P95 over that of the old revision.")
-    tpot_ratio: Decimal = Field(default="1.3", description="Its TPOT P95 over that of the old revision.")
-    feedback_drop: Decimal = Field(default="0.1", description="Drop of the share of good feedback.")
-
-
-class Canary(SpecModel):
-    """A new revision takes a growing share of the traffic."""
-
-    steps: list[Annotated[int, Field(ge=1, le=100)]] = Field(
-        default=[10, 50], max_length=10, description="Shares of the traffic, percent, rising."
-    )
-    interval: Duration = Field(default="5m", description="Time at each step.")
-    min_requests: int = Field(default=50, ge=1, le=1_000_000, description="Requests needed to judge a step.")
-    max_duration: Duration = Field(default="1h", description="Give up after this time.")
-    on_no_traffic: Literal["Hold", "Promote", "Rollback"] = Field(
-        default="Hold", description="What to do when too few requests came."
-    )
-    limits: CanaryLimits = Field(default=CanaryLimits(), description="When to roll back.")
-
-
-class Rollout(SpecModel):
-    """How a new revision takes over."""
-
-    strategy: Literal["RollingUpdate", "Canary"] = Field(
-        default="RollingUpdate",
-        description="RollingUpdate: the new revision takes all traffic once it is ready, then the old one goes. Canary "
-        "is not in this release.",
-    )
-    canary: Canary | None = Field(default=None, description="For strategy Canary. Not in this release.")
