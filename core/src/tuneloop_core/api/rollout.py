@@ -81,8 +81,8 @@ class Rollout(SpecModel):
     strategy: Literal["RollingUpdate", "Canary", "Recreate"] = Field(
         default="RollingUpdate",
         description="RollingUpdate: a new version takes all traffic once it is ready, then the old one goes. Canary: "
-        "it is loaded beside the old one, takes a growing share of the traffic, and is promoted or rolled back by what is "
-        "measured. Recreate: the old pods go before the new ones come, where accelerators do not suffice for both.",
+        "it is loaded beside the old one, takes a growing share of the traffic, and is promoted or rolled back by what "
+        "is measured. Recreate: the old pods go before the new ones come, where accelerators do not suffice for both.",
     )
     pause: bool = Field(
         default=False,

@@ -1,8 +1,8 @@
 """One rollout, step by step: Loading, then a growing share of the traffic, then Promoted or RolledBack.
 
 The state is ``status.rollout`` and nothing else, so an operator that restarts goes on where it was. In come two
-versions (the one that serves, the one that is wanted), what was measured of both since the step began, and what people ask for
-by hand; out comes the next state. Pure: it neither loads nor routes, and never chooses which version is wanted.
+versions (the one that serves, the one that is wanted), what was measured of both since the step began, and what people
+ask for by hand; out comes the next state. Pure: it neither loads nor routes, and never chooses which version is wanted.
 """
 
 from collections.abc import Sequence
