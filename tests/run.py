@@ -108,10 +108,13 @@ STORES = Step("S3 server and registry", (PYTHON, "trainer-image/tests/support/st
 # Compiled once per machine, for longer than one test may take.
 API_SERVER = Step("API server", (PYTHON, "-m", "tuneloop_localcluster", "up", "--api-only"), live=True, prepares=True)
 
+# These tests wait more than they work: for a Lease to run out, for a process to find that its watch is dead.
+TWO_AT_ONCE = ("--numprocesses=2", "--dist=loadfile")
+
 TIERS: dict[str, list[Step]] = {
     "lint": LINT,
     "fast": [*LINT, HELM, pytest_step("unit and golden", "tests/unit")],
-    "apiserver": [API_SERVER, pytest_step("apiserver", "tests/apiserver", live=True)],
+    "apiserver": [API_SERVER, pytest_step("apiserver", *TWO_AT_ONCE, "tests/apiserver", live=True)],
     "trainer": [STORES, *image_steps("trainer-image"), *image_steps("server-image", "--extra", "cpu")],
     "e2e": [replace(pytest_step("e2e", f"--timeout={E2E_SECONDS}", "tests/e2e", live=True), on_failure=CLUSTER)],
 }
