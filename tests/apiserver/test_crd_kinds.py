@@ -139,7 +139,7 @@ def test_columns_of_a_served_model(kubectl: Any, namespace: str) -> None:
     }
     set_status(kubectl, namespace, "mdep", "served", status)
     header, row = kubectl("get", "mdep", "served", "-n", namespace).splitlines()
-    assert header.split() == ["NAME", "READY", "REASON", "REPLICAS", "URL", "TTFT-P95", "TPOT-P95", "AGE"]
+    assert header.split() == ["NAME", "READY", "REASON", "REPLICAS", "URL", "TTFT-P95", "TPOT-P95", "ROLLOUT", "AGE"]
     assert row.split()[:7] == ["served", "True", "Serving", "1", url, "512ms", "48.2ms"]
 
 
