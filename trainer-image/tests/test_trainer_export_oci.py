@@ -15,8 +15,8 @@ from tuneloop_core.stages import Reason
 
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.exports import registry as registry_module
-from tuneloop_trainer.exports.oci import ARTIFACT_TYPE, MANIFEST_TYPE
-from tuneloop_trainer.exports.registry import Registry, RegistryLogin
+from tuneloop_trainer.exports.oci import ARTIFACT_TYPE
+from tuneloop_trainer.exports.registry import MANIFEST_TYPE, Registry, RegistryLogin
 from tuneloop_trainer.guard import AddressGuard
 from tuneloop_trainer.paths import Paths
 

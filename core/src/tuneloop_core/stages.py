@@ -31,6 +31,7 @@ class Reason(StrEnum):
     REVISION_NOT_FOUND = "RevisionNotFound"
     ACCESS_DENIED = "AccessDenied"
     GATED_MODEL_NOT_ACCEPTED = "GatedModelNotAccepted"
+    ADAPTER_UNSUPPORTED = "AdapterUnsupported"  # no LoRA, or of a kind that no engine loads
     MODEL_UNSUPPORTED = "ModelUnsupported"  # no safetensors, remote code, unknown architecture
     HUB_UNAVAILABLE = "HubUnavailable"
     DATASET_NOT_FOUND = "DatasetNotFound"
@@ -60,17 +61,22 @@ class Wire(BaseModel):
 
 
 class FetchInput(Wire):
-    """Resolve and download model and dataset into the store. ``dataset`` is None for a ModelDeployment's fetch."""
+    """Resolve and download model and dataset into the store. ``dataset`` is None for a ModelDeployment's fetch.
+
+    With ``adapter`` that one thing is fetched instead, and the answer is an ``AdapterFetchResult``.
+    """
 
     stage: Literal[Stage.FETCH] = Stage.FETCH
     owner: str  # "FineTuneJob NAMESPACE/NAME", for messages
-    model: dict[str, Any]  # spec.model, camelCase
+    model: dict[str, Any] = {}  # spec.model, camelCase
     dataset: dict[str, Any] | None = None  # spec.dataset, camelCase
+    adapter: dict[str, Any] | None = None  # spec.adapters[].from with a uri, camelCase
     hub_endpoint: str = ""  # HF_ENDPOINT; empty is the library's default
     refused_addresses: list[str] = []  # CIDRs of API server and nodes, besides loopback, link-local, metadata
     max_bytes: int = 0  # cap per download, bytes; 0 is no cap
     pvc_model_path: str = ""  # for pvc:// the mount below which the files lie
     pvc_dataset_path: str = ""
+    pvc_adapter_path: str = ""
 
 
 class CheckInput(Wire):

@@ -30,6 +30,11 @@ def model_job(name: str) -> str:
     return f"{name}-model"
 
 
+def adapter_job(name: str, tag: str) -> str:
+    """Job that fetches an adapter of ModelDeployment ``name``; ``tag`` is of ten characters."""
+    return f"{name}-a-{tag}"
+
+
 def server(name: str) -> str:
     """Headless Service, PodDisruptionBudget and ConfigMap of ModelDeployment ``name``."""
     return f"{name}-server"

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from tuneloop_core.adapterconfig import kind_faults, rank_faults
 from tuneloop_core.serving import Adapter
 from tuneloop_server.modelfolder import ModelFacts
 
@@ -20,9 +21,6 @@ _HEADER_LIMIT: Final = 64 << 20
 
 # Inputs of these have the model's hidden size in every architecture that has them.
 _HIDDEN_INPUT: Final = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
-
-# vLLM 0.32, lora/peft_helper.py: these initialisations leave the base model as it was.
-_PLAIN_INITIALISATIONS: Final = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 
 
 class AdapterMissingError(Exception):
@@ -54,21 +52,8 @@ def check_adapter(folder: Path, digest: str, max_rank: int, model: ModelFacts) -
 
 def config_faults(config: dict[str, Any], max_rank: int) -> Iterable[str]:
     """What in adapter_config.json this engine cannot do."""
-    if config.get("peft_type") != "LORA":
-        yield f"peft_type is {config.get('peft_type')!r}, only LORA can be loaded as an adapter"
-    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
-    highest = max((rank for rank in ranks if isinstance(rank, int)), default=0)
-    if not 0 < highest <= max_rank:
-        yield f"its rank is {highest}, the engine has room for 1 to {max_rank}: raise engine.lora.maxRank"
-    if config.get("use_dora"):
-        yield "it uses DoRA, which the engine cannot load: publish it merged"
-    if config.get("modules_to_save"):
-        yield f"it carries whole modules ({', '.join(map(str, config['modules_to_save']))}): publish it merged"
-    if config.get("bias", "none") != "none" or config.get("lora_bias"):
-        yield "it trains biases, which the engine cannot load: train with bias none"
-    start = config.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower() not in _PLAIN_INITIALISATIONS:
-        yield f"it was initialised with {start}, which changes the base model: convert it to a plain LoRA"
+    yield from kind_faults(config)
+    yield from rank_faults(config, max_rank)
 
 
 def shape_faults(header: dict[str, Any], model: ModelFacts) -> Iterable[str]:

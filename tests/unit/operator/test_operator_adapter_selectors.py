@@ -9,7 +9,7 @@ from tuneloop_core.api.modeldeployment import AdapterSpec
 from tuneloop_core.api.modeldeployment_status import AdapterStatus
 from tuneloop_operator.names import Key
 from tuneloop_operator.policy import adapters, candidates, reasons
-from tuneloop_operator.policy.adapters import Resolved
+from tuneloop_operator.policy.adapters import Resolved, Sources
 from tuneloop_operator.policy.candidates import Candidate, Need
 from tuneloop_operator.reconcile.adapterjobs import ReadJobs
 from tuneloop_operator.reconcile.cache import Cache
@@ -44,7 +44,7 @@ class Jobs:
 
 
 def resolve(*jobs: Candidate, known: AdapterStatus | None = None) -> Resolved:
-    return adapters.resolve([SPEC], [known] if known else [], Jobs(*jobs), Need(BASE, 32))[0]
+    return adapters.resolve([SPEC], [known] if known else [], Sources(Jobs(*jobs)), Need(BASE, 32))[0]
 
 
 def status_of(resolved: Resolved) -> AdapterStatus:

@@ -13,6 +13,7 @@ from tuneloop_core.serving import AdapterState, DeploymentLoad, Histogram, Serve
 from tuneloop_core.stages import Stage
 from tuneloop_operator.policy import adapters, candidates, latency, reasons, revisions
 from tuneloop_operator.policy.actions import CreateStage, DeleteJob
+from tuneloop_operator.policy.adapters import Sources
 from tuneloop_operator.policy.candidates import Candidate, Need
 from tuneloop_operator.policy.modelfetch import ModelFacts, judge_model
 from tuneloop_operator.policy.serving import ServingFacts, summarize
@@ -55,7 +56,7 @@ class OneJob:
 
 
 def resolve(found: FineTuneJob | None, known: list[AdapterStatus] | None = None) -> adapters.Resolved:
-    return adapters.resolve(deployment().spec.adapters, known or [], OneJob(found), Need(MODEL.uri, 32))[0]
+    return adapters.resolve(deployment().spec.adapters, known or [], Sources(OneJob(found)), Need(MODEL.uri, 32))[0]
 
 
 KNOWN = AdapterStatus(name="bot", digest=DIGEST, path="artifacts/x", state="Ready")

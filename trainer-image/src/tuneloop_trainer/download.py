@@ -1,4 +1,4 @@
-"""``https://`` and ``s3://`` datasets: one file, streamed to disk under a size cap, through the guarded client.
+"""``https://`` and ``s3://``: one file, streamed to disk under a size cap, through the guarded client.
 
 S3 requests are signed here (botocore) and sent by the same client, so that its addresses are checked like any other.
 Never logs a URL's query, which may be a signature.
@@ -34,13 +34,29 @@ class S3Credentials:
     session_token: str = ""
 
 
+@dataclass(frozen=True)
+class About:
+    """What is downloaded, for reasons and words: a dataset unless somebody says otherwise."""
+
+    missing: Reason = Reason.DATASET_NOT_FOUND
+    too_large: Reason = Reason.DATASET_INVALID
+    field: str = "dataset.uri"
+
+
 class Downloader:
     """Downloads single files. ``max_bytes`` 0 is no cap."""
 
-    def __init__(self, guard: AddressGuard, max_bytes: int, schemes: tuple[str, ...] = ("https",)) -> None:
+    def __init__(
+        self,
+        guard: AddressGuard,
+        max_bytes: int,
+        schemes: tuple[str, ...] = ("https",),
+        about: About = About(),  # noqa: B008 - frozen
+    ) -> None:
         self._guard = guard
         self._max_bytes = max_bytes
         self._schemes = schemes
+        self._about = about
 
     def https(self, url: str, token: str, folder: Path) -> Path:
         """Download a URL; ``token`` goes as a bearer to its own host only."""
@@ -52,9 +68,12 @@ class Downloader:
         return target
 
     def s3(self, uri: str, endpoint: str, credentials: S3Credentials, folder: Path) -> Path:
+        """Download one object of rows."""
+        return self.s3_object(uri, endpoint, credentials, folder / _file_name(uri))
+
+    def s3_object(self, uri: str, endpoint: str, credentials: S3Credentials, target: Path) -> Path:
         """Download one object; asks again in the bucket's own region when told so."""
         bucket, _, key = uri.removeprefix("s3://").partition("/")
-        target = folder / _file_name(key)
         with guarded_client(self._guard) as client:
             client.follow_redirects = False
             region = DEFAULT_REGION
@@ -64,7 +83,8 @@ class Downloader:
                 if not other:
                     return target
                 region = other
-        raise StageError(Reason.HUB_UNAVAILABLE, f"the region of {uri} could not be found out; set dataset.endpoint.")
+        field = self._about.field.removesuffix("uri")
+        raise StageError(Reason.HUB_UNAVAILABLE, f"the region of {uri} could not be found out; set {field}endpoint.")
 
     def _stream(self, client: httpx2.Client, url: str, headers: dict[str, str], target: Path, shown: str) -> str:
         """Stream a URL into a file; returns the region to ask in instead, or an empty string when done."""
@@ -72,14 +92,14 @@ class Downloader:
             with client.stream("GET", url, headers={**headers, "Accept-Encoding": "identity"}) as response:
                 if region := _other_region(response):
                     return region
-                _require_ok(response, shown, bool(headers))
+                _require_ok(response, shown, bool(headers), self._about)
                 self._require_small(int(response.headers.get("Content-Length", 0)), shown)
                 self._write(response, target, shown)
         except httpx2.TransportError as error:
             message = f"{shown} could not be read ({type(error).__name__}: {error}); it will be tried again."
             raise StageError(Reason.HUB_UNAVAILABLE, message) from error
         except (httpx2.InvalidURL, httpx2.TooManyRedirects) as error:
-            raise StageError(Reason.DATASET_NOT_FOUND, f"{shown} leads nowhere: {error}.") from error
+            raise StageError(self._about.missing, f"{shown} leads nowhere: {error}.") from error
         return ""
 
     def _write(self, response: httpx2.Response, target: Path, shown: str) -> None:
@@ -94,7 +114,7 @@ class Downloader:
         if self._max_bytes and size > self._max_bytes:
             most = gib(self._max_bytes)
             message = f"{shown} is larger than {most}, the most that hub.maxBytes of this installation allows."
-            raise StageError(Reason.DATASET_INVALID, message)
+            raise StageError(self._about.too_large, message)
 
 
 def presign(bucket: str, key: str, endpoint: str, region: str, credentials: S3Credentials) -> str:
@@ -126,7 +146,7 @@ def _other_region(response: httpx2.Response) -> str:
     return response.headers.get("x-amz-bucket-region", "") if response.status_code in (301, 307, 400) else ""
 
 
-def _require_ok(response: httpx2.Response, shown: str, with_token: bool) -> None:
+def _require_ok(response: httpx2.Response, shown: str, with_token: bool, about: About) -> None:
     status = response.status_code
     if status == 200:
         return
@@ -134,12 +154,12 @@ def _require_ok(response: httpx2.Response, shown: str, with_token: bool) -> None
         hint = "the credentials in credentialsSecret are wrong or may not read it" if with_token else _CREDENTIALS_HINT
         raise StageError(Reason.ACCESS_DENIED, f"{shown} was refused ({status}): {hint}.")
     if status in (404, 410):
-        raise StageError(Reason.DATASET_NOT_FOUND, f"{shown} does not exist ({status}). Check dataset.uri.")
+        raise StageError(about.missing, f"{shown} does not exist ({status}). Check {about.field}.")
     if status >= 500 or status in (408, 429):
         raise StageError(
             Reason.HUB_UNAVAILABLE, f"{shown} could not be read (status {status}); it will be tried again."
         )
-    raise StageError(Reason.DATASET_NOT_FOUND, f"{shown} could not be read: status {status}.")
+    raise StageError(about.missing, f"{shown} could not be read: status {status}.")
 
 
 _CREDENTIALS_HINT = (

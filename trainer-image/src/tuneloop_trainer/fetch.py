@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tuneloop_core.adapterconfig import AdapterFetchResult
 from tuneloop_core.api.shape import ModelShape
 from tuneloop_core.api.sources import DatasetSource, ModelSource
 from tuneloop_core.constants import STORE_DATASETS, STORE_MODELS
@@ -21,6 +22,7 @@ from tuneloop_core.data.files import READ, wanted_files
 from tuneloop_core.plan.config import read_shape
 from tuneloop_core.stages import FetchInput, FetchResult, Reason
 
+from tuneloop_trainer.adapterfetch import fetch_adapter
 from tuneloop_trainer.download import Downloader, S3Credentials
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import (
@@ -44,9 +46,16 @@ STALE_SECONDS = 24 * 3600
 REPORT_SECONDS = 5.0
 
 
-def run(stage_input: FetchInput, paths: Paths, guard: AddressGuard | None = None) -> FetchResult:
-    """Fetch the model, then the dataset if there is one."""
+def run(stage_input: FetchInput, paths: Paths, guard: AddressGuard | None = None) -> FetchResult | AdapterFetchResult:
+    """Fetch the model, then the dataset if there is one; or an adapter alone."""
     guard = guard or AddressGuard(stage_input.refused_addresses)
+    if stage_input.adapter is not None:
+        _remove_stale(paths.artifacts)
+        return fetch_adapter(stage_input, paths, guard)
+    return _fetch(stage_input, paths, guard)
+
+
+def _fetch(stage_input: FetchInput, paths: Paths, guard: AddressGuard) -> FetchResult:
     _remove_stale(paths.models, paths.datasets)
     result = _fetch_model(stage_input, ModelSource.model_validate(stage_input.model), paths, guard)
     if stage_input.dataset is None:
@@ -65,6 +74,9 @@ def run(stage_input: FetchInput, paths: Paths, guard: AddressGuard | None = None
 
 def holds(earlier: dict[str, Any], paths: Paths) -> bool:
     """Whether what an earlier run fetched still lies in the store (models are a cache)."""
+    if "facts" in earlier:
+        adapter = AdapterFetchResult.model_validate(earlier)
+        return sealed_digest(paths.artifacts.parent / adapter.path) == adapter.digest
     result = FetchResult.model_validate(earlier)
     folders = [paths.models.parent / result.model_path]
     if result.dataset_path:

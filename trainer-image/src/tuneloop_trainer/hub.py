@@ -94,6 +94,12 @@ class Hub:
             )
         return Repository("model", name, str(info.sha), files)
 
+    def resolve_files(self, name: str, revision: str, wanted: Sequence[str]) -> Repository:
+        """The commit of a revision of a model repository, and those of the wanted files that it has."""
+        info = self._ask("model", name, revision, lambda: self._info(self._api.model_info, name, revision))
+        found = _sizes(info)
+        return Repository("model", name, str(info.sha), {path: found[path] for path in wanted if path in found})
+
     def resolve_dataset(self, name: str, file: str, patterns: Sequence[str] = ()) -> Repository:
         """The newest commit of a dataset and its files: the one that is named, or those below a folder that fit."""
         info = self._ask("dataset", name, "main", lambda: self._info(self._api.dataset_info, name, "main"))

@@ -18,7 +18,7 @@ from tuneloop_core.api.modeldeployment_status import ModelDeploymentStatus
 from tuneloop_core.api.pod import PodSettings
 from tuneloop_core.api.rollout import Rollout
 from tuneloop_core.api.scaling import Scaling, ServiceLevel
-from tuneloop_core.api.sources import PVC_NEEDS_NO_SECRET, REVISION_ONLY_HUB, ModelURI, Revision
+from tuneloop_core.api.sources import PVC_NEEDS_NO_SECRET, REVISION_ONLY_HUB, Endpoint, ModelURI, Revision
 
 _ADAPTER_NAME_RULE = cel(
     "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
@@ -71,6 +71,20 @@ class AdapterSource(SpecModel):
                 "from needs exactly one of fineTuneJob, selector and uri",
             ),
             cel(
+                "!has(self.revision) || (has(self.uri) && self.uri.startsWith('hf://'))",
+                "revision selects a branch, tag or commit of a hf:// repository; leave it out otherwise",
+            ),
+            cel(
+                "!has(self.endpoint) || self.endpoint == '' || (has(self.uri) && self.uri.matches('^(s3|oci)://'))",
+                "endpoint is the address of an S3 service or of a registry and goes with an s3:// or oci:// uri only; "
+                "leave it out otherwise",
+            ),
+            cel(
+                "has(self.uri) || !has(self.credentialsSecret) || self.credentialsSecret == ''",
+                "credentialsSecret goes with a uri: what a FineTuneJob published lies in this namespace already",
+            ),
+            PVC_NEEDS_NO_SECRET,
+            cel(
                 "!has(self.selector) || (has(self.selector.matchLabels) && self.selector.matchLabels.size() > 0) || "
                 "(has(self.selector.matchExpressions) && self.selector.matchExpressions.size() > 0)",
                 "an empty selector would take any job: say by matchLabels or matchExpressions which jobs are meant",
@@ -95,7 +109,25 @@ class AdapterSource(SpecModel):
         "passed), published an adapter and trained on this deployment's base commit. A newer one that succeeds takes "
         "its place; status.adapters says which was chosen, and why others were not.",
     )
-    uri: ModelURI | None = Field(default=None, description="An adapter made elsewhere. Not in this release.")
+    uri: ModelURI | None = Field(
+        default=None,
+        description="An adapter made elsewhere, in PEFT's format (adapter_config.json, adapter_model.safetensors): "
+        "hf://ORG/NAME, s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG] or pvc://CLAIM/PATH. It is fetched into "
+        "the namespace's store once, checked, and served as it was then until this block changes.",
+    )
+    revision: Revision | None = Field(
+        default=None, description="Branch, tag or commit of a hf:// repository; left out it is main."
+    )
+    endpoint: Endpoint = Field(
+        default="",
+        description="Address of the S3 service when it is not Amazon's, or of a registry that has no TLS.",
+    )
+    credentials_secret: ResourceName = Field(
+        default="",
+        description="Secret of this namespace with the right to read the uri: 'token' for hf://; 'accessKeyId', "
+        "'secretAccessKey' and optionally 'sessionToken' for s3://; 'token' and optionally 'username' for oci://. Only "
+        "the fetch pod mounts it.",
+    )
 
 
 class AdapterSpec(SpecModel):

@@ -43,7 +43,8 @@ class AdapterStatus(StatusModel):
         default="", max_length=1024, description="What it waits for or why it failed; which job a selector chose."
     )
     source: str = Field(default="", max_length=128, description="What the version was resolved from.")
-    base: str = Field(default="", max_length=512, description="The base model that it was resolved for.")
+    base: str = Field(default="", max_length=512, description="The base model that it was trained on, if known.")
+    rank: int = Field(default=0, ge=0, description="Its highest rank, if known.")
     job: str = Field(default="", max_length=63, description="The FineTuneJob that published it, if one did.")
     job_created: Timestamp | None = Field(
         default=None, description="When that job was created: a selector never goes back to an older one."

@@ -40,11 +40,6 @@ MODELDEPLOYMENT_LATER: Final = (
         ".model.uri",
     ),
     _later(
-        "!has(self.adapters) || self.adapters.all(a, !has(a.from.uri))",
-        "adapters by uri; use from.fineTuneJob or from.selector",
-        ".adapters",
-    ),
-    _later(
         "self.engine.quantization == 'None'",
         "quantization; use None, or a model that is published quantized",
         ".engine.quantization",

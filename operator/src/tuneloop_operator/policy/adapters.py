@@ -5,7 +5,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from tuneloop_core.api.affinity import LabelSelector
@@ -13,8 +13,10 @@ from tuneloop_core.api.modeldeployment import AdapterSource, AdapterSpec
 from tuneloop_core.api.modeldeployment_status import AdapterStatus
 from tuneloop_core.serving import Adapter, AdapterList, ServerStatus
 from tuneloop_operator.policy import candidates, reasons
-from tuneloop_operator.policy.candidates import Candidate, Need, base_misfit
+from tuneloop_operator.policy.adapterfetch import Fetched, reason_of
+from tuneloop_operator.policy.candidates import Candidate, Need, unfit
 from tuneloop_operator.policy.conditions import cut
+from tuneloop_operator.policy.verdicts import State
 
 
 class Jobs(Protocol):
@@ -39,13 +41,15 @@ class Resolved:
     stalled: bool = False
     source: str = ""  # what the version was resolved from: ``source_of``
     base: str = ""
+    rank: int = 0
     job: str = ""
     job_created: str = ""
+    refused: bool = False  # the version is known, and must not be loaded
 
     @property
     def wire(self) -> Adapter | None:
-        """As the server wants it; None without a version."""
-        if not self.digest:
+        """As the server wants it; None without a version that may be loaded."""
+        if not self.digest or self.refused:
             return None
         return Adapter(name=self.name, digest=self.digest, path=self.path)
 
@@ -59,19 +63,29 @@ def source_of(source: AdapterSource) -> str:
     """What the user asked for, to see a change of it: short, since the status keeps it."""
     if source.fine_tune_job:
         return f"finetunejob://{source.fine_tune_job}"
-    text = source.model_dump_json(by_alias=True, exclude_defaults=True)
+    text = source.model_dump_json(by_alias=True, exclude_defaults=True, exclude={"credentials_secret"})
     return f"{'selector' if source.selector else 'uri'}:{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
-def resolve(specs: Iterable[AdapterSpec], known: Iterable[AdapterStatus], jobs: Jobs, need: Need) -> list[Resolved]:
+@dataclass(frozen=True)
+class Sources:
+    """What versions are resolved from: jobs, and by adapter name the fetches that are not yet in the status."""
+
+    jobs: Jobs
+    fetched: Mapping[str, Fetched] = field(default_factory=dict)
+
+
+def resolve(
+    specs: Iterable[AdapterSpec], known: Iterable[AdapterStatus], sources: Sources, need: Need
+) -> list[Resolved]:
     """Each adapter of the spec, in order, with the version that is wanted."""
     before = {status.name: status for status in known}
-    return [_resolve(spec, _kept(spec.name, before.get(spec.name), need), jobs, need) for spec in specs]
+    return [_resolve(spec, _known(spec.name, before.get(spec.name)), sources, need) for spec in specs]
 
 
-def _kept(name: str, before: AdapterStatus | None, need: Need) -> Resolved:
-    """The version known so far; one that was resolved for another base is none."""
-    if before is None or not before.digest or base_misfit(before.base, need.base):
+def _known(name: str, before: AdapterStatus | None) -> Resolved:
+    """The version known so far."""
+    if before is None or not before.digest:
         return Resolved(name)
     return Resolved(
         name,
@@ -79,15 +93,47 @@ def _kept(name: str, before: AdapterStatus | None, need: Need) -> Resolved:
         before.path,
         source=before.source,
         base=before.base,
+        rank=before.rank,
         job=before.job,
         job_created=before.job_created or "",
     )
 
 
-def _resolve(spec: AdapterSpec, kept: Resolved, jobs: Jobs, need: Need) -> Resolved:
+def _resolve(spec: AdapterSpec, known: Resolved, sources: Sources, need: Need) -> Resolved:
+    kept = Resolved(spec.name) if unfit(known.base, known.rank, need) else known  # what does not fit is not served
+    if spec.source.uri is not None:
+        return _by_uri(spec, known, kept, sources.fetched.get(spec.name), need)
     if spec.source.selector is not None:
-        return _by_selector(spec, kept, jobs.matching(spec.source.selector), need)
-    return _by_name(spec, kept, jobs, need)
+        return _by_selector(spec, kept, sources.jobs.matching(spec.source.selector), need)
+    return _by_name(spec, kept, sources.jobs, need)
+
+
+# ---- by a URI ------------------------------------------------------------------------------------------------------
+
+
+def _by_uri(spec: AdapterSpec, known: Resolved, kept: Resolved, fetched: Fetched | None, need: Need) -> Resolved:
+    """What was fetched, once and for all; ``fetched`` is None when that is in the status already."""
+    if fetched is None:
+        return _judged(spec, known, need)
+    if fetched.found is None:
+        about = f"adapter {spec.name}: "  # once: a message of the status may come back as the verdict's
+        message = about + fetched.verdict.message.removeprefix(about)
+        stalled = fetched.verdict.state is State.STALLED
+        return replace(kept, reason=reason_of(fetched.verdict), message=message, stalled=stalled)
+    found = fetched.found
+    base = found.facts.base if found.facts.base.partition("://")[0] == need.base.partition("://")[0] else ""
+    source = source_of(spec.source)
+    new = Resolved(spec.name, found.digest, found.path, source=source, base=base, rank=found.facts.rank)
+    return _judged(spec, new, need)
+
+
+def _judged(spec: AdapterSpec, version: Resolved, need: Need) -> Resolved:
+    """The version, or the same kept away from the servers with the reason."""
+    found = unfit(version.base, version.rank, need)
+    if found is None:
+        return version
+    refused = replace(version, refused=True)
+    return _stalls(refused, found.reason, f"{spec.source.uri} {found.message}")
 
 
 # ---- by the name of a job ------------------------------------------------------------------------------------------
@@ -135,7 +181,8 @@ def _of_job(spec: AdapterSpec, job: Candidate, need: Need) -> Resolved:
         job.digest,
         job.path,
         source=source_of(spec.source),
-        base=need.base,
+        base=job.base,
+        rank=job.rank,
         job=job.name,
         job_created=job.created,
     )
@@ -172,6 +219,7 @@ def _status(item: Resolved, pods: Mapping[str, ServerStatus], ready: int) -> Ada
         "message": cut(item.message),
         "source": item.source,
         "base": item.base,
+        "rank": item.rank,
         "job": item.job,
         "job_created": item.job_created or None,
     }

@@ -97,10 +97,15 @@ def misfit(job: Candidate, need: Need) -> Misfit | None:
     """Why this job's artifact cannot be loaded here, before any server is asked."""
     if job.kind != "Adapter":
         return Misfit(reasons.WRONG_ARTIFACT, "published a whole model, not an adapter")
-    if words := base_misfit(job.base, need.base):
+    return unfit(job.base, job.rank, need)
+
+
+def unfit(base: str, rank: int, need: Need) -> Misfit | None:
+    """Why an adapter of this base and rank does not fit; nothing is concluded from what is not known."""
+    if words := base_misfit(base, need.base):
         return Misfit(reasons.WRONG_BASE, words)
-    if job.rank > need.max_rank:
-        words = f"has rank {job.rank}, and engine.lora.maxRank is {need.max_rank}: raise it to at least {job.rank}"
+    if rank > need.max_rank:
+        words = f"has rank {rank}, and engine.lora.maxRank is {need.max_rank}: raise it to at least {rank}"
         return Misfit(reasons.ADAPTER_MISFIT, words)
     return None
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tuneloop_core.api.conditions import Condition
 from tuneloop_core.api.finetunejob_status import ModelStatus, StageStatus
 from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.constants import GROUP
@@ -54,7 +53,8 @@ def judge_model(deployment: ModelDeployment, facts: ModelFacts) -> ModelVerdict:
         if recorded and recorded != source:
             delete = DeleteJob(Stage.FETCH, job["metadata"]["name"], job["metadata"]["uid"])
             return ModelVerdict(Verdict(State.PENDING, reasons.CREATED, "another model is asked for", (delete,)))
-    previous = _previous(job, deployment.status.conditions)
+    stalled = next((item for item in deployment.status.conditions if item.type == conditions.STALLED), None)
+    previous = stage_before(job, (stalled.reason, stalled.message) if stalled is not None else None)
     case = Case(Stage.FETCH, previous, facts.fetch, deployment.metadata.uid, suspend=False, retries=0, now=facts.now)
     return _with_model(judge(case))
 
@@ -89,8 +89,8 @@ def _owned(job: Obj, uid: str) -> bool:
     return any(ref["uid"] == uid for ref in job["metadata"].get("ownerReferences", []))
 
 
-def _previous(job: Obj | None, known: list[Condition]) -> StageStatus:
-    """The stage's past, read from the Job itself and from the condition that tells of an earlier failure."""
+def stage_before(job: Obj | None, told: tuple[str, str] | None) -> StageStatus:
+    """The stage's past, read from the Job itself and from what the status tells of an earlier failure."""
     stage = Stage.FETCH.value
     if job is None:
         return StageStatus(name=stage, state="Pending")
@@ -103,9 +103,8 @@ def _previous(job: Obj | None, known: list[Condition]) -> StageStatus:
             job_uid=job["metadata"]["uid"],
             finish_time=failed.get("lastTransitionTime"),
         )
-    stalled = next((item for item in known if item.type == conditions.STALLED), None)
-    if attempt(job) > 1 and stalled is not None:
-        return StageStatus(name=stage, state="Failed", reason=stalled.reason, message=stalled.message)
+    if attempt(job) > 1 and told is not None:
+        return StageStatus(name=stage, state="Failed", reason=told[0], message=told[1])
     return StageStatus(name=stage, state="Pending")
 
 

@@ -17,6 +17,7 @@ RESULT_MISSING: Final = "ResultMissing"
 QUEUE_WAITING: Final = "QueueWaiting"
 WAITING_FOR_JOB: Final = "WaitingForFineTuneJob"
 ROLLING_OUT: Final = "RollingOut"
+ADAPTER_FETCHING: Final = "FetchingAdapter"
 ADAPTERS_LOADING: Final = "AdaptersLoading"
 SCALED_TO_ZERO: Final = "ScaledToZero"
 

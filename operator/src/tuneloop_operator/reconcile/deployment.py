@@ -13,7 +13,8 @@ from tuneloop_operator.build.server import selector_labels
 from tuneloop_operator.kube.resources import PODS, Obj
 from tuneloop_operator.names import Key
 from tuneloop_operator.policy import adapters, modelfetch, revisions
-from tuneloop_operator.policy.adapters import Resolved
+from tuneloop_operator.policy.adapterfetch import Fetched
+from tuneloop_operator.policy.adapters import Resolved, Sources
 from tuneloop_operator.policy.candidates import Need
 from tuneloop_operator.policy.conditions import parse_time
 from tuneloop_operator.policy.modelfetch import ModelVerdict
@@ -21,6 +22,7 @@ from tuneloop_operator.policy.published import judge_published
 from tuneloop_operator.policy.serving import ServingFacts, summarize
 from tuneloop_operator.policy.transitions import condition_notes
 from tuneloop_operator.policy.verdicts import State, Verdict
+from tuneloop_operator.reconcile.adapterfetch import AdapterFetcher
 from tuneloop_operator.reconcile.adapterjobs import ReadJobs
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.jobs import StageJobs
@@ -39,11 +41,13 @@ class Look:
     model: ModelVerdict
     resolved: Sequence[Resolved]
     trouble: Verdict | None
+    fetches: Sequence[Verdict] = ()
 
     @property
     def look_again(self) -> float | None:
         """The shortest wait that any part asked for."""
-        return min((v.look_again for v in (self.model.verdict, self.trouble) if v and v.look_again), default=None)
+        parts = (self.model.verdict, self.trouble, *self.fetches)
+        return min((v.look_again for v in parts if v and v.look_again), default=None)
 
 
 class DeploymentReconciler:
@@ -53,6 +57,7 @@ class DeploymentReconciler:
         self._context = context
         self._jobs = StageJobs(context)
         self._fetcher = ModelFetcher(context, self._jobs)
+        self._adapter_fetcher = AdapterFetcher(context, self._jobs)
         self._servers = Servers(context)
         self._read_jobs = ReadJobs(context.cache)
 
@@ -80,13 +85,14 @@ class DeploymentReconciler:
 
     async def _act(self, key: Key, deployment: ModelDeployment, found: Mapping[int, Obj]) -> Look:
         model, trouble = await self._model(key, deployment, found)
-        resolved = self._resolve(key, deployment, model)
+        fetched = await self._adapter_fetcher.settle(key, deployment)
+        resolved = self._resolve(key, deployment, model, fetched)
         ready = model.model if model.verdict.state is State.DONE else None
         try:
             await self._servers.ensure(key, Wanted(deployment, ready, adapters.wanted_list(resolved)))
         except REFUSALS as error:
             trouble = trouble or verdict_of(error)
-        return Look(model, resolved, trouble)
+        return Look(model, resolved, trouble, [item.verdict for item in fetched.values()])
 
     async def _model(
         self, key: Key, deployment: ModelDeployment, found: Mapping[int, Obj]
@@ -99,10 +105,12 @@ class DeploymentReconciler:
         served = modelfetch.annotation(found[max(found)], revisions.SOURCE_ANNOTATION) if found else ""
         return await self._fetcher.settle(key, deployment, served)
 
-    def _resolve(self, key: Key, deployment: ModelDeployment, model: ModelVerdict) -> list[Resolved]:
+    def _resolve(
+        self, key: Key, deployment: ModelDeployment, model: ModelVerdict, fetched: Mapping[str, Fetched]
+    ) -> list[Resolved]:
         need = Need(model.model.uri if model.model else "", deployment.spec.engine.lora.max_rank)
-        jobs = self._read_jobs.reader(key)
-        return adapters.resolve(deployment.spec.adapters, deployment.status.adapters, jobs, need)
+        sources = Sources(self._read_jobs.reader(key), fetched)
+        return adapters.resolve(deployment.spec.adapters, deployment.status.adapters, sources, need)
 
     async def _facts(self, key: Key, deployment: ModelDeployment, look: Look) -> ServingFacts:
         context, labels = self._context, selector_labels(key.name)

@@ -18,11 +18,11 @@ MOST_WORDS = 400
 
 
 class ExportError(Exception):
-    """What a target said (``said``) and what a person can do about it (``change``)."""
+    """What a target said (``said``, ``status`` by HTTP or 0) and what a person can do about it (``change``)."""
 
-    def __init__(self, said: str, change: str, *, transient: bool = False) -> None:
+    def __init__(self, said: str, change: str, *, transient: bool = False, status: int = 0) -> None:
         super().__init__(said)
-        self.said, self.change, self.transient = said, change, transient
+        self.said, self.change, self.transient, self.status = said, change, transient, status
 
 
 class ExportFailedError(StageError):

@@ -16,7 +16,7 @@ from typing import Any
 
 from tuneloop_core.uris import OCIReference
 
-from tuneloop_trainer.exports.registry import Content, Registry, RegistryLogin
+from tuneloop_trainer.exports.registry import MANIFEST_TYPE, Content, Registry, RegistryLogin
 from tuneloop_trainer.files import CHUNK, file_digest, sealed_digest
 from tuneloop_trainer.guard import AddressGuard
 
@@ -24,9 +24,9 @@ log = logging.getLogger("tuneloop")
 
 ARTIFACT_TYPE = "application/vnd.tuneloop.artifact.v1"
 FILE_TYPE = "application/octet-stream"
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 EMPTY = b"{}"
+TITLE = "org.opencontainers.image.title"
 
 
 def export_to_registry(
@@ -65,7 +65,7 @@ def _push_file(registry: Registry, path: Path, root: Path) -> dict[str, Any]:
         "mediaType": FILE_TYPE,
         "digest": digest,
         "size": size,
-        "annotations": {"org.opencontainers.image.title": name},
+        "annotations": {TITLE: name},
     }
 
 

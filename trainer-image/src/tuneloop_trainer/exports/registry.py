@@ -1,12 +1,15 @@
-"""The part of the OCI distribution protocol that a push needs, over the guarded client.
+"""The part of the OCI distribution protocol that a push and a pull of files need, over the guarded client.
 
 Speaks Basic and Bearer (token service) authentication as registries ask for it. Credentials go to the registry and to
 the token service that it names over TLS, or to the registry's own host; never to where an upload is redirected.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpx2
@@ -16,6 +19,7 @@ from tuneloop_trainer.guard import AddressGuard, guarded_client
 
 Content = Iterator[bytes]
 KEYS = "username and token"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,11 @@ class RegistryLogin:
 class Registry:
     """One repository of one registry; ``base`` is ``http(s)://HOST[:PORT]``."""
 
-    def __init__(self, base: str, repository: str, login: RegistryLogin, guard: AddressGuard) -> None:
+    def __init__(
+        self, base: str, repository: str, login: RegistryLogin, guard: AddressGuard, actions: str = "pull,push"
+    ) -> None:
         self._base = f"{base}/v2/{repository}"
-        self._repository, self._login = repository, login
+        self._repository, self._login, self._actions = repository, login, actions
         self._http = guarded_client(guard)
         self._authorization = ""
 
@@ -57,6 +63,37 @@ class Registry:
         headers = {"Content-Type": media_type, "Content-Length": str(len(document))}
         self._ask("PUT", f"{self._base}/manifests/{tag}", headers=headers, content=lambda: iter((document,)))
 
+    def manifest(self, reference: str) -> tuple[str, dict[str, Any]]:
+        """The manifest under a tag or digest, and its digest."""
+        answer = self._ask("GET", f"{self._base}/manifests/{reference}", headers={"Accept": MANIFEST_TYPE})
+        digest = f"sha256:{hashlib.sha256(answer.content).hexdigest()}"
+        if reference.startswith("sha256:") and reference != digest:
+            raise ExportError(f"{self._base} sent a manifest of digest {digest}", "Look into the registry's log")
+        try:
+            return digest, dict(answer.json())
+        except (ValueError, TypeError) as error:
+            raise ExportError(f"{self._base} sent no manifest ({error})", "Look into the registry's log") from error
+
+    def pull_blob(self, digest: str, size: int, target: Path) -> None:
+        """Stream a blob into a file; ``manifest`` was asked before, so the login is there. Digest and size are checked.
+
+        Where it lies elsewhere (object storage), the client follows without our credentials.
+        """
+        own = {"Authorization": self._authorization} if self._authorization else {}
+        hashed, written = hashlib.sha256(), 0
+        with self._http.stream("GET", f"{self._base}/blobs/{digest}", headers=own) as answer, target.open("wb") as file:
+            if not answer.is_success:
+                answer.read()
+                raise self._refusal(answer)
+            for chunk in answer.iter_bytes(1 << 20):
+                written += len(chunk)
+                if written > size:
+                    break
+                hashed.update(chunk)
+                file.write(chunk)
+        if written != size or f"sha256:{hashed.hexdigest()}" != digest:
+            raise ExportError(f"{self._base} sent other bytes than {digest}", "It is tried again", transient=True)
+
     def _ask(
         self,
         method: str,
@@ -67,7 +104,7 @@ class Registry:
     ) -> httpx2.Response:
         """One request; asked for credentials, it is sent again with them."""
         response = self._send(method, url, headers or {}, content)
-        if response.status_code == 401 and self._login.token:
+        if response.status_code == 401 and (self._login.token or self._actions == "pull"):
             self._authorize(response)
             response = self._send(method, url, headers or {}, content)
         if not response.is_success and response.status_code not in allowed:
@@ -84,14 +121,15 @@ class Registry:
     def _authorize(self, response: httpx2.Response) -> None:
         """Answer a challenge (RFC 9110; the token service is the distribution project's specification)."""
         scheme, _, rest = response.headers.get("WWW-Authenticate", "").partition(" ")
-        login = httpx2.BasicAuth(self._login.username or "token", self._login.token)
+        login = httpx2.BasicAuth(self._login.username or "token", self._login.token) if self._login.token else None
         if scheme.lower() != "bearer":
-            self._authorization = next(login.auth_flow(response.request)).headers["Authorization"]
+            if login is not None:
+                self._authorization = next(login.auth_flow(response.request)).headers["Authorization"]
             return
         challenge = dict(re.findall(r'(\w+)="([^"]*)"', rest))
         realm = challenge.get("realm", "")
         self._require_trusted(realm)
-        query = {"service": challenge.get("service", ""), "scope": f"repository:{self._repository}:pull,push"}
+        query = {"service": challenge.get("service", ""), "scope": f"repository:{self._repository}:{self._actions}"}
         answer = self._http.get(realm, params={key: value for key, value in query.items() if value}, auth=login)
         if not answer.is_success:
             raise self._refusal(answer)
@@ -107,7 +145,8 @@ class Registry:
     def _refusal(self, response: httpx2.Response) -> ExportError:
         status, host = response.status_code, response.request.url.host
         change = http_change(status, KEYS, f"the project or repository {self._repository}")
-        return ExportError(f"{host} said {status}: {_words(response)}", change, transient=is_transient(status))
+        said = f"{host} said {status}: {_words(response)}"
+        return ExportError(said, change, transient=is_transient(status), status=status)
 
 
 def _words(response: httpx2.Response) -> str:

@@ -1,0 +1,198 @@
+"""Fetch of an adapter made elsewhere into the namespace's artifacts, for a ModelDeployment.
+
+Its config is read first: what no engine can load is refused before its weights are downloaded. Two files are kept,
+under the digest of what they hold, so that the same adapter from two places is one version. Nothing is loaded here.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+from tuneloop_core.adapterconfig import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    AdapterFacts,
+    AdapterFetchResult,
+    kind_faults,
+    read_facts,
+)
+from tuneloop_core.api.modeldeployment import AdapterSource
+from tuneloop_core.constants import STORE_ARTIFACTS
+from tuneloop_core.stages import FetchInput, Reason
+from tuneloop_core.uris import ClaimPath, HubModel, OCIReference, S3Object, parse_model_uri
+
+from tuneloop_trainer.download import About, Downloader, S3Credentials
+from tuneloop_trainer.errors import StageError
+from tuneloop_trainer.exports.failures import ExportError
+from tuneloop_trainer.exports.oci import TITLE
+from tuneloop_trainer.exports.registry import Registry, RegistryLogin
+from tuneloop_trainer.files import (
+    copy_file,
+    folder_aside,
+    folder_bytes,
+    folder_digest,
+    gib,
+    seal,
+    sealed_digest,
+    store_full_told,
+)
+from tuneloop_trainer.guard import AddressGuard
+from tuneloop_trainer.hub import Hub
+from tuneloop_trainer.paths import Paths
+
+log = logging.getLogger("tuneloop")
+
+CONFIG_LIMIT = 1 << 20  # bytes; PEFT writes about one KiB
+FIELD = "adapters[].from"
+ABOUT = About(missing=Reason.MODEL_NOT_FOUND, too_large=Reason.ADAPTER_UNSUPPORTED, field=f"{FIELD}.uri")
+
+Get = Callable[[str, Path], None]
+"""Puts one file of the adapter into a folder, under its own name. Raises StageError."""
+
+
+def fetch_adapter(stage_input: FetchInput, paths: Paths, guard: AddressGuard) -> AdapterFetchResult:
+    """Bring the adapter of ``stage_input.adapter`` into the store; its config first."""
+    source = AdapterSource.model_validate(stage_input.adapter)
+    uri, get = _open(source, stage_input, paths, guard)
+    with folder_aside(paths.artifacts) as aside, store_full_told(aside, uri):
+        get(CONFIG_FILE, aside)
+        facts = _checked(aside / CONFIG_FILE, uri)
+        get(WEIGHTS_FILE, aside)
+        target = paths.artifacts / folder_digest(aside).removeprefix("sha256:")
+        cached = bool(sealed_digest(target))
+        digest = seal(aside, target)
+    log.info("adapter %s is in the store as %s", uri, digest)
+    path = f"{STORE_ARTIFACTS}/{target.name}"
+    return AdapterFetchResult(uri=uri, path=path, digest=digest, bytes=folder_bytes(target), cached=cached, facts=facts)
+
+
+def _open(source: AdapterSource, stage_input: FetchInput, paths: Paths, guard: AddressGuard) -> tuple[str, Get]:
+    """The resolved URI, and how to get its files."""
+    uri, limit = source.uri or "", stage_input.max_bytes
+
+    def secret(key: str) -> str:
+        return paths.secret("adapter", key)
+
+    match parse_model_uri(uri):
+        case HubModel(repo):
+            hub = Hub(stage_input.hub_endpoint, secret("token"), guard)
+            return _hub(hub, repo, source.revision or "main", limit)
+        case S3Object():
+            credentials = S3Credentials(secret("accessKeyId"), secret("secretAccessKey"), secret("sessionToken"))
+            return uri, _s3(Downloader(guard, limit, about=ABOUT), uri, source.endpoint, credentials)
+        case ClaimPath(_, path):
+            mount = stage_input.pvc_adapter_path
+            return uri, _claim(paths.root / mount.lstrip("/") if mount else paths.claim("adapter"), path, uri)
+        case OCIReference(host, repository, tag, digest):
+            base = source.endpoint.rstrip("/") or f"https://{host}"
+            login = RegistryLogin(secret("username"), secret("token"))
+            return _registry(uri, Registry(base, repository, login, guard, actions="pull"), digest or tag, limit)
+        case other:
+            raise TypeError(f"no adapter comes from {other}")
+
+
+def _hub(hub: Hub, name: str, revision: str, limit: int) -> tuple[str, Get]:
+    found = hub.resolve_files(name, revision, (CONFIG_FILE, WEIGHTS_FILE))
+    uri = f"hf://{name}@{found.commit}"
+    if limit and found.bytes > limit:
+        raise _too_large(uri, found.bytes, limit)
+
+    def get(file: str, folder: Path) -> None:
+        if file not in found.files:
+            raise _missing(uri, file)
+        hub.download(replace(found, files={file: found.files[file]}), folder)
+
+    return uri, get
+
+
+def _s3(downloader: Downloader, uri: str, endpoint: str, credentials: S3Credentials) -> Get:
+    def get(file: str, folder: Path) -> None:
+        downloader.s3_object(f"{uri.rstrip('/')}/{file}", endpoint, credentials, folder / file)
+
+    return get
+
+
+def _claim(mount: Path, path: str, uri: str) -> Get:
+    base = mount.resolve()
+    source = (base / path).resolve()
+    if not source.is_relative_to(base):
+        raise StageError(Reason.URI_REFUSED, f"{uri} leads out of its claim through a link.")
+    if not source.is_dir():
+        raise StageError(Reason.MODEL_NOT_FOUND, f"{uri}: there is no such folder in the claim.")
+
+    def get(file: str, folder: Path) -> None:
+        found = (source / file).resolve()
+        if not found.is_relative_to(base):
+            raise StageError(Reason.URI_REFUSED, f"{uri}/{file} leads out of its claim through a link.")
+        if not found.is_file():
+            raise _missing(uri, file)
+        copy_file(found, folder / file)
+
+    return get
+
+
+def _registry(uri: str, registry: Registry, reference: str, limit: int) -> tuple[str, Get]:
+    """One layer a file, by its title: what our export and ``oras push`` write."""
+    with _refusals(uri):
+        digest, document = registry.manifest(reference or "latest")
+    layers = {layer.get("annotations", {}).get(TITLE, ""): layer for layer in document.get("layers", [])}
+    if sum(int(layers[file]["size"]) for file in (CONFIG_FILE, WEIGHTS_FILE) if file in layers) > limit > 0:
+        raise _too_large(uri, int(layers[WEIGHTS_FILE]["size"]), limit)
+
+    def get(file: str, folder: Path) -> None:
+        if file not in layers:
+            raise _missing(uri, file)
+        with _refusals(uri):
+            registry.pull_blob(layers[file]["digest"], int(layers[file]["size"]), folder / file)
+
+    return f"{uri.partition('@')[0]}@{digest}", get
+
+
+@contextmanager
+def _refusals(uri: str) -> Iterator[None]:
+    """What a registry refused, as a reason."""
+    try:
+        yield
+    except ExportError as error:
+        raise _refusal(uri, error) from error
+    except httpx2.TransportError as error:
+        words = f"{uri} did not answer ({type(error).__name__}: {error}); it will be tried again."
+        raise StageError(Reason.HUB_UNAVAILABLE, words) from error
+
+
+def _refusal(uri: str, error: ExportError) -> StageError:
+    if error.transient:
+        return StageError(Reason.HUB_UNAVAILABLE, f"{uri}: {error.said}; it will be tried again.")
+    if error.status in (401, 403):
+        words = f"check the keys 'token' and 'username' of the Secret in {FIELD}.credentialsSecret"
+        return StageError(Reason.ACCESS_DENIED, f"{uri}: {error.said}: {words}.")
+    return StageError(Reason.MODEL_NOT_FOUND, f"{uri}: {error.said}. Check {FIELD}.uri.")
+
+
+def _checked(path: Path, uri: str) -> AdapterFacts:
+    """The facts of a config that an engine can load."""
+    if path.stat().st_size > CONFIG_LIMIT:
+        raise StageError(Reason.ADAPTER_UNSUPPORTED, f"{uri}: its {CONFIG_FILE} has {gib(path.stat().st_size)}.")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise StageError(Reason.ADAPTER_UNSUPPORTED, f"{uri}: its {CONFIG_FILE} is not JSON ({error}).") from error
+    if not isinstance(config, dict):
+        raise StageError(Reason.ADAPTER_UNSUPPORTED, f"{uri}: its {CONFIG_FILE} holds no JSON object.")
+    if faults := list(kind_faults(config)):
+        raise StageError(Reason.ADAPTER_UNSUPPORTED, f"{uri} cannot be served as an adapter: {'; '.join(faults)}.")
+    return read_facts(config)
+
+
+def _missing(uri: str, file: str) -> StageError:
+    words = f"{uri} has no {file}: an adapter is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as PEFT saves it"
+    return StageError(Reason.ADAPTER_UNSUPPORTED, f"{words}. A whole model is served by model.uri.")
+
+
+def _too_large(uri: str, size: int, limit: int) -> StageError:
+    message = f"{uri} has {gib(size)}; hub.maxBytes of this installation allows {gib(limit)}."
+    return StageError(Reason.ADAPTER_UNSUPPORTED, message)
