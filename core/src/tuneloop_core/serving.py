@@ -38,11 +38,16 @@ class AdapterList(Wire):
 
 
 class AdapterState(Wire):
-    """One adapter in one server pod."""
+    """One adapter in one server pod. Parked is answered too: the engine reads it again when it is asked for."""
 
     engine_name: str
-    state: Literal["Loading", "Loaded", "Failed", "Unloading"]
+    state: Literal["Loading", "Loaded", "Parked", "Failed", "Unloading"]
     message: str = ""
+
+    @property
+    def answers(self) -> bool:
+        """Whether a request for it is answered."""
+        return self.state in ("Loaded", "Parked")
 
 
 class ServerStatus(Wire):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from tuneloop_core.adapterconfig import kind_faults, rank_faults
+from tuneloop_core.adapterconfig import CONFIG_FILE, WEIGHTS_FILE, kind_faults, rank_faults
 from tuneloop_core.serving import Adapter
 from tuneloop_server.modelfolder import ModelFacts
 
@@ -41,10 +41,15 @@ def folder_of(adapter: Adapter, artifacts: Path) -> Path:
     return artifacts / found[1]
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether both files are still there; reads neither."""
+    return all((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
+
+
 def check_adapter(folder: Path, digest: str, max_rank: int, model: ModelFacts) -> None:
     """Return when the engine can load it. Raises AdapterMissingError or AdapterRefusedError."""
     config = _config(folder)
-    header = _header(folder / "adapter_model.safetensors")
+    header = _header(folder / WEIGHTS_FILE)
     found = [*_digest_faults(folder, digest), *config_faults(config, max_rank), *shape_faults(header, model)]
     if found:
         raise AdapterRefusedError("; ".join(found))
@@ -82,7 +87,7 @@ def _digest_faults(folder: Path, digest: str) -> Iterable[str]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "adapter_config.json"
+    path = folder / CONFIG_FILE
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError as error:

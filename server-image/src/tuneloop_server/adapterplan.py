@@ -34,9 +34,12 @@ class Record:
         """The name in the engine."""
         return self.adapter.engine_name
 
-    def shown(self) -> AdapterState:
-        """As the status tells it."""
-        return AdapterState(engine_name=self.name, state=self.state, message=self.message[:1000])
+    def shown(self, *, parked: bool = False) -> AdapterState:
+        """As the status tells it; ``parked`` is only asked of a loaded one."""
+        state: Literal["Loading", "Loaded", "Parked", "Failed", "Unloading"] = self.state
+        if parked and state == "Loaded":
+            state = "Parked"
+        return AdapterState(engine_name=self.name, state=state, message=self.message[:1000])
 
 
 @dataclass(frozen=True)

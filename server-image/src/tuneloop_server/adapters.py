@@ -12,9 +12,16 @@ from typing import Final, Protocol
 
 from pydantic import ValidationError
 
+from tuneloop_core.api.engine import EngineLoRA
 from tuneloop_core.serving import AdapterList, AdapterState
 from tuneloop_server import adapterplan
-from tuneloop_server.adapterfolder import AdapterMissingError, AdapterRefusedError, check_adapter, folder_of
+from tuneloop_server.adapterfolder import (
+    AdapterMissingError,
+    AdapterRefusedError,
+    check_adapter,
+    folder_of,
+    is_complete,
+)
 from tuneloop_server.adapterplan import Desired, Record
 from tuneloop_server.modelfolder import ModelFacts
 
@@ -39,6 +46,9 @@ class AdapterEngine(Protocol):
     async def drop_adapter(self, name: str) -> None:
         """Free its memory; only when nothing runs with it."""
 
+    async def held_adapters(self) -> frozenset[str]:
+        """Names whose weights are in memory; the engine drops the least recently used ones by itself."""
+
     def running(self, name: str) -> int:
         """Requests in flight with this adapter, hidden or not."""
 
@@ -46,15 +56,16 @@ class AdapterEngine(Protocol):
 class Adapters:
     """The adapters of this pod. One task calls ``run``; a round never overlaps another."""
 
-    def __init__(self, file: Path, artifacts: Path, max_rank: int, model: ModelFacts) -> None:
+    def __init__(self, file: Path, artifacts: Path, lora: EngineLoRA, model: ModelFacts) -> None:
         self._file = file
         self._artifacts = artifacts
-        self._max_rank = max_rank
+        self._lora = lora
         self._model = model
         self._desired = Desired()
         self._stamp: tuple[int, int, int] | None = None
         self._records: dict[str, Record] = {}
         self._engine: AdapterEngine | None = None
+        self._parked: frozenset[str] = frozenset()
         self._lock = asyncio.Lock()
 
     @property
@@ -67,7 +78,8 @@ class Adapters:
     def states(self) -> list[AdapterState]:
         """For the status: known ones, and those that wait for the engine."""
         waiting = [Record(adapter, since=0.0) for adapter in self._desired.at(time.monotonic())]
-        return [record.shown() for record in ({r.name: r for r in waiting} | self._records).values()]
+        records = {r.name: r for r in waiting} | self._records
+        return [record.shown(parked=record.name in self._parked) for record in records.values()]
 
     def attach(self, engine: AdapterEngine) -> None:
         """The engine is up; rounds act from now on."""
@@ -117,12 +129,33 @@ class Adapters:
             if record.state == "Unloading" and not engine.running(name):
                 await engine.drop_adapter(name)
                 del self._records[name]
+        await self._look_after_parked(engine)
+
+    async def _look_after_parked(self, engine: AdapterEngine) -> None:
+        """With more adapters than memory holds: note which are parked, and hide those that could not come back.
+
+        The engine reads a parked adapter inside its own step, where a folder that is gone would end it for everybody.
+        """
+        loaded = [record for record in self._records.values() if record.state == "Loaded"]
+        if len(loaded) <= self._lora.max_cached:
+            self._parked = frozenset()
+            return
+        for record in await asyncio.to_thread(self._vanished, loaded):
+            log.warning("adapter %s: its folder left the store", record.name)
+            await engine.hide_adapter(record.name)
+            words = "its folder left the store, so it could not come back once parked; publish it again"
+            self._records[record.name] = adapterplan.missing(record, words, time.monotonic())
+        held = await engine.held_adapters()
+        self._parked = frozenset(record.name for record in loaded if record.name not in held)
+
+    def _vanished(self, records: list[Record]) -> list[Record]:
+        return [record for record in records if not is_complete(folder_of(record.adapter, self._artifacts))]
 
     async def _load(self, engine: AdapterEngine, record: Record) -> Record:
         began = time.monotonic()
         try:
             folder = folder_of(record.adapter, self._artifacts)
-            await asyncio.to_thread(check_adapter, folder, record.adapter.digest, self._max_rank, self._model)
+            await asyncio.to_thread(check_adapter, folder, record.adapter.digest, self._lora.max_rank, self._model)
             await engine.load_adapter(record.name, folder)
         except AdapterMissingError as error:
             return adapterplan.missing(record, str(error), time.monotonic())

@@ -74,6 +74,12 @@ class Engine:
         if request is not None:
             await self._client.remove_lora(request.lora_int_id)
 
+    async def held_adapters(self) -> frozenset[str]:
+        """See ``AdapterEngine``."""
+        ids = await self._client.list_loras()
+        known = {**self._models.lora_requests, **self._hidden}
+        return frozenset(name for name, request in known.items() if request.lora_int_id in ids)
+
     def running(self, name: str) -> int:
         """See ``AdapterEngine``."""
         states = self._client.output_processor.request_states.values()

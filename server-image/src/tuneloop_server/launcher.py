@@ -51,8 +51,8 @@ class Launcher:
     def __init__(self, settings: Settings, model: ModelFacts, start: EngineStart, phases: Phases) -> None:
         self._settings = settings
         self._start = start
-        file, rank = settings.folder / "adapters.json", settings.engine.lora.max_rank
-        self._adapters = Adapters(file, settings.artifacts, rank, model)
+        file, lora = settings.folder / "adapters.json", settings.engine.lora
+        self._adapters = Adapters(file, settings.artifacts, lora, model)
         self._state = State(settings.server.served_name, self._adapters, phases)
         self._stop = asyncio.Event()
 

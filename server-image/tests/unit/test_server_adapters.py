@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from server_fixtures import adapter_list, write_adapter, write_json
 
+from tuneloop_core.api.engine import EngineLoRA
 from tuneloop_core.serving import Adapter
 from tuneloop_server import adapterplan
 from tuneloop_server.adapterfolder import (
@@ -21,6 +22,7 @@ from tuneloop_server.adapterplan import Desired, Record, plan
 from tuneloop_server.adapters import AdapterError, Adapters
 from tuneloop_server.modelfolder import ModelFacts
 
+LORA = EngineLoRA(max_rank=16, max_active=1, max_cached=2)
 MODEL = ModelFacts(("LlamaForCausalLM",), 128, 2, 1, 64, 2, 1000)
 
 
@@ -92,7 +94,7 @@ def test_a_poke_outranks_an_older_file_for_a_while() -> None:
         ({"init_lora_weights": "gaussian"}, None),
         ({"r": 64}, "its rank is 64, the engine has room for 1 to 16: raise engine.lora.maxRank"),
         ({"rank_pattern": {"q_proj": 32}}, "its rank is 32"),
-        ({"r": None}, "its rank is 0"),
+        ({"r": 0}, "its rank is 0"),
         ({"use_dora": True}, "DoRA"),
         ({"modules_to_save": ["lm_head"]}, "lm_head"),
         ({"bias": "all"}, "biases"),
@@ -102,7 +104,7 @@ def test_a_poke_outranks_an_older_file_for_a_while() -> None:
     ],
 )
 def test_config_faults(change: dict[str, Any], words: str | None) -> None:
-    config = {"peft_type": "LORA", "r": 8, "bias": "none", **change}
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none", **change}
     found = list(config_faults(config, max_rank=16))
     assert [words in text for text in found] == ([] if words is None else [True])  # type: ignore[operator]
 
@@ -168,9 +170,10 @@ def test_paths_that_are_not_the_digest(path: str) -> None:
 
 
 class Memory:
-    """An engine that remembers names."""
+    """An engine that remembers names, and holds the weights of as many as were loaded last."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = 9) -> None:
+        self.room = room
         self.shown: dict[str, Path] = {}
         self.kept: set[str] = set()
         self.busy: set[str] = set()
@@ -187,6 +190,9 @@ class Memory:
 
     async def drop_adapter(self, name: str) -> None:
         self.kept.remove(name)
+
+    async def held_adapters(self) -> frozenset[str]:
+        return frozenset(list(self.shown)[-self.room :])
 
     def running(self, name: str) -> int:
         return int(name in self.busy)
@@ -206,7 +212,7 @@ async def test_rounds(tmp_path: Path, artifacts: Path) -> None:
     red, blue = write_adapter(artifacts, "red", 1), write_adapter(artifacts, "blue", 2)
     file, engine = tmp_path / "adapters.json", Memory()
     write_json(file, adapter_list(red))
-    adapters = Adapters(file, artifacts, 16, MODEL)
+    adapters = Adapters(file, artifacts, LORA, MODEL)
     await adapters.round()
     assert (states(adapters), adapters.settled) == ({red.engine_name: "Loading"}, False)
 
@@ -237,7 +243,7 @@ async def test_one_bad_adapter_neither_blocks_others_nor_readiness(tmp_path: Pat
     engine = Memory()
     engine.broken.add(unlucky.engine_name)
     write_json(tmp_path / "adapters.json", adapter_list(big, unlucky, good))
-    adapters = Adapters(tmp_path / "adapters.json", artifacts, 16, MODEL)
+    adapters = Adapters(tmp_path / "adapters.json", artifacts, LORA, MODEL)
     adapters.attach(engine)
     await adapters.round()
     assert adapters.settled
@@ -248,10 +254,35 @@ async def test_one_bad_adapter_neither_blocks_others_nor_readiness(tmp_path: Pat
     }
 
 
+async def test_more_than_memory_holds_are_parked_and_one_that_could_not_come_back_is_hidden(
+    tmp_path: Path, artifacts: Path
+) -> None:
+    red, blue, green = (write_adapter(artifacts, name, seed) for seed, name in enumerate(("red", "blue", "green")))
+    file, engine = tmp_path / "adapters.json", Memory(room=2)
+    write_json(file, adapter_list(red, blue, green))
+    adapters = Adapters(file, artifacts, LORA, MODEL)
+    adapters.attach(engine)
+    await adapters.round()
+    assert adapters.settled
+    assert [state.state for state in adapters.states()] == ["Parked", "Loaded", "Loaded"]
+    assert all(state.answers for state in adapters.states())
+
+    shutil.rmtree(folder_of(red, artifacts))
+    await adapters.round()
+    assert set(engine.shown) == {blue.engine_name, green.engine_name}
+    found = {state.engine_name: state for state in adapters.states()}[red.engine_name]
+    assert not found.answers
+    assert "its folder left the store" in found.message
+
+    adapters.poke(adapter_list(blue, green))
+    await adapters.round()
+    assert [state.state for state in adapters.states()] == ["Loaded", "Loaded"]
+
+
 async def test_a_broken_list_keeps_the_one_before(tmp_path: Path, artifacts: Path) -> None:
     file, red = tmp_path / "adapters.json", write_adapter(artifacts, "red", 1)
     write_json(file, adapter_list(red))
-    adapters = Adapters(file, artifacts, 16, MODEL)
+    adapters = Adapters(file, artifacts, LORA, MODEL)
     adapters.attach(Memory())
     await adapters.round()
     file.write_text("[")

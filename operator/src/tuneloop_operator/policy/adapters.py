@@ -226,7 +226,7 @@ def _status(item: Resolved, pods: Mapping[str, ServerStatus], ready: int) -> Ada
     if wire is None:
         return AdapterStatus(state="Failed" if item.stalled else "Waiting", **fields)
     said = [state for pod in pods.values() for state in pod.adapters if state.engine_name == wire.engine_name]
-    loaded = sum(state.state == "Loaded" for state in said)
+    loaded = sum(state.answers for state in said)
     failed = [state for state in said if state.state == "Failed"]
     fields |= {"engine_name": wire.engine_name, "ready_replicas": loaded}
     if failed:

@@ -58,7 +58,7 @@ def summarize(deployment: ModelDeployment, facts: ServingFacts) -> ModelDeployme
     servers = {ip: facts.servers[ip] for ip in ready_ips if ip in facts.servers}
     adapters = adapter_policy.statuses(facts.resolved, servers, len(ready_ips))
     verdict = judge(facts, adapters)
-    wanted = _conditions(facts, verdict, adapters)
+    wanted = _conditions(facts, verdict, adapters, deployment.spec.engine.lora.max_cached)
     fields: dict[str, Any] = {
         "observed_generation": generation,
         "conditions": conditions.merge(old.conditions, wanted, generation, facts.now),
@@ -136,7 +136,9 @@ def _ready_verdict(facts: ServingFacts) -> Verdict:
     return Verdict(State.DONE, reasons.READY, f"{facts.replicas} replicas answer at {facts.url}")
 
 
-def _conditions(facts: ServingFacts, verdict: Verdict, adapters: Sequence[AdapterStatus]) -> list[Wanted]:
+def _conditions(
+    facts: ServingFacts, verdict: Verdict, adapters: Sequence[AdapterStatus], max_cached: int
+) -> list[Wanted]:
     found = [Wanted(conditions.READY, verdict.state is State.DONE, verdict.reason, verdict.message)]
     if verdict.state in (State.PENDING, State.RUNNING):
         found.append(Wanted(conditions.RECONCILING, True, verdict.reason, verdict.message))
@@ -145,14 +147,18 @@ def _conditions(facts: ServingFacts, verdict: Verdict, adapters: Sequence[Adapte
     model = facts.model
     found.append(Wanted("ModelFetched", model.state is State.DONE, model.reason, model.message))
     if adapters:
-        found.append(_adapters_condition(facts, adapters))
+        found.append(_adapters_condition(facts, adapters, max_cached))
     return found
 
 
-def _adapters_condition(facts: ServingFacts, adapters: Sequence[AdapterStatus]) -> Wanted:
+def _adapters_condition(facts: ServingFacts, adapters: Sequence[AdapterStatus], max_cached: int) -> Wanted:
     """How many are loaded, and why the others are not, also while the pods themselves are what is waited for."""
     count = sum(item.state == "Ready" for item in adapters)
     words = f"{count} of {len(adapters)} adapters are loaded"
+    if count > max_cached:
+        words += (
+            f"; a server holds {max_cached} (engine.lora.maxCached), the others are parked and come back on request"
+        )
     if count == len(adapters):
         return Wanted("AdaptersReady", True, reasons.READY, words)
     verdict = _adapters_verdict(facts, adapters)
@@ -170,7 +176,7 @@ def _served(
 ) -> list[ServedName]:
     name = deployment.metadata.name
     base = ServedName(name=name, engine_name=name, kind="Base", ready=answers)
-    loaded = {state.engine_name for server in servers.values() for state in server.adapters if state.state == "Loaded"}
+    loaded = {state.engine_name for server in servers.values() for state in server.adapters if state.answers}
     return [
         base,
         *(
