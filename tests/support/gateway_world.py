@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from tuneloop_core.serving import GatewayLoad
+from tuneloop_core.settings import HoldSettings
 from tuneloop_gateway.config import Limits
 from tuneloop_gateway.http_server import ServerConnection, ServerState
 from tuneloop_gateway.load import gateway_load
@@ -251,10 +252,12 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def gateway(limits: Limits, server: ModelServer, token: TokenFile, allow: bool = False) -> AsyncIterator[World]:
+async def gateway(
+    limits: Limits, server: ModelServer, token: TokenFile, allow: bool = False, hold: HoldSettings | None = None
+) -> AsyncIterator[World]:
     """The public listener on a free port, swept ten times a second."""
     measures = Measures("gw-0", "2026-01-01T00:00:00+00:00")
-    proxy = Proxy(limits, allow, measures, token)
+    proxy = Proxy(limits, allow, measures, token, hold or HoldSettings())
     state = ServerState(proxy, limits)
     state.refused = lambda reply: measures.reject(reply.status, reply.reason)
     loop = asyncio.get_running_loop()

@@ -74,6 +74,11 @@ gateway:
   maxBodyBytes: {{ .Values.gateway.maxBodyBytes | int64 }}
   timeouts: {{ .Values.gateway.timeouts | toJson }}
   balance: {{ .Values.gateway.balance | toJson }}
+  hold:
+    maxRequests: {{ .Values.gateway.hold.maxRequests | int64 }}
+    maxBytes: {{ .Values.gateway.hold.maxBytes | int64 }}
+    maxSeconds: {{ .Values.gateway.hold.maxSeconds }}
+    heartbeatSeconds: {{ .Values.gateway.hold.heartbeatSeconds }}
 stages:
   cpuRequest: {{ .Values.stages.cpuRequest | quote }}
   memoryRequest: {{ .Values.stages.memoryRequest | quote }}

@@ -56,6 +56,15 @@ class BalanceSettings(Wire):
     eject_share: float = Field(default=0.5, ge=0, le=1)
 
 
+class HoldSettings(Wire):
+    """Requests that wait for a deployment without a ready replica: bounds of each deployment's queue in one gateway."""
+
+    max_requests: int = Field(default=256, ge=1)
+    max_bytes: int = Field(default=64 * 1024 * 1024, ge=1)  # of their bodies
+    max_seconds: float = Field(default=300.0, gt=0)
+    heartbeat_seconds: float = Field(default=5.0, gt=0)  # between comments to a waiting stream, and before the first
+
+
 class GatewaySettings(Wire):
     """How users and the operator reach the gateway."""
 
@@ -66,6 +75,7 @@ class GatewaySettings(Wire):
     max_body_bytes: int = Field(default=4 * 1024 * 1024, gt=0)
     timeouts: GatewayTimeouts = GatewayTimeouts()
     balance: BalanceSettings = BalanceSettings()
+    hold: HoldSettings = HoldSettings()
 
 
 class StageResources(Wire):

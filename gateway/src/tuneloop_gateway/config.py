@@ -37,6 +37,7 @@ class Limits:
     pool_idle_seconds: float = 4.0  # under the 5 s after which uvicorn closes a kept connection
     prefix_bytes: int = 2048  # of a prompt's beginning, by which a replica is chosen; 0: by fewest ongoing requests
     outlier: Rules = field(default_factory=Rules)  # when a server pod is passed over
+    settle_seconds: float = 1.0  # how long no reachable pod may mean that the table is about to change
     retry_after_seconds: int = 10  # what a client is told when no endpoint is ready
     lame_seconds: float = 3.0  # after SIGTERM: still accepting, no longer ready
     grace_seconds: float = 25.0  # after that: how long streams may go on

@@ -160,6 +160,40 @@ def unavailable(message: str, retry_after: int, code: str = "model_not_ready") -
     return _error(503, "server_error", code, message, headers=((b"retry-after", b"%d" % retry_after),))
 
 
+def queue_full(model: str, waiting: int, retry_after: int) -> Reply:
+    """429: too many wait for the deployment already."""
+    text = (
+        f"No replica of '{_shown(model)}' is ready and {waiting} requests wait for one. Try again in {retry_after} s."
+    )
+    headers = ((b"retry-after", b"%d" % retry_after),)
+    return _error(429, "rate_limit_error", "queue_full", text, headers=headers)
+
+
+def not_woken(model: str, waited: float, retry_after: int) -> Reply:
+    """503: the request was held, and no replica came."""
+    text = (
+        f"No replica of '{_shown(model)}' is ready; the request was held for {waited:.0f} s. It may still be starting: "
+        f"try again in {retry_after} s. If this goes on, the ModelDeployment's conditions say why."
+    )
+    return unavailable(text, retry_after)
+
+
+def stalled(model: str, why: str, retry_after: int) -> Reply:
+    """503: no replica will come before a person acts."""
+    text = f"'{_shown(model)}' cannot start until somebody who runs it acts: {why}"
+    return unavailable(text, retry_after, "model_stalled")
+
+
+def draining() -> Reply:
+    """503: this gateway ends, another one is there."""
+    return unavailable("This gateway is being replaced. Send the request again.", 1, "draining")
+
+
+def event_of(reply: Reply) -> bytes:
+    """An error as the only event of a stream whose head is out already."""
+    return b"data: " + reply.body.replace(b"\n", b" ") + b"\n\n"
+
+
 def upstream_timeout(seconds: float) -> Reply:
     """504."""
     text = f"The model server was silent for {seconds:.0f} s. Ask for fewer tokens, or stream."

@@ -15,6 +15,7 @@ import orjson
 from tuneloop_gateway import errors
 from tuneloop_gateway.config import Limits
 from tuneloop_gateway.errors import Reply
+from tuneloop_gateway.hold import tell
 from tuneloop_gateway.http_client import ClientConnection, Endpoint
 from tuneloop_gateway.http_messages import Head, Request
 from tuneloop_gateway.http_server import ServerConnection
@@ -43,7 +44,7 @@ class Exchange:
     def __init__(self, request: Request, client: ServerConnection, meter: Meter, limits: Limits, drop: bool) -> None:
         self._request = request
         self._client = client
-        self._meter = meter
+        self.meter = meter
         self._limits = limits
         self._drop_usage = drop
         self._reader: EventReader | None = None
@@ -99,6 +100,16 @@ class Exchange:
         """Whether the server answered that it does not know the model."""
         return self._status == 404
 
+    @property
+    def client(self) -> ServerConnection:
+        """The client's connection."""
+        return self._client
+
+    @property
+    def reached_nobody(self) -> bool:
+        """Whether no server got the request, on the last attempt or before."""
+        return self.failure == "connect" and self.withheld is None
+
     def check_silence(self, now: float) -> None:
         """Give up a server that says nothing for too long, unless it is the client that does not read."""
         limit = self._limits.silence_seconds if self._status else self._limits.response_seconds
@@ -128,7 +139,7 @@ class Exchange:
             return self._collect(data)
         passed, outputs = reader.feed(data)
         if outputs:
-            self._meter.output(outputs, now)
+            self.meter.output(outputs, now)
         if passed:
             self._client.send(passed)
         return None
@@ -168,12 +179,14 @@ class Exchange:
             self._upstream.pause(paused)
 
     def _begin_stream(self) -> None:
+        if self._client.answered:
+            return  # it was held, and heartbeats were sent
         head = Head(self._status, ((b"content-type", self._type), *self._headers))
         self._client.begin_stream(self._request, head)
 
     def _end_stream(self, reader: EventReader) -> None:
         self.code = str(self._status)
-        self._meter.usage = reader.usage
+        self.meter.usage = reader.usage
         rest = reader.rest()
         if rest:
             self._client.send(rest)
@@ -196,7 +209,7 @@ class Exchange:
         body = b"".join(self._parts)
         if self._status < 400:
             reply = Reply(self._status, body, self._headers, self._type)
-            self._meter.usage = usage_of(_decoded(body))
+            self.meter.usage = usage_of(_decoded(body))
         else:
             reply = errors.from_upstream(self._status, body, self._limits.retry_after_seconds)
             reply = Reply(reply.status, reply.body, reply.headers or self._headers, reply.content_type, reply.reason)
@@ -206,18 +219,18 @@ class Exchange:
             self.withheld = reply
             return Outcome.REFUSED
         self.code = str(reply.status)
-        self._client.reply(self._request, reply)
+        tell(self._client, self._request, reply)
         return Outcome.ANSWERED
 
     def _fail(self, kind: str, why: str, reply: Reply) -> None:
         self.failure, self.why = kind, why
-        if self._client.answered:
+        if self._reader is not None or self._passing:
             self.code = str(self._status)
             last = errors.stream_error_event(f"The model server failed: {why}.", self._request.id)
             self._client.break_stream(self._request, last if self._reader else b"")
         else:
             self.code = str(reply.status)
-            self._client.reply(self._request, reply)
+            tell(self._client, self._request, reply)
         self._finish(Outcome.ANSWERED)
 
     def _finish(self, outcome: Outcome) -> None:

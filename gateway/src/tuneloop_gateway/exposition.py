@@ -65,7 +65,21 @@ class MeasuresCollector(Collector):
             tokens.add_metric([*_values(labels), "prompt"], each.prompt_tokens)
             tokens.add_metric([*_values(labels), "completion"], each.completion_tokens)
             ongoing.add_metric(_values(labels), each.ongoing)
-        yield from (requests, tokens, ongoing, self._rejected(), self._failures())
+        yield from (requests, tokens, ongoing, self._queued(), self._held(), self._rejected(), self._failures())
+
+    def _queued(self) -> Metric:
+        text = "Requests held for want of a ready replica; an autoscaler may wake a deployment by it."
+        family = GaugeMetricFamily("tuneloop_gateway_queued_requests", text, labels=NAMES[:2])
+        for key, queue in sorted(self._measures.queues.items()):
+            family.add_metric(list(key), len(queue))
+        return family
+
+    def _held(self) -> Metric:
+        text = "Requests that met no ready replica, by how that ended: released, left, or the error's code."
+        family = CounterMetricFamily("tuneloop_gateway_held_requests", text, labels=[*NAMES[:2], "outcome"])
+        for (key, outcome), count in sorted(self._measures.held.items()):
+            family.add_metric([*key, outcome], count)
+        return family
 
     def _rejected(self) -> Metric:
         text = "Requests refused before they had a route."

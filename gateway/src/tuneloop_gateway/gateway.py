@@ -47,7 +47,7 @@ class Gateway:
         settings = config.settings.gateway
         self._token = TokenFile(config.token_path)
         self.measures = Measures(config.instance, datetime.now(UTC).isoformat(timespec="seconds"))
-        self.proxy = Proxy(config.limits, settings.allow_without_keys, self.measures, self._token)
+        self.proxy = Proxy(config.limits, settings.allow_without_keys, self.measures, self._token, settings.hold)
         self._rebuilding: asyncio.TimerHandle | None = None
         self._deployments = [
             Watcher(path, parse_deployment, self._changed, pace=pace)
@@ -60,7 +60,7 @@ class Gateway:
         ]
         self._public = self._state(self.proxy)
         metrics = registry(self.measures, self._gauges, [UpstreamCollector(self.proxy.forwarder)])
-        self._internal = self._state(Internal(self.measures, metrics, self._is_ready))
+        self._internal = self._state(Internal(self.measures, self.proxy.holds, metrics, self._is_ready))
         self._public.refused = self._count_refusal
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -149,7 +149,7 @@ class Gateway:
     async def _end(self, public: asyncio.Server) -> None:
         """First not ready, and still serving, until the endpoints have gone round; then streams finish."""
         limits = self._config.limits
-        self.proxy.draining = True
+        self.proxy.drain()
         log.info("stopping: not ready from now on", extra={"connections": len(self._public.connections)})
         await asyncio.sleep(limits.lame_seconds)
         public.close()

@@ -223,12 +223,10 @@ class ServerConnection(asyncio.Protocol):
         while self._queue:
             request = self._queue.popleft()
             self.answered = False
-            if request.refusal is not None:
-                self._state.refused(request.refusal)
-                self.reply(request, request.refusal)
-            else:
-                await self._state.application.handle(request, self)
-            self._release(request)
+            try:
+                await self._answer_one(request)
+            finally:
+                self._release(request)  # also where the client left
             if not request.keep_alive or self._state.draining:
                 self._task = None
                 return self._end()
@@ -237,6 +235,13 @@ class ServerConnection(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.resume_reading()
         return None
+
+    async def _answer_one(self, request: Request) -> None:
+        if request.refusal is not None:
+            self._state.refused(request.refusal)
+            self.reply(request, request.refusal)
+        else:
+            await self._state.application.handle(request, self)
 
     def _release(self, request: Request | None) -> None:
         if request is not None:

@@ -4,18 +4,20 @@ Computed when asked for, and never keeps a number of its own. Totals of a deploy
 names and versions counted that are gone stays in them.
 """
 
+import time
 from collections.abc import Sequence
 
+from tuneloop_core import serving
 from tuneloop_core.serving import DeploymentLoad, GatewayLoad, ModelLoad
 from tuneloop_gateway.histogram import Histogram
-from tuneloop_gateway.measure import Labels, Measures, Series
+from tuneloop_gateway.measure import DeploymentKey, Labels, Measures, Series
 
 Group = list[tuple[Labels, Series]]
 
 
 def gateway_load(measures: Measures) -> GatewayLoad:
     """One entry a deployment, all its models together and each by itself."""
-    groups: dict[tuple[str, str], Group] = {deployment: [] for deployment in measures.past}
+    groups: dict[DeploymentKey, Group] = {deployment: [] for deployment in (*measures.past, *measures.queues)}
     for labels, series in measures.series.items():
         groups.setdefault((labels.namespace, labels.deployment), []).append((labels, series))
     deployments = [_deployment(measures, *key, group) for key, group in sorted(groups.items())]
@@ -23,20 +25,22 @@ def gateway_load(measures: Measures) -> GatewayLoad:
 
 
 def _deployment(measures: Measures, namespace: str, name: str, group: Group) -> DeploymentLoad:
-    past = measures.past.get((namespace, name))
+    past, queue = measures.past.get((namespace, name)), measures.queues.get((namespace, name))
     every = [series for _, series in group] + ([past] if past is not None else [])
     return DeploymentLoad(
         namespace=namespace,
         name=name,
         ongoing=sum(series.ongoing for series in every),
+        queued=len(queue) if queue is not None else 0,
+        unserved_seconds=round(queue.waited(time.monotonic()), 1) if queue is not None else 0.0,
         requests=_requests(every),
         errors=sum(series.errors for series in every),
         prompt_tokens=sum(series.prompt_tokens for series in every),
         completion_tokens=sum(series.completion_tokens for series in every),
-        ttft=_sum([series.ttft for series in every]).wire(),
-        tpot=_sum([series.tpot for series in every]).wire(),
-        itl=_sum([series.itl for series in every]).wire(),
-        e2e=_sum([series.duration for series in every]).wire(),
+        ttft=_sum([series.ttft for series in every]),
+        tpot=_sum([series.tpot for series in every]),
+        itl=_sum([series.itl for series in every]),
+        e2e=_sum([series.duration for series in every]),
         slo_met=sum(series.slo_met for series in every),
         slo_missed=sum(series.slo_missed for series in every),
         models=_models(group),
@@ -59,10 +63,10 @@ def _model(name: str, engine_name: str, revision: str, group: Sequence[Series]) 
         requests=_requests(group),
         errors=sum(series.errors for series in group),
         completion_tokens=sum(series.completion_tokens for series in group),
-        ttft=_sum([series.ttft for series in group]).wire(),
-        tpot=_sum([series.tpot for series in group]).wire(),
-        itl=_sum([series.itl for series in group]).wire(),
-        e2e=_sum([series.duration for series in group]).wire(),
+        ttft=_sum([series.ttft for series in group]),
+        tpot=_sum([series.tpot for series in group]),
+        itl=_sum([series.itl for series in group]),
+        e2e=_sum([series.duration for series in group]),
         slo_met=sum(series.slo_met for series in group),
         slo_missed=sum(series.slo_missed for series in group),
     )
@@ -72,8 +76,10 @@ def _requests(group: Sequence[Series]) -> int:
     return sum(sum(series.codes.values()) for series in group)
 
 
-def _sum(histograms: Sequence[Histogram]) -> Histogram:
+def _sum(histograms: Sequence[Histogram]) -> serving.Histogram | None:
+    if not histograms:
+        return None
     total = Histogram(histograms[0].bounds)
     for histogram in histograms:
         total.add(histogram)
-    return total
+    return total.wire()

@@ -8,8 +8,10 @@ TTFT, TPOT and ITL are of streamed answers only, for the others have no first to
 the routing table only, never what a client sent, so their number is bounded. Never logs.
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from tuneloop_gateway.histogram import Histogram
 from tuneloop_gateway.sse import Usage
@@ -31,6 +33,7 @@ DURATION_BOUNDS: Final = (
 )  # fmt: skip
 
 
+DeploymentKey = tuple[str, str]  # namespace, name
 Version = tuple[str, str, str, str]  # namespace, deployment, model, engine name
 
 
@@ -97,6 +100,15 @@ class Meter:
         if events > 1:
             self._series.itl.observe(0.0, events - 1)
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While it waits for a replica it is queued, not ongoing."""
+        self._series.ongoing -= 1
+        try:
+            yield
+        finally:
+            self._series.ongoing += 1
+
     def end(self, code: str, failed: bool, now: float) -> None:
         """The request ended; ``code`` is the status, or 499 where the client left first."""
         series = self._series
@@ -113,6 +125,16 @@ class Meter:
             series.tpot.observe((now - self._first) / (self.usage.completion - 1))
 
 
+class Waiting(Protocol):
+    """A queue of requests that wait for a replica."""
+
+    def __len__(self) -> int:
+        """How many wait."""
+
+    def waited(self, now: float) -> float:
+        """Seconds that the first has waited."""
+
+
 class Measures:
     """All series of this process."""
 
@@ -120,7 +142,9 @@ class Measures:
         self.instance = instance
         self.started = started
         self.series: dict[Labels, Series] = {}
-        self.past: dict[tuple[str, str], Series] = {}  # (namespace, deployment) -> of its names and versions that went
+        self.past: dict[DeploymentKey, Series] = {}  # (namespace, deployment) -> of its names and versions that went
+        self.queues: Mapping[DeploymentKey, Waiting] = {}
+        self.held: dict[tuple[DeploymentKey, str], int] = {}  # (deployment, how it ended) -> requests that were held
         self.rejected: dict[tuple[str, str], int] = {}  # (status, reason) -> requests that met no route
         self.upstream_failures: dict[str, int] = {}  # kind -> count
 
@@ -140,6 +164,10 @@ class Measures:
         """Count a server pod that failed: connect, broken, silent or stale."""
         self.upstream_failures[kind] = self.upstream_failures.get(kind, 0) + 1
 
+    def hold_ended(self, deployment: DeploymentKey, outcome: str) -> None:
+        """Count a request that was held for want of a replica, or would have been."""
+        self.held[deployment, outcome] = self.held.get((deployment, outcome), 0) + 1
+
     def forget_all_but(self, known: set[Version]) -> None:
         """Drop the idle series of names and versions that no longer exist.
 
@@ -154,5 +182,5 @@ class Measures:
             gone = self.series.pop(labels)
             if deployment in living:
                 self.past.setdefault(deployment, Series()).add(gone)
-        for deployment in self.past.keys() - living:
-            del self.past[deployment]
+        self.past = {deployment: series for deployment, series in self.past.items() if deployment in living}
+        self.held = {key: count for key, count in self.held.items() if key[0] in living}

@@ -5,6 +5,7 @@ between any two requests. Never logs a body or a key, and lets no header of a cl
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -12,16 +13,19 @@ from typing import Final, cast
 
 import orjson
 
+from tuneloop_core.settings import HoldSettings
 from tuneloop_gateway import access, affinity, body, errors
 from tuneloop_gateway.auth import digest_of_header
+from tuneloop_gateway.body import Asked
 from tuneloop_gateway.config import Limits
 from tuneloop_gateway.errors import ApiError, Reply
 from tuneloop_gateway.exchange import CLIENT_LEFT, Exchange
 from tuneloop_gateway.forward import Forwarder, Parcel
+from tuneloop_gateway.hold import Holds, tell
 from tuneloop_gateway.http_messages import Request, request_id
 from tuneloop_gateway.http_server import ServerConnection
 from tuneloop_gateway.measure import Labels, Measures
-from tuneloop_gateway.routes import Route, Table
+from tuneloop_gateway.routes import Address, Route, Table
 from tuneloop_gateway.token_file import TokenFile
 
 log = logging.getLogger(__name__)
@@ -30,6 +34,7 @@ OPERATIONS: Final = {b"chat/completions": "chat", b"completions": "text_completi
 UPSTREAM_PATHS: Final = {"chat": b"/v1/chat/completions", "text_completion": b"/v1/completions"}
 MODELS: Final = "models"
 HEALTH: Final = {b"/healthz": "healthz", b"/readyz": "readyz"}
+TABLES: Final = 5  # how many tables a request that reached nobody is tried by
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,20 @@ class Call:
 class Proxy:
     """Answers everything on the public port."""
 
-    def __init__(self, limits: Limits, allow_without_keys: bool, measures: Measures, token: TokenFile) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        allow_without_keys: bool,
+        measures: Measures,
+        token: TokenFile,
+        hold: HoldSettings = HoldSettings(),  # noqa: B008 - frozen
+    ) -> None:
         self._limits = limits
         self._allow = allow_without_keys
         self._measures = measures
         self.forwarder = Forwarder(limits, measures, token)
+        self.holds = Holds(hold, measures)
+        self._changed = asyncio.Event()  # set, and replaced, when the table changes
         self.table: Table | None = None  # None until the first complete look at the cluster
         self.draining = False
 
@@ -62,6 +76,14 @@ class Proxy:
         self._measures.forget_all_but(
             {(r.deployment.namespace, r.deployment.name, r.model, r.engine_name) for r in routes}
         )
+        self.holds.look(lambda key: next((route for route in routes if route.deployment.key == key), None))
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def drain(self) -> None:
+        """No longer ready; streams go on, and nothing is held any more."""
+        self.draining = True
+        self.holds.drain()
 
     def sweep(self, now: float) -> None:
         """Look for silent servers and old connections; called about once a second."""
@@ -98,7 +120,7 @@ class Proxy:
                 connection.reply(request, self._answer(call))
         except ApiError as error:
             self._measures.reject(error.reply.status, error.reply.reason)
-            connection.reply(request, error.reply)
+            tell(connection, request, error.reply)
         except Exception:
             log.exception("a request failed in the gateway itself", extra={"request": request.id.decode()})
             request.keep_alive = False
@@ -142,21 +164,38 @@ class Proxy:
 
     # ---- inference ----
 
-    async def _infer(self, call: Call, request: Request, connection: ServerConnection) -> None:
+    def _asked(self, call: Call, request: Request) -> tuple[Asked, Route]:
+        """What the body says, and its route by the table of this moment.
+
+        Raises:
+            ApiError: 400, or 404 that lists what the key may use.
+        """
         namespace = (self.table or {}).get(call.namespace, access.NOTHING)  # it may have changed while the body came
         asked = body.parse(request.body())
         if not asked.model:
             usable = access.usable(namespace, call.digest, self._allow)
             raise ApiError(errors.missing_model(route.model for route in usable))
-        route = access.find(namespace, asked.model, call.digest, self._allow)
-        labels = Labels(call.namespace, route.deployment.name, route.model, call.operation, route.engine_name)
+        return asked, access.find(namespace, asked.model, call.digest, self._allow)
+
+    async def _infer(self, call: Call, request: Request, connection: ServerConnection) -> None:
+        asked, route = self._asked(call, request)
+        if not route.addresses and route.engine_name:
+            stream = asked.stream
+            del asked  # only the bytes are held, what they were parsed into is many times larger
+            found = await self._held(call, request, connection, route, stream)
+            if found is None:
+                return
+            asked, route = found
+        labels = _labels(call, route)
         meter = self._measures.meter(labels, request.received)
         exchange = Exchange(request, connection, meter, self._limits, drop=not asked.wants_usage)
         try:
             reply = await self._forward(call, request, route, asked, exchange)
+            if reply is not None and exchange.reached_nobody:
+                reply = await self._later(call, request, route, exchange, reply)
             if reply is not None:
                 exchange.code, exchange.failure = str(reply.status), exchange.failure or reply.reason
-                connection.reply(request, reply)
+                tell(connection, request, reply)
         except ApiError as error:
             exchange.code = str(error.reply.status)
             raise
@@ -167,11 +206,11 @@ class Proxy:
             meter.end(exchange.code, bool(exchange.failure), time.monotonic())
 
     async def _forward(
-        self, call: Call, request: Request, route: Route, asked: body.Asked, exchange: Exchange
+        self, call: Call, request: Request, route: Route, asked: Asked, exchange: Exchange
     ) -> Reply | None:
         """Hand the request to the forwarder; None once the client has its answer."""
-        if not route.engine_name or not route.addresses:
-            return self._not_ready(route)
+        if not route.engine_name:
+            return self._not_loaded(route)
         sent = body.rewrite(asked, route.engine_name)
         key = affinity.prompt_key(asked.fields, route.engine_name, self._limits.prefix_bytes)
         owner = route.deployment.namespace, route.deployment.name
@@ -179,12 +218,81 @@ class Proxy:
         parcel = Parcel(owner, route.model, route.addresses, path, sent, request.id, key)
         return await self.forwarder.send(parcel, exchange)
 
-    def _not_ready(self, route: Route) -> Reply:
-        if not route.engine_name:
-            message = f"The adapter '{route.model}' is not loaded yet. {route.message}".strip()
-        else:
-            message = f"No replica of '{route.model}' is ready. It may be starting; try again later."
+    # ---- no replica ----
+
+    async def _held(
+        self, call: Call, request: Request, connection: ServerConnection, route: Route, stream: bool
+    ) -> tuple[Asked, Route] | None:
+        """Wait for a replica before anything is measured; None if the request was answered without one."""
+        code = CLIENT_LEFT
+        try:
+            found = await self._wait(call, request, connection, route, stream)
+            code = str(found.status) if isinstance(found, Reply) else ""
+        except ApiError as error:
+            code = str(error.reply.status)
+            raise
+        finally:
+            if code:
+                meter = self._measures.meter(_labels(call, route), request.received)
+                meter.end(code, code >= "500", time.monotonic())
+        if not isinstance(found, Reply):
+            return found
+        tell(connection, request, found)
+        return None
+
+    async def _wait(
+        self, call: Call, request: Request, connection: ServerConnection, route: Route, stream: bool
+    ) -> Reply | tuple[Asked, Route]:
+        while True:
+            reply = await self.holds.wait(route, request, connection, stream)
+            if reply is not None:
+                return reply
+            asked, route = self._asked(call, request)
+            if route.addresses or not route.engine_name:
+                return asked, route
+
+    async def _later(
+        self, call: Call, request: Request, route: Route, exchange: Exchange, reply: Reply
+    ) -> Reply | None:
+        """No pod of the table could be reached, so the table may be about to change: ask by the next one.
+
+        Nothing was sent yet, so nothing is repeated. Without a next one it stays with ``reply``.
+        """
+        answer: Reply | None = reply
+        for _ in range(TABLES):
+            await self._change_of(call, route)
+            asked, fresh = self._asked(call, request)
+            if fresh.addresses == route.addresses:
+                break
+            if not fresh.addresses and fresh.engine_name:
+                with exchange.meter.waiting():
+                    found = await self._wait(call, request, exchange.client, fresh, asked.stream)
+                if isinstance(found, Reply):
+                    return found
+                asked, fresh = found
+            answer, route = await self._forward(call, request, fresh, asked, exchange), fresh
+            if answer is None or not exchange.reached_nobody:
+                break
+        return answer
+
+    async def _change_of(self, call: Call, route: Route) -> None:
+        """Wait until the route leads elsewhere, a moment at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.settle_seconds):
+                while self._addresses(call, route) == route.addresses:
+                    await self._changed.wait()
+
+    def _addresses(self, call: Call, route: Route) -> tuple[Address, ...]:
+        found = (self.table or {}).get(call.namespace, access.NOTHING).models.get(route.model)
+        return found.addresses if found is not None else ()
+
+    def _not_loaded(self, route: Route) -> Reply:
+        message = f"The adapter '{route.model}' is not loaded yet. {route.message}".strip()
         return errors.unavailable(message, self._limits.retry_after_seconds)
+
+
+def _labels(call: Call, route: Route) -> Labels:
+    return Labels(call.namespace, route.deployment.name, route.model, call.operation, route.engine_name)
 
 
 def _checked(request: Request, operation: str, method: bytes) -> str:

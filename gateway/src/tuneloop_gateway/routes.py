@@ -15,6 +15,8 @@ from tuneloop_gateway.auth import Key, digest_of_hash
 
 SERVICE_LABEL: Final = "kubernetes.io/service-name"
 SERVER_SUFFIX: Final = "-server"
+PARTLY_STALLED: Final = frozenset({"RolledBack"})  # the version before it serves
+STALLED_LENGTH: Final = 400
 
 Address = tuple[str, int]
 
@@ -30,6 +32,13 @@ class Deployment:
     engine_names: Mapping[str, str]  # of those that the engine can be asked for
     messages: Mapping[str, str]  # why an adapter cannot be asked for yet
     keys: tuple[Key, ...] = ()
+    start_seconds: float = 0.0  # how long its last replica took to start; 0 if none ever did
+    stalled: str = ""  # why no replica can come before a person acts
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(namespace, name)."""
+        return self.namespace, self.name
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,23 @@ def parse_deployment(raw: Mapping[str, Any]) -> Deployment:
         engine_names={name: served.get(name) or name} | {key: value for key, value in known.items() if value},
         messages={adapter: states.get(adapter, {}).get("message", "") for adapter in adapters},
         keys=_keys((spec.get("access") or {}).get("keys") or ()),
+        start_seconds=float((status.get("coldStart") or {}).get("seconds") or 0.0),
+        stalled=_stalled({found["type"]: found for found in status.get("conditions") or ()}),
     )
+
+
+def _stalled(conditions: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why no replica can come; empty where one can.
+
+    Stalled also says that an adapter, or a new version, is not as it should be. Then the others are served, so a
+    replica can come and is worth waiting for.
+    """
+    found, adapters = conditions.get("Stalled") or {}, conditions.get("AdaptersReady") or {}
+    if found.get("status") != "True" or found.get("reason") in PARTLY_STALLED:
+        return ""
+    if adapters.get("status") == "False" and adapters.get("reason") == found.get("reason"):
+        return ""
+    return f"{found.get('reason', '')}: {found.get('message', '')}"[:STALLED_LENGTH]
 
 
 def _keys(raw: Iterable[Mapping[str, Any]]) -> tuple[Key, ...]:

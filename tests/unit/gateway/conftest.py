@@ -9,6 +9,7 @@ import pytest
 import uvloop
 from openai import AsyncOpenAI
 
+from tuneloop_core.settings import HoldSettings
 from tuneloop_gateway.config import Limits
 from tuneloop_gateway.token_file import TokenFile
 
@@ -34,6 +35,12 @@ def limits() -> Limits:
 
 
 @pytest.fixture
+def hold() -> HoldSettings:
+    """The defaults; overridden where a test wants to reach them."""
+    return HoldSettings()
+
+
+@pytest.fixture
 def token(tmp_path: Path) -> TokenFile:
     """The gateway's token towards servers."""
     path = tmp_path / "token"
@@ -44,9 +51,11 @@ def token(tmp_path: Path) -> TokenFile:
 
 
 @pytest.fixture
-async def team(limits: Limits, server: world.ModelServer, token: TokenFile) -> AsyncIterator[world.World]:
+async def team(
+    limits: Limits, hold: HoldSettings, server: world.ModelServer, token: TokenFile
+) -> AsyncIterator[world.World]:
     """Namespace team: deployment qa with the adapter support-bot, one ready replica."""
-    async with world.gateway(limits, server, token) as found:
+    async with world.gateway(limits, server, token, hold=hold) as found:
         found.route(
             world.deployment("qa", adapters=["support-bot"]), world.endpoint_slice("qa", ["127.0.0.1"], server.port)
         )

@@ -198,14 +198,6 @@ async def test_no_endpoint_answers(openai: AsyncOpenAI, team: world.World) -> No
     assert caught.value.status_code == 502
 
 
-async def test_no_ready_endpoint_is_503_with_retry_after(openai: AsyncOpenAI, team: world.World) -> None:
-    team.route(world.deployment("qa"))
-    with pytest.raises(sdk.InternalServerError, match="No replica of 'qa' is ready") as caught:
-        await openai.chat.completions.create(model="qa", messages=order(do="answer"))
-    assert caught.value.status_code == 503
-    assert caught.value.response.headers["retry-after"] == "10"
-
-
 async def test_an_adapter_that_is_not_loaded_is_503_in_words(openai: AsyncOpenAI, team: world.World) -> None:
     waiting = world.deployment("qa", adapters=["bot"])
     waiting["status"]["adapters"] = [{"name": "bot", "state": "Waiting", "message": "Waiting for FineTuneJob bot."}]
