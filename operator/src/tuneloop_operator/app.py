@@ -30,6 +30,7 @@ from tuneloop_operator.reconcile.inbox import Inbox
 from tuneloop_operator.reconcile.namespaces import Namespaces
 from tuneloop_operator.reconcile.polls import Polls
 from tuneloop_operator.reconcile.queue import KeyedQueue, cancel
+from tuneloop_operator.reconcile.scaling import Scaler
 from tuneloop_operator.serve import serve
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ async def _lead(credentials: Credentials, settings: Settings, lease: Lease, hear
     queue = KeyedQueue(lambda key: engine.process(key), workers=WORKERS)  # noqa: PLW0108 - made below
     polls = Polls(pods, settings.progress_interval_seconds, queue.add)
     gateways = Gateways(client, pods, settings, lambda key: queue.add(key) if cache.get(*key) else None)
+    scaler = Scaler(gateways, pods, queue.add)
     context = Context(
         client=client,
         cache=cache,
@@ -88,6 +90,7 @@ async def _lead(credentials: Credentials, settings: Settings, lease: Lease, hear
         namespaces=Namespaces(client, cache, settings),
         polls=polls,
         gateways=gateways,
+        scaler=scaler,
         issuer=Issuer(client),
         settings=settings,
         version=importlib.metadata.version("tuneloop-operator"),
@@ -97,7 +100,8 @@ async def _lead(credentials: Credentials, settings: Settings, lease: Lease, hear
     engine = Engine(context, FineTuneReconciler(context), deployments, inbox.wake_dependents)
     holding = asyncio.create_task(lease.hold(), name="lease")
     holding.add_done_callback(_end_process)
-    asking = [asyncio.create_task(polls.run(), name="polls"), asyncio.create_task(gateways.run(), name="gateways")]
+    beside = {"polls": polls.run(), "gateways": gateways.run(), "scaling": scaler.run()}
+    asking = [asyncio.create_task(each, name=name) for name, each in beside.items()]
     queue.start()
     if await _may_watch_leases(client, settings):
         heartbeat.start()

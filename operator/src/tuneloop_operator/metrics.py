@@ -57,6 +57,15 @@ JOB_PRICE = Gauge(
 )
 
 
+COLD_START_SECONDS = Histogram(
+    "tuneloop_cold_start_seconds",
+    "Starts of replicas by phase: scheduled, image, model, engine, warmUp, and total.",
+    ["namespace", "phase"],
+    buckets=(0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200),
+    registry=REGISTRY,
+)
+
+
 def exposition() -> bytes:
     """All metrics in the text format."""
     return generate_latest(REGISTRY)

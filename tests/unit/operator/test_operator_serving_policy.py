@@ -214,7 +214,7 @@ def test_ready_tells_the_truth() -> None:
     assert state() == ("Ready", reasons.READY)
     assert state(servers={}) == ("Reconciling", reasons.ADAPTERS_LOADING)
     assert state(servers={"10.0.0.1": server("Failed", "rank 128 > 32")}) == ("Stalled", reasons.ADAPTER_FAILED)
-    assert state(replicas=0, pods=[]) == ("", reasons.SCALED_TO_ZERO)
+    assert state(replicas=0, pods=[]) == ("Ready", reasons.SCALED_TO_ZERO)
     not_ready = revision(ready=False, ready_replicas=0)
     assert state(revisions=[not_ready], pods=[pod(ready=False)]) == ("Reconciling", reasons.ROLLING_OUT)
     waiting = adapters.Resolved("bot", reason=reasons.WAITING_FOR_JOB, message="waiting for FineTuneJob one")
@@ -252,8 +252,6 @@ def test_models_say_what_is_answered_now() -> None:
         ("chat", "chat", True),
         ("bot", "bot@dddddddddddd", True),
     ]
-    assert status.cold_start is not None
-    assert status.cold_start.seconds == 2.0
     asleep = summarize(deployment(), facts(pods=[pod(ready=False)]))
     assert [item.ready for item in asleep.models] == [False, False]
 

@@ -172,7 +172,9 @@ class ModelDeploymentSpec(SpecModel):
     resources: ServingResources = Field(default=ServingResources(), description="Accelerators of one replica.")
     pod: PodSettings = Field(default=PodSettings(), description="Sizes, place and labels of the server pods.")
     scaling: Scaling = Field(default=Scaling(), description="How many replicas.")
-    slo: ServiceLevel | None = Field(default=None, description="Promised latency. Not in this release.")
+    slo: ServiceLevel | None = Field(
+        default=None, description="Promised latency. While it is broken, replicas are added up to maxReplicas."
+    )
     rollout: Rollout | None = Field(
         default=None, description="How a new version takes over; left out it is RollingUpdate."
     )

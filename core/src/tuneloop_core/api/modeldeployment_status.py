@@ -95,21 +95,30 @@ class ScalingStatus(StatusModel):
     """How many replicas are wanted, and why."""
 
     desired: int = Field(default=0, ge=0, description="Replicas wanted.")
-    history: list[ScalingEvent] = Field(default=[], max_length=10, description="The last decisions.")
+    reason: str = Field(default="", max_length=256, description="Why so many, when that was decided.")
+    history: list[ScalingEvent] = Field(default=[], max_length=10, description="The last changes, oldest first.")
 
 
 class ColdStartPhase(StatusModel):
     """One phase of a replica's start."""
 
-    name: str = Field(max_length=64, description="Such as imports, loadWeights, warmUp.")
+    name: str = Field(
+        max_length=64, description="scheduled, image (pulled, volumes mounted, started), model, engine or warmUp."
+    )
     seconds: float = Field(ge=0, description="How long it took.")
 
 
 class ColdStartStatus(StatusModel):
-    """How long the last replica took from its container's start to its first answer, by phase."""
+    """How long replicas take from the moment they are wanted to their first answer."""
 
-    seconds: float = Field(default=0, ge=0, description="In all.")
-    phases: list[ColdStartPhase] = Field(default=[], max_length=16, description="By phase, in order.")
+    seconds: float = Field(
+        default=0, ge=0, description="Median of the recent starts: what Retry-After tells a client that may not wait."
+    )
+    recent: Annotated[list[float], Field(max_length=5)] = Field(
+        default=[], description="The last starts in seconds, oldest first."
+    )
+    time: Timestamp | None = Field(default=None, description="When the last one could answer.")
+    phases: list[ColdStartPhase] = Field(default=[], max_length=16, description="The last one by phase, in order.")
 
 
 class ModelDeploymentStatus(StatusModel):

@@ -45,24 +45,6 @@ MODELDEPLOYMENT_LATER: Final = (
         ".engine.quantization",
     ),
     _later(
-        "self.scaling.mode != 'Auto' || self.scaling.minReplicas >= 1",
-        "scaling to and from zero; use minReplicas of at least 1, or mode External with replicas: 0 to stop it",
-        ".scaling.minReplicas",
-    ),
-    _later(
-        "self.scaling.mode != 'Auto' || !has(self.scaling.maxReplicas) || "
-        "self.scaling.maxReplicas <= self.scaling.minReplicas",
-        "scaling out by load; leave maxReplicas out, or use mode External with a HorizontalPodAutoscaler",
-        ".scaling.maxReplicas",
-    ),
-    _later(
-        "!has(self.scaling.target) && !has(self.scaling.scaleDownDelay) && "
-        "(!has(self.scaling.schedules) || self.scaling.schedules.size() == 0)",
-        "autoscaling; leave target, scaleDownDelay and schedules out",
-        ".scaling",
-    ),
-    _later("!has(self.slo)", "latency objectives; leave slo out, and read status.latency", ".slo"),
-    _later(
         "!has(self.rollout) || (self.rollout.strategy == 'RollingUpdate' && !has(self.rollout.canary))",
         "canary rollouts; leave rollout out, or use strategy RollingUpdate without canary",
         ".rollout",

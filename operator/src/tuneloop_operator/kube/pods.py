@@ -5,6 +5,7 @@ pod that does not answer, or answers nonsense, is simply unknown for now.
 """
 
 import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from tuneloop_operator.kube.credentials import TokenFile
 logger = logging.getLogger(__name__)
 
 TIMEOUT = aiohttp.ClientTimeout(total=5.0, sock_connect=2.0)
+STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=30.0)  # a sign of life comes every 10 s
 BODY_LIMIT = 1 << 20  # bytes; a gateway's load of some thousand deployments is the largest
 
 M = TypeVar("M", bound=BaseModel)
@@ -50,9 +52,31 @@ class PodClient:
         url = f"http://{host(ip)}:{SERVER_PORT}/tuneloop/adapters"
         return await self._ask("poke", "POST", url, ServerStatus, headers=self._authorization(), json=adapters)
 
-    async def gateway_load(self, ip: str) -> GatewayLoad | None:
-        """What a gateway pod has seen since its start; None when it does not say."""
-        return await self._get("gateway", f"http://{host(ip)}:{GATEWAY_INTERNAL_PORT}/internal/load", GatewayLoad)
+    async def gateway_loads(self, ip: str) -> AsyncIterator[GatewayLoad]:
+        """What a gateway pod has, pushed line by line until the connection ends, without an error.
+
+        A gateway that does not push answers once and closes: then this is a poll.
+        """
+        url = f"http://{host(ip)}:{GATEWAY_INTERNAL_PORT}/internal/load?watch=true"
+        try:
+            async with self._session.get(url, timeout=STREAM_TIMEOUT, allow_redirects=False) as response:
+                response.raise_for_status()
+                async for line in _lines(response.content):
+                    yield GatewayLoad.model_validate_json(line)
+                    metrics.POLLS.labels("gateway", "answered").inc()
+        except (aiohttp.ClientError, TimeoutError, OSError, ValidationError) as error:
+            metrics.POLLS.labels("gateway", "failed").inc()
+            logger.debug("GET %s: %s", url, type(error).__name__)
+
+    async def engine_metrics(self, ip: str) -> str:
+        """The Prometheus page of a server pod; empty when it does not say."""
+        url = f"http://{host(ip)}:{SERVER_PORT}/metrics"
+        try:
+            return (await self._read("GET", url, self._authorization(), None)).decode()
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            metrics.POLLS.labels("engine", "failed").inc()
+            logger.debug("GET %s: %s", url, type(error).__name__)
+            return ""
 
     def _authorization(self) -> dict[str, str]:
         try:
@@ -97,6 +121,20 @@ class PodClient:
                 if len(body) > BODY_LIMIT:
                     raise aiohttp.ClientPayloadError("answer is too large")
             return bytes(body)
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines that are not empty, the last also without its end; a line over the limit is an error."""
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line
+        if len(rest) > BODY_LIMIT:
+            raise aiohttp.ClientPayloadError("a line is too long")
+    if rest.strip():
+        yield rest
 
 
 def host(ip: str) -> str:

@@ -67,6 +67,13 @@ def start(scaling: Scaling) -> int:
     return max(1, scaling.min_replicas)
 
 
+def first(decision: Decision, scaling: Scaling) -> Decision:
+    """The decision on a deployment that has never answered: it does not sleep before its first start is seen."""
+    if decision.replicas or scaling.mode == "External":
+        return decision
+    return Decision(1, "it has not answered yet", replace(decision.state, replicas=1))
+
+
 def delay_seconds(scaling: Scaling) -> float:
     """How long load must be low before replicas go."""
     return parse_duration(scaling.scale_down_delay or SCALE_DOWN_DELAY)

@@ -11,6 +11,7 @@ from tuneloop_core.api.formats import format_latency, parse_duration
 from tuneloop_core.api.modeldeployment_status import LatencyStatus
 from tuneloop_core.serving import DeploymentLoad, Histogram
 from tuneloop_operator.policy.conditions import timestamp
+from tuneloop_operator.policy.wishes import Felt
 
 HISTOGRAMS = ("ttft", "tpot", "itl", "e2e")
 QUANTILES = {"p50": 0.50, "p95": 0.95}
@@ -75,6 +76,17 @@ def window(before: Loads, after: Loads, seconds: float, now: datetime) -> Latenc
         updated_time=timestamp(now),
         **fields,
     )
+
+
+def felt(before: Loads, after: Loads) -> Felt:
+    """What users felt between two snapshots, for the autoscaler."""
+
+    def p95(kind: str) -> float | None:
+        parts = [difference(getattr(before.get(name), kind, None), getattr(load, kind)) for name, load in after.items()]
+        total = merged(parts)
+        return quantile(QUANTILES["p95"], total) if total else None
+
+    return Felt(sum(_count(before, after, name, "requests") for name in after), p95("ttft"), p95("tpot"))
 
 
 def _count(before: Loads, after: Loads, name: str, field: str) -> int:

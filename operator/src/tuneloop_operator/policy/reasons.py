@@ -20,6 +20,9 @@ ROLLING_OUT: Final = "RollingOut"
 ADAPTER_FETCHING: Final = "FetchingAdapter"
 ADAPTERS_LOADING: Final = "AdaptersLoading"
 SCALED_TO_ZERO: Final = "ScaledToZero"
+SCALED_UP: Final = "ScaledUp"
+SCALED_DOWN: Final = "ScaledDown"
+WOKEN: Final = "Woken"
 
 # Lifted from children
 QUOTA_EXCEEDED: Final = "QuotaExceeded"

@@ -11,7 +11,9 @@ from typing import Any
 
 from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.api.modeldeployment_status import RevisionStatus
+from tuneloop_core.api.scaling import Scaling
 from tuneloop_core.constants import GROUP, LABEL_REVISION
+from tuneloop_operator.policy import autoscale
 
 Obj = dict[str, Any]
 
@@ -107,12 +109,20 @@ def number_of(revision: RevisionStatus) -> int:
     return int(revision.name.removeprefix("r"))
 
 
-def wanted_replicas(deployment: ModelDeployment) -> int:
-    """Replicas by the spec: External as set by the scale subresource, Auto the minimum but at least one."""
-    scaling = deployment.spec.scaling
-    if scaling.mode == "External":
-        return scaling.replicas or 0
-    return max(1, scaling.min_replicas)
+def current_replicas(found: Mapping[int, Obj], scaling: Scaling) -> int:
+    """What the newest Deployment was last scaled to; of a deployment that has none yet, what it starts with."""
+    if found:
+        return int(found[max(found)]["spec"].get("replicas", 1))
+    return (scaling.replicas or 0) if scaling.mode == "External" else autoscale.start(scaling)
+
+
+def never_answered(found: Obj) -> bool:
+    """Whether a Deployment has not had all its pods answering yet, by the Deployment controller's own words."""
+    status = found.get("status", {})
+    if int(status.get("readyReplicas", 0)) or not int(found["spec"].get("replicas", 1)):
+        return False
+    progress = [item for item in status.get("conditions", []) if item["type"] == "Progressing"]
+    return not any(item.get("reason") == "NewReplicaSetAvailable" for item in progress)
 
 
 def is_ready(found: Obj | None, replicas: int) -> bool:

@@ -9,12 +9,9 @@ from tuneloop_core.api.finetunejob_status import ModelStatus
 from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.api.modeldeployment_status import (
     AdapterStatus,
-    ColdStartPhase,
-    ColdStartStatus,
     LatencyStatus,
     ModelDeploymentStatus,
     RevisionStatus,
-    ScalingStatus,
     ServedName,
 )
 from tuneloop_core.constants import LABEL_REVISION
@@ -22,8 +19,11 @@ from tuneloop_core.serving import ServerStatus
 from tuneloop_operator.policy import adapters as adapter_policy
 from tuneloop_operator.policy import conditions, reasons
 from tuneloop_operator.policy.adapters import Resolved
+from tuneloop_operator.policy.coldstart import cold_start
 from tuneloop_operator.policy.conditions import Wanted
 from tuneloop_operator.policy.pods import condition, find_trouble, quota_words
+from tuneloop_operator.policy.scalingstatus import scaling_status
+from tuneloop_operator.policy.schedules import problems
 from tuneloop_operator.policy.verdicts import State, Verdict
 
 Obj = dict[str, Any]
@@ -46,7 +46,8 @@ class ServingFacts:
     servers: Mapping[str, ServerStatus] = field(default_factory=dict)  # by address
     latency: LatencyStatus | None = None
     trouble: Verdict | None = None
-    replicas: int = 0
+    replicas: int = 0  # wanted
+    replicas_reason: str = ""
     url: str = ""
     selector: str = ""
 
@@ -57,7 +58,7 @@ def summarize(deployment: ModelDeployment, facts: ServingFacts) -> ModelDeployme
     ready_ips = [ip for pod in facts.pods if is_pod_ready(pod) and (ip := pod["status"].get("podIP"))]
     servers = {ip: facts.servers[ip] for ip in ready_ips if ip in facts.servers}
     adapters = adapter_policy.statuses(facts.resolved, servers, len(ready_ips))
-    verdict = judge(facts, adapters)
+    verdict = judge(facts, adapters, problems(deployment.spec.scaling.schedules))
     wanted = _conditions(facts, verdict, adapters, deployment.spec.engine.lora.max_cached)
     fields: dict[str, Any] = {
         "observed_generation": generation,
@@ -71,19 +72,19 @@ def summarize(deployment: ModelDeployment, facts: ServingFacts) -> ModelDeployme
         "adapters": adapters,
         "revisions": list(facts.revisions)[:REVISIONS_KEPT],
         "latency": facts.latency or old.latency,
-        "scaling": ScalingStatus(desired=facts.replicas, history=old.scaling.history if old.scaling else []),
-        "cold_start": _cold_start(facts.servers) or old.cold_start,
+        "scaling": scaling_status(old.scaling, facts.replicas, facts.replicas_reason, facts.now),
+        "cold_start": cold_start(old.cold_start, facts.pods, facts.servers),
     }
     return old.model_copy(update=fields)
 
 
-def judge(facts: ServingFacts, adapters: Sequence[AdapterStatus]) -> Verdict:
+def judge(facts: ServingFacts, adapters: Sequence[AdapterStatus], wrong: Sequence[str] = ()) -> Verdict:
     """The one thing to say about it: the first of these that is not right."""
     if facts.trouble is not None:
         return facts.trouble
     if facts.model.state is not State.DONE:
         return facts.model
-    return _pods_verdict(facts) or _adapters_verdict(facts, adapters) or _ready_verdict(facts)
+    return _pods_verdict(facts) or _adapters_verdict(facts, adapters) or _spec_verdict(wrong) or _ready_verdict(facts)
 
 
 def _pods_verdict(facts: ServingFacts) -> Verdict | None:
@@ -129,10 +130,14 @@ def _adapters_verdict(facts: ServingFacts, adapters: Sequence[AdapterStatus]) ->
     return None
 
 
+def _spec_verdict(wrong: Sequence[str]) -> Verdict | None:
+    """What the API server cannot check, and is left out meanwhile."""
+    return Verdict(State.STALLED, reasons.INVALID_SPEC, "; ".join(wrong)) if wrong else None
+
+
 def _ready_verdict(facts: ServingFacts) -> Verdict:
     if facts.replicas == 0:
-        message = "scaled to zero: requests are not answered; raise the replicas with kubectl scale"
-        return Verdict(State.SUSPENDED, reasons.SCALED_TO_ZERO, message)
+        return Verdict(State.DONE, reasons.SCALED_TO_ZERO, "asleep: wakes on the first request")
     return Verdict(State.DONE, reasons.READY, f"{facts.replicas} replicas answer at {facts.url}")
 
 
@@ -162,6 +167,8 @@ def _adapters_condition(facts: ServingFacts, adapters: Sequence[AdapterStatus], 
     if count == len(adapters):
         return Wanted("AdaptersReady", True, reasons.READY, words)
     verdict = _adapters_verdict(facts, adapters)
+    if verdict is None and facts.replicas == 0:
+        return Wanted("AdaptersReady", True, reasons.SCALED_TO_ZERO, "asleep: adapters are loaded on waking")
     if verdict is None:
         return Wanted("AdaptersReady", False, reasons.ADAPTERS_LOADING, words)
     return Wanted("AdaptersReady", False, verdict.reason, f"{words}; {verdict.message}")
@@ -184,17 +191,6 @@ def _served(
             for item in adapters
         ),
     ]
-
-
-def _cold_start(servers: Mapping[str, ServerStatus]) -> ColdStartStatus | None:
-    """Phases of a ready server's start; of several, of the one with the last address in order."""
-    started = [server for _, server in sorted(servers.items()) if server.ready and server.phases]
-    if not started:
-        return None
-    took = dict(started[-1].phases)
-    total = took.pop("total", sum(took.values()))
-    phases = [ColdStartPhase(name=name, seconds=round(seconds, 1)) for name, seconds in took.items()][:16]
-    return ColdStartStatus(seconds=round(total, 1), phases=phases)
 
 
 def is_pod_ready(pod: Obj) -> bool:

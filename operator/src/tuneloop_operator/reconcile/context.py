@@ -12,6 +12,7 @@ from tuneloop_operator.reconcile.cache import Cache
 from tuneloop_operator.reconcile.gateways import Gateways
 from tuneloop_operator.reconcile.namespaces import Namespaces
 from tuneloop_operator.reconcile.polls import Polls
+from tuneloop_operator.reconcile.scaling import Scaler
 
 
 def utc_now() -> datetime:
@@ -29,6 +30,7 @@ class Context:
     namespaces: Namespaces
     polls: Polls
     gateways: Gateways
+    scaler: Scaler
     issuer: Issuer
     settings: Settings
     version: str

@@ -15,18 +15,22 @@ from tuneloop_operator.names import Key
 from tuneloop_operator.policy import adapters, modelfetch, revisions
 from tuneloop_operator.policy.adapterfetch import Fetched
 from tuneloop_operator.policy.adapters import Resolved, Sources
+from tuneloop_operator.policy.autoscale import Decision
 from tuneloop_operator.policy.candidates import Need
 from tuneloop_operator.policy.conditions import parse_time
 from tuneloop_operator.policy.modelfetch import ModelVerdict
 from tuneloop_operator.policy.published import judge_published
-from tuneloop_operator.policy.serving import ServingFacts, summarize
+from tuneloop_operator.policy.scalingstatus import scaling_notes
+from tuneloop_operator.policy.serving import ServingFacts, is_pod_ready, summarize
 from tuneloop_operator.policy.transitions import condition_notes
 from tuneloop_operator.policy.verdicts import State, Verdict
 from tuneloop_operator.reconcile.adapterfetch import AdapterFetcher
 from tuneloop_operator.reconcile.adapterjobs import ReadJobs
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.jobs import StageJobs
+from tuneloop_operator.reconcile.ledger import note_cold_start
 from tuneloop_operator.reconcile.modelfetch import ModelFetcher
+from tuneloop_operator.reconcile.scaling import Wish
 from tuneloop_operator.reconcile.servers import Servers, Wanted
 from tuneloop_operator.reconcile.status import write_status
 from tuneloop_operator.reconcile.troubles import REFUSALS, verdict_of
@@ -41,6 +45,7 @@ class Look:
     model: ModelVerdict
     resolved: Sequence[Resolved]
     trouble: Verdict | None
+    decision: Decision
     fetches: Sequence[Verdict] = ()
 
     @property
@@ -69,6 +74,7 @@ class DeploymentReconciler:
         """The resource is gone."""
         self._servers.forget(key)
         self._read_jobs.forget(key)
+        self._context.scaler.forget(key)
 
     async def reconcile(self, key: Key, obj: Obj) -> float | None:
         """One look; returns after how many seconds to look again."""
@@ -79,7 +85,9 @@ class DeploymentReconciler:
         written = await write_status(self._context.client, obj, status.to_dict())
         if written is not None:
             self._context.cache.put(written)
-            for note in condition_notes(deployment.status.conditions, status.conditions):
+            note_cold_start(key.namespace, deployment.status.cold_start, status.cold_start)
+            notes = condition_notes(deployment.status.conditions, status.conditions)
+            for note in (*notes, *scaling_notes(deployment.status.scaling, status.scaling)):
                 await self._context.events.tell(obj, note.reason, note.message, warning=note.warning)
         return look.look_again or self._context.settings.resync_seconds
 
@@ -88,11 +96,18 @@ class DeploymentReconciler:
         fetched = await self._adapter_fetcher.settle(key, deployment)
         resolved = self._resolve(key, deployment, model, fetched)
         ready = model.model if model.verdict.state is State.DONE else None
+        decision = self._replicas(key, deployment, found)
+        wanted = Wanted(deployment, ready, adapters.wanted_list(resolved), decision.replicas)
         try:
-            await self._servers.ensure(key, Wanted(deployment, ready, adapters.wanted_list(resolved)))
+            await self._servers.ensure(key, wanted)
         except REFUSALS as error:
             trouble = trouble or verdict_of(error)
-        return Look(model, resolved, trouble, [item.verdict for item in fetched.values()])
+        return Look(model, resolved, trouble, decision, [item.verdict for item in fetched.values()])
+
+    def _replicas(self, key: Key, deployment: ModelDeployment, found: Mapping[int, Obj]) -> Decision:
+        spec, current = deployment.spec, revisions.current_replicas(found, deployment.spec.scaling)
+        fresh = not found or revisions.never_answered(found[max(found)])
+        return self._context.scaler.wanted(key, Wish(spec.scaling, spec.slo, current, fresh))
 
     async def _model(
         self, key: Key, deployment: ModelDeployment, found: Mapping[int, Obj]
@@ -120,6 +135,7 @@ class DeploymentReconciler:
         ]
         ips = [pod["status"]["podIP"] for pod in pods if is_polled(pod)]
         context.polls.watch_servers(key, ips, adapters.wanted_list(look.resolved))
+        context.scaler.ready(key, [pod["status"]["podIP"] for pod in pods if is_polled(pod) and is_pod_ready(pod)])
         slow = [pod for pod in pods if self._is_slow(pod)]
         return ServingFacts(
             now=context.now(),
@@ -133,7 +149,8 @@ class DeploymentReconciler:
             servers=context.polls.statuses(key),
             latency=context.gateways.latency(key),
             trouble=look.trouble,
-            replicas=revisions.wanted_replicas(deployment),
+            replicas=look.decision.replicas,
+            replicas_reason=look.decision.reason,
             url=f"{context.settings.gateway.url.rstrip('/')}/{key.namespace}/v1",
             selector=",".join(f"{name}={value}" for name, value in sorted(labels.items())),
         )

@@ -6,11 +6,21 @@ single jobs are bounded: those beyond the bound are only in the sums.
 
 from tuneloop_core.api.finetunejob import FineTuneJob
 from tuneloop_core.api.finetunejob_status import FineTuneJobStatus, PlanStatus, UsageStatus
+from tuneloop_core.api.modeldeployment_status import ColdStartStatus
 from tuneloop_core.constants import QUEUE_LABEL
 from tuneloop_operator import metrics
 from tuneloop_operator.names import Key
 
 MOST_JOBS = 1000
+
+
+def note_cold_start(namespace: str, before: ColdStartStatus | None, now: ColdStartStatus | None) -> None:
+    """A replica's start that the status has only now."""
+    if now is None or not now.time or (before is not None and before.time == now.time):
+        return
+    phases = {phase.name: phase.seconds for phase in now.phases}
+    for name, seconds in (phases | {"total": sum(phases.values())}).items():
+        metrics.COLD_START_SECONDS.labels(namespace, name).observe(seconds)
 
 
 class Ledger:

@@ -5,7 +5,7 @@ Answers are kept in memory only; a reconcile reads them like any other fact. Nev
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Protocol
 
@@ -30,8 +30,11 @@ class PodApi(Protocol):
     async def poke(self, ip: str, adapters: AdapterList) -> ServerStatus | None:
         """POST /tuneloop/adapters of a server pod."""
 
-    async def gateway_load(self, ip: str) -> GatewayLoad | None:
-        """GET /internal/load of a gateway pod."""
+    def gateway_loads(self, ip: str) -> AsyncIterator[GatewayLoad]:
+        """GET /internal/load?watch=true of a gateway pod, line by line."""
+
+    async def engine_metrics(self, ip: str) -> str:
+        """GET /metrics of a server pod."""
 
 
 class Polls:

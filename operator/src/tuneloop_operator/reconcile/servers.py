@@ -28,6 +28,7 @@ class Wanted:
     deployment: ModelDeployment
     model: ModelStatus | None
     adapters: AdapterList
+    replicas: int
 
 
 class Servers:
@@ -54,12 +55,11 @@ class Servers:
         await self._applier.ensure(build.build_service(deployment))
         await self._applier.ensure(build.build_budget(deployment))
         await self._config_map(key, wanted, found, chosen)
-        replicas = revisions.wanted_replicas(deployment)
         if chosen.number in found:
-            await self._scale(found[chosen.number], replicas)
+            await self._scale(found[chosen.number], wanted.replicas)
         else:
-            await self._create(wanted, chosen, replicas)
-        for number in revisions.obsolete(found, chosen, replicas):
+            await self._create(wanted, chosen)
+        for number in revisions.obsolete(found, chosen, wanted.replicas):
             await self._remove(found[number])
 
     def _choose(self, wanted: Wanted, found: Mapping[int, Obj]) -> Chosen | None:
@@ -95,10 +95,10 @@ class Servers:
             body = {"spec": {"replicas": replicas}}
             self._context.cache.put(await client.patch(DEPLOYMENTS, metadata["namespace"], metadata["name"], body))
 
-    async def _create(self, wanted: Wanted, chosen: Chosen, replicas: int) -> None:
+    async def _create(self, wanted: Wanted, chosen: Chosen) -> None:
         assert wanted.model is not None, "a revision is only new when its model is in the store"
         source = revisions.source_of(wanted.deployment)
-        revision = Revision(chosen.number, chosen.image, wanted.model.path, replicas)
+        revision = Revision(chosen.number, chosen.image, wanted.model.path, wanted.replicas)
         annotations = {SOURCE_ANNOTATION: source, FINGERPRINT_ANNOTATION: chosen.fingerprint}
         manifest = build_deployment(wanted.deployment, revision, self._context.settings, annotations)
         self._context.cache.put(await self._context.client.create_owned(DEPLOYMENTS, manifest))

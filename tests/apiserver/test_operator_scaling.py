@@ -1,0 +1,116 @@
+"""Replicas by load on the real API server: asleep, woken by a held request, out, back, and no write while calm.
+
+The gateway and the kubelet are played; its stream of load is what the contract says.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from operator_api import Api, Obj, wait_for
+from operator_gateway import FakeGateway
+from operator_world import FETCHED, World, world_of
+
+pytestmark = pytest.mark.usefixtures("crds")
+CHAT = ("Deployment", "chat-r1")
+
+
+@pytest.fixture
+def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
+    api = Api(kubeconfig)
+    with world_of(api, kubeconfig, tmp_path) as made:
+        yield made
+    api.close()
+
+
+def serve(world: World, **scaling: Any) -> None:
+    """A ModelDeployment whose model is in the store, and its first Deployment, answering."""
+    spec = {"model": {"uri": "hf://org/model"}, "resources": {"accelerators": 0}, "scaling": scaling}
+    metadata = {"name": "chat", "namespace": world.namespace}
+    head = {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata}
+    world.api.create(head | {"spec": spec})
+    world.succeed_stage("model", "chat", FETCHED)
+    wait_for("the Deployment", lambda: world.api.get("Deployment", world.namespace, "chat-r1"))
+
+
+def replicas(world: World) -> int:
+    return int(world.api.must("Deployment", world.namespace, "chat-r1")["spec"]["replicas"])
+
+
+def wait_replicas(world: World, number: int) -> None:
+    show = lambda: world.status("chat", "ModelDeployment").get("scaling")  # noqa: E731
+    wait_for(f"{number} replicas", lambda: replicas(world) == number, show=show)
+
+
+def answer(world: World) -> None:
+    """All pods that are wanted answer, by the Deployment's status and a ready pod each."""
+    found = world.api.must("Deployment", world.namespace, "chat-r1")
+    count = found["spec"]["replicas"]
+    status = dict.fromkeys(("replicas", "readyReplicas", "availableReplicas", "updatedReplicas"), count)
+    status["observedGeneration"] = found["metadata"]["generation"]
+    world.api.patch("Deployment", world.namespace, "chat-r1", {"status": status}, "status")
+
+
+def history(world: World) -> list[tuple[int, int]]:
+    scaling: Obj = world.status("chat", "ModelDeployment").get("scaling") or {}
+    return [(item.get("fromReplicas", 0), item.get("toReplicas", 0)) for item in scaling.get("history", [])]
+
+
+def events(world: World) -> set[str]:
+    return {item["reason"] for item in world.api.list("Event", world.namespace)}
+
+
+def test_zero_to_one_to_two_to_zero(world: World) -> None:
+    operator = world.start()
+    with FakeGateway(world) as gateway:
+        gateway.say(requests=3)
+        serve(world, minReplicas=0, maxReplicas=2, target={"ongoingRequests": 2}, scaleDownDelay="1s")
+        assert replicas(world) == 1, "the first start is seen before anybody waits for it"
+        answer(world)
+        wait_replicas(world, 0)
+        asleep = world.wait_condition("Ready", "chat", "ScaledToZero", "ModelDeployment")
+        assert asleep["message"] == "asleep: wakes on the first request"
+        assert world.condition("Reconciling", "chat", "ModelDeployment") is None
+        before = operator.writes()
+        gateway.say(requests=3)
+        looks = operator.metric("tuneloop_polls_total", target="gateway")
+        wait_for("two signs of life", lambda: operator.metric("tuneloop_polls_total", target="gateway") >= looks + 2)
+        assert operator.writes() == before, "a calm deployment is not written to"
+        gateway.say(queued=1)
+        wait_replicas(world, 1)
+        answer(world)
+        gateway.say(ongoing=5)
+        wait_replicas(world, 2)
+        answer(world)
+        gateway.say(ongoing=0, requests=9)
+        wait_replicas(world, 0)
+        wait_for("the history", lambda: history(world)[-1:] == [(2, 0)] or history(world)[-1:] == [(1, 0)])
+        assert history(world)[:3] == [(1, 0), (0, 1), (1, 2)]
+        wait_for("the Events", lambda: {"ScaledToZero", "Woken", "ScaledUp"} <= events(world))
+
+
+def test_external_is_woken_by_a_held_request_and_the_scale_is_left_alone(world: World) -> None:
+    world.start()
+    with FakeGateway(world) as gateway:
+        gateway.say(requests=0)
+        serve(world, mode="External", replicas=0, scaleDownDelay="1s")
+        assert replicas(world) == 0
+        gateway.say(queued=1)
+        wait_replicas(world, 1)
+        assert world.api.must("ModelDeployment", world.namespace, "chat")["spec"]["scaling"]["replicas"] == 0
+        world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"replicas": 3}}, "scale")
+        wait_replicas(world, 3)
+        gateway.say(queued=0)
+        world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"replicas": 0}}, "scale")
+        wait_replicas(world, 0)
+
+
+def test_a_schedule_that_cannot_be_read_is_told_and_the_rest_serves(world: World) -> None:
+    world.start()
+    bad = {"cron": "0 25 * * *", "duration": "1h", "minReplicas": 2}
+    serve(world, minReplicas=1, schedules=[bad])
+    answer(world)
+    stalled = world.wait_condition("Stalled", "chat", "InvalidSpec", "ModelDeployment")
+    assert stalled["message"].startswith("spec.scaling.schedules[0]: cron '0 25 * * *': Bad hour")
+    assert replicas(world) == 1
