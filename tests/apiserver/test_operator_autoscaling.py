@@ -30,7 +30,10 @@ def serve(world: World, **scaling: Any) -> None:
     metadata = {"name": "chat", "namespace": world.namespace}
     head = {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata}
     world.api.create(head | {"spec": spec})
-    world.succeed_stage("model", "chat", FETCHED)
+    job = world.wait_job("chat-model")
+    pod = world.run_pod(world.make_pod(job))
+    world.end_pod(pod, {"stage": "fetch", "outcome": "Succeeded", "result": FETCHED})
+    world.complete(job)
     wait_for("the Deployment", lambda: world.api.get("Deployment", world.namespace, "chat-r1"))
 
 
