@@ -215,6 +215,12 @@ def test_ready_tells_the_truth() -> None:
     assert state(servers={}) == ("Reconciling", reasons.ADAPTERS_LOADING)
     assert state(servers={"10.0.0.1": server("Failed", "rank 128 > 32")}) == ("Stalled", reasons.ADAPTER_FAILED)
     assert state(replicas=0, pods=[]) == ("Ready", reasons.SCALED_TO_ZERO)
+    bad = {"schedules": [{"cron": "0 25 * * *", "duration": "1h", "minReplicas": 2}]}
+    told = summarize(deployment(scaling=bad), facts()).conditions
+    assert [item.reason for item in told if item.type == "Stalled"] == [reasons.INVALID_SPEC]
+    asleep = summarize(deployment(scaling=bad), facts(replicas=0, pods=[])).conditions[0]
+    assert (asleep.type, asleep.status, asleep.reason) == ("Ready", "True", reasons.SCALED_TO_ZERO)
+    assert asleep.message.startswith("asleep: wakes on the first request; spec.scaling.schedules[0]: cron '0 25")
     not_ready = revision(ready=False, ready_replicas=0)
     assert state(revisions=[not_ready], pods=[pod(ready=False)]) == ("Reconciling", reasons.ROLLING_OUT)
     waiting = adapters.Resolved("bot", reason=reasons.WAITING_FOR_JOB, message="waiting for FineTuneJob one")

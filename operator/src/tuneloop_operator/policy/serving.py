@@ -29,6 +29,7 @@ from tuneloop_operator.policy.verdicts import State, Verdict
 Obj = dict[str, Any]
 
 REVISIONS_KEPT = 10
+ASLEEP = "asleep: wakes on the first request"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def judge(facts: ServingFacts, adapters: Sequence[AdapterStatus], wrong: Sequenc
         return facts.trouble
     if facts.model.state is not State.DONE:
         return facts.model
-    return _pods_verdict(facts) or _adapters_verdict(facts, adapters) or _spec_verdict(wrong) or _ready_verdict(facts)
+    found = _pods_verdict(facts) or _adapters_verdict(facts, adapters) or _spec_verdict(facts, wrong)
+    return found or _ready_verdict(facts)
 
 
 def _pods_verdict(facts: ServingFacts) -> Verdict | None:
@@ -130,14 +132,18 @@ def _adapters_verdict(facts: ServingFacts, adapters: Sequence[AdapterStatus]) ->
     return None
 
 
-def _spec_verdict(wrong: Sequence[str]) -> Verdict | None:
-    """What the API server cannot check, and is left out meanwhile."""
-    return Verdict(State.STALLED, reasons.INVALID_SPEC, "; ".join(wrong)) if wrong else None
+def _spec_verdict(facts: ServingFacts, wrong: Sequence[str]) -> Verdict | None:
+    """What the API server cannot check, and is left out meanwhile. Asleep it stalls nothing: requests are held."""
+    if not wrong:
+        return None
+    if facts.replicas == 0:
+        return Verdict(State.DONE, reasons.SCALED_TO_ZERO, f"{ASLEEP}; {'; '.join(wrong)}")
+    return Verdict(State.STALLED, reasons.INVALID_SPEC, "; ".join(wrong))
 
 
 def _ready_verdict(facts: ServingFacts) -> Verdict:
     if facts.replicas == 0:
-        return Verdict(State.DONE, reasons.SCALED_TO_ZERO, "asleep: wakes on the first request")
+        return Verdict(State.DONE, reasons.SCALED_TO_ZERO, ASLEEP)
     return Verdict(State.DONE, reasons.READY, f"{facts.replicas} replicas answer at {facts.url}")
 
 

@@ -126,10 +126,13 @@ class Gateways:
         """One gateway, connection after connection."""
         wait = FIRST_BACKOFF_SECONDS
         while True:
-            async for load in self._pods.gateway_loads(ip):
-                self._heard[ip] = Heard.now(load)
-                self.on_load(load)
-                wait = FIRST_BACKOFF_SECONDS
+            try:
+                async for load in self._pods.gateway_loads(ip):
+                    self._heard[ip] = Heard.now(load)
+                    self.on_load(load)
+                    wait = FIRST_BACKOFF_SECONDS
+            except Exception:
+                logger.exception("what gateway %s said could not be used; it is asked again", ip)
             self._lost.set()
             await asyncio.sleep(wait)
             wait = min(2 * wait, MAX_BACKOFF_SECONDS)
