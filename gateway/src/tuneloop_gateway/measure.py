@@ -8,6 +8,7 @@ TTFT, TPOT and ITL are of streamed answers only, for the others have no first to
 the routing table only, never what a client sent, so their number is bounded. Never logs.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,6 +50,14 @@ class Labels:
     revision: str = ""  # of the pods that answered, where that matters
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What ``spec.slo`` promises for each streamed request, seconds."""
+
+    ttft: float = math.inf
+    tpot: float = math.inf
+
+
 @dataclass
 class Series:
     """Everything counted under one set of labels since the start."""
@@ -79,9 +88,10 @@ class Series:
 class Meter:
     """One request's stopwatch. Times are seconds of one monotonic clock, given by the caller."""
 
-    __slots__ = ("_first", "_last", "_received", "_series", "usage")
+    __slots__ = ("_first", "_last", "_objective", "_received", "_series", "usage")
 
-    def __init__(self, series: Series, received: float) -> None:
+    def __init__(self, series: Series, received: float, objective: Objective | None = None) -> None:
+        self._objective = objective
         self._series = series
         self._received = received
         self._first = 0.0
@@ -117,12 +127,20 @@ class Meter:
         series.errors += failed
         if code == SUCCESS and not failed:
             series.duration.observe(now - self._received)
-        if self.usage is None:
-            return
-        series.prompt_tokens += self.usage.prompt
-        series.completion_tokens += self.usage.completion
-        if self._first and self.usage.completion > 1 and not failed:
-            series.tpot.observe((now - self._first) / (self.usage.completion - 1))
+        tpot = 0.0
+        if self.usage is not None:
+            series.prompt_tokens += self.usage.prompt
+            series.completion_tokens += self.usage.completion
+            if self._first and self.usage.completion > 1 and not failed:
+                tpot = (now - self._first) / (self.usage.completion - 1)
+                series.tpot.observe(tpot)
+        if self._objective is not None and (failed or (self._first and code == SUCCESS)):
+            self._judge(self._objective, tpot, failed)
+
+    def _judge(self, objective: Objective, tpot: float, failed: bool) -> None:
+        met = not failed and self._first - self._received <= objective.ttft and tpot <= objective.tpot
+        self._series.slo_met += met
+        self._series.slo_missed += not met
 
 
 class Waiting(Protocol):
@@ -148,12 +166,12 @@ class Measures:
         self.rejected: dict[tuple[str, str], int] = {}  # (status, reason) -> requests that met no route
         self.upstream_failures: dict[str, int] = {}  # kind -> count
 
-    def meter(self, labels: Labels, received: float) -> Meter:
+    def meter(self, labels: Labels, received: float, objective: Objective | None = None) -> Meter:
         """Start to measure a request that has a route."""
         series = self.series.get(labels)
         if series is None:
             series = self.series[labels] = Series()
-        return Meter(series, received)
+        return Meter(series, received, objective)
 
     def reject(self, status: int, reason: str) -> None:
         """Count a request that was refused before it had a route."""

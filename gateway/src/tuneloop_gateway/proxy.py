@@ -187,7 +187,7 @@ class Proxy:
                 return
             asked, route = found
         labels = _labels(call, route)
-        meter = self._measures.meter(labels, request.received)
+        meter = self._measures.meter(labels, request.received, route.deployment.objective)
         exchange = Exchange(request, connection, meter, self._limits, drop=not asked.wants_usage)
         try:
             reply = await self._forward(call, request, route, asked, exchange)
@@ -233,7 +233,7 @@ class Proxy:
             raise
         finally:
             if code:
-                meter = self._measures.meter(_labels(call, route), request.received)
+                meter = self._measures.meter(_labels(call, route), request.received, route.deployment.objective)
                 meter.end(code, code >= "500", time.monotonic())
         if not isinstance(found, Reply):
             return found

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from tuneloop_core.api.formats import parse_duration
 from tuneloop_core.constants import SERVER_PORT
 from tuneloop_gateway.auth import Key, digest_of_hash
+from tuneloop_gateway.measure import Objective
 
 SERVICE_LABEL: Final = "kubernetes.io/service-name"
 SERVER_SUFFIX: Final = "-server"
@@ -33,6 +35,7 @@ class Deployment:
     messages: Mapping[str, str]  # why an adapter cannot be asked for yet
     keys: tuple[Key, ...] = ()
     start_seconds: float = 0.0  # how long its last replica took to start; 0 if none ever did
+    objective: Objective | None = None  # of spec.slo
     stalled: str = ""  # why no replica can come before a person acts
 
     @property
@@ -95,8 +98,14 @@ def parse_deployment(raw: Mapping[str, Any]) -> Deployment:
         messages={adapter: states.get(adapter, {}).get("message", "") for adapter in adapters},
         keys=_keys((spec.get("access") or {}).get("keys") or ()),
         start_seconds=float((status.get("coldStart") or {}).get("seconds") or 0.0),
+        objective=_objective(spec.get("slo") or {}),
         stalled=_stalled({found["type"]: found for found in status.get("conditions") or ()}),
     )
+
+
+def _objective(slo: Mapping[str, str]) -> Objective | None:
+    found = {name: parse_duration(slo[f"{name}P95"]) for name in ("ttft", "tpot") if slo.get(f"{name}P95")}
+    return Objective(**found) if found else None
 
 
 def _stalled(conditions: Mapping[str, Mapping[str, Any]]) -> str:

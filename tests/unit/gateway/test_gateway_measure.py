@@ -8,7 +8,7 @@ from tuneloop_core.serving import GatewayLoad
 from tuneloop_gateway.exposition import registry
 from tuneloop_gateway.histogram import Histogram
 from tuneloop_gateway.load import gateway_load
-from tuneloop_gateway.measure import Labels, Measures
+from tuneloop_gateway.measure import Labels, Measures, Objective
 from tuneloop_gateway.sse import Usage
 
 QA = Labels("team", "qa", "qa", "chat")
@@ -85,6 +85,30 @@ def test_series_of_models_that_are_gone_are_dropped_once_idle() -> None:
     busy.end("200", False, 1.0)
     found.forget_all_but({("team", "qa", "bot", "")})
     assert list(found.series) == [BOT]
+
+
+@pytest.mark.parametrize(
+    ("first", "end", "code", "failed", "judged"),
+    [
+        (0.5, 1.0, "200", False, (1, 0)),  # TTFT 0.5, TPOT 0.125
+        (0.6, 1.0, "200", False, (0, 1)),
+        (0.5, 1.5, "200", False, (0, 1)),  # TPOT 0.25
+        (None, 1.0, "502", True, (0, 1)),
+        (None, 1.0, "200", False, (0, 0)),  # not streamed
+        (0.5, 1.0, "499", False, (0, 0)),  # the client left
+    ],
+)
+def test_each_request_is_judged_by_the_objectives(
+    first: float | None, end: float, code: str, failed: bool, judged: tuple[int, int]
+) -> None:
+    found = measures()
+    meter = found.meter(QA, 0.0, Objective(ttft=0.5, tpot=0.2))
+    if first:
+        meter.output(1, first)
+    meter.usage = None if failed else Usage(7, 5)
+    meter.end(code, failed, end)
+    load = gateway_load(found).deployments[0]
+    assert (load.slo_met, load.slo_missed) == (load.models[0].slo_met, load.models[0].slo_missed) == judged
 
 
 def test_load_by_model_and_version() -> None:

@@ -9,7 +9,7 @@ from tuneloop_core.api import ArtifactStatus, Condition, FineTuneJob, FineTuneJo
 from tuneloop_core.api.affinity import LabelSelector
 from tuneloop_core.api.method import Method
 from tuneloop_core.api.modeldeployment_status import AdapterStatus, LatencyStatus, RevisionStatus
-from tuneloop_core.serving import AdapterState, DeploymentLoad, Histogram, ServerStatus
+from tuneloop_core.serving import AdapterState, DeploymentLoad, Histogram, ModelLoad, ServerStatus
 from tuneloop_core.stages import Stage
 from tuneloop_operator.policy import adapters, candidates, latency, reasons, revisions
 from tuneloop_operator.policy.actions import CreateStage, DeleteJob
@@ -311,6 +311,26 @@ def test_a_fetched_model_is_taken_over() -> None:
 def load(count: int, started: str = "a", **more: Any) -> DeploymentLoad:
     ttft = Histogram(bounds=[0.1, 0.2, 0.4], counts=[count, 2 * count, 2 * count, 2 * count], sum=1.0)
     return DeploymentLoad(namespace="team", name="chat", requests=2 * count, completion_tokens=100 * count, ttft=ttft)
+
+
+def test_latency_and_attainment_by_model() -> None:
+    def model(name: str, count: int, engine_name: str = "", met: int = 0) -> ModelLoad:
+        ttft = Histogram(bounds=[0.1, 0.2], counts=[count, count, count], sum=1.0)
+        return ModelLoad(name=name, engine_name=engine_name, requests=count, ttft=ttft, slo_met=met, slo_missed=count)
+
+    def loads(*models: ModelLoad) -> dict[str, DeploymentLoad]:
+        return {"g": load(sum(each.requests for each in models)).model_copy(update={"models": list(models)})}
+
+    before = loads(model("chat", 10, met=10), model("bot", 5, "bot@1"))
+    after = loads(model("chat", 20, met=40), model("bot", 5, "bot@1"), model("bot", 30, "bot@2"), model("idle", 0))
+    found = latency.window(before, after, 60.0, NOW)
+    assert found is not None
+    assert [(each.name, each.requests, each.ttft_p99, each.slo_attainment) for each in found.models] == [
+        ("bot", 30, "99ms", 0.0),
+        ("chat", 10, "99ms", 0.75),
+    ]
+    assert (found.ttft_p99, found.slo_attainment) == ("198ms", None)
+    assert latency.moved(found.model_copy(update={"models": []}), found)
 
 
 def test_latency_is_of_the_window_only() -> None:

@@ -173,7 +173,9 @@ class ModelDeploymentSpec(SpecModel):
     pod: PodSettings = Field(default=PodSettings(), description="Sizes, place and labels of the server pods.")
     scaling: Scaling = Field(default=Scaling(), description="How many replicas.")
     slo: ServiceLevel | None = Field(
-        default=None, description="Promised latency. While it is broken, replicas are added up to maxReplicas."
+        default=None,
+        description="Promised latency; status.latency says how much is kept. While it is broken, replicas are added up "
+        "to maxReplicas.",
     )
     rollout: Rollout | None = Field(
         default=None, description="How a new version takes over; left out it is RollingUpdate."

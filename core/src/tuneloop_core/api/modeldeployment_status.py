@@ -64,22 +64,47 @@ class RevisionStatus(StatusModel):
     message: str = Field(default="", max_length=512, description="Why it is not ready.")
 
 
-class LatencyStatus(StatusModel):
+class Percentiles(StatusModel):
+    """TTFT, TPOT and ITL of streamed requests and the duration of all, and how many kept ``spec.slo``."""
+
+    ttft_p50: _Latency | None = Field(default=None, description="Time to first token, median.")
+    ttft_p95: _Latency | None = Field(default=None, description="Time to first token, 95th percentile.")
+    ttft_p99: _Latency | None = Field(default=None, description="Time to first token, 99th percentile.")
+    tpot_p50: _Latency | None = Field(default=None, description="Time per output token, median.")
+    tpot_p95: _Latency | None = Field(default=None, description="Time per output token, 95th percentile.")
+    tpot_p99: _Latency | None = Field(default=None, description="Time per output token, 99th percentile.")
+    itl_p50: _Latency | None = Field(default=None, description="Inter-token latency, median.")
+    itl_p95: _Latency | None = Field(default=None, description="Inter-token latency, 95th percentile.")
+    itl_p99: _Latency | None = Field(default=None, description="Inter-token latency, 99th percentile.")
+    e2e_p50: _Latency | None = Field(default=None, alias="e2eP50", description="Whole request, median.")
+    e2e_p95: _Latency | None = Field(default=None, alias="e2eP95", description="Whole request, 95th percentile.")
+    e2e_p99: _Latency | None = Field(default=None, alias="e2eP99", description="Whole request, 99th percentile.")
+    slo_attainment: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Share of the streamed or failed requests within every target of spec.slo; absent without targets.",
+    )
+
+
+class ModelLatency(Percentiles):
+    """The same of one name that clients send as ``model``: the base or an adapter, all its versions together."""
+
+    name: str = Field(max_length=63, description="The name.")
+    requests: int = Field(default=0, ge=0, description="Requests that ended in the window.")
+
+
+class LatencyStatus(Percentiles):
     """What users felt in the last window, measured at the gateways: streamed requests for TTFT, TPOT and ITL."""
 
     window_seconds: int = Field(default=0, ge=0, description="Length of the window.")
     requests: int = Field(default=0, ge=0, description="Requests that ended in it.")
-    ttft_p50: _Latency | None = Field(default=None, description="Time to first token, median.")
-    ttft_p95: _Latency | None = Field(default=None, description="Time to first token, 95th percentile.")
-    tpot_p50: _Latency | None = Field(default=None, description="Time per output token, median.")
-    tpot_p95: _Latency | None = Field(default=None, description="Time per output token, 95th percentile.")
-    itl_p50: _Latency | None = Field(default=None, description="Inter-token latency, median.")
-    itl_p95: _Latency | None = Field(default=None, description="Inter-token latency, 95th percentile.")
-    e2e_p50: _Latency | None = Field(default=None, alias="e2eP50", description="Whole request, median.")
-    e2e_p95: _Latency | None = Field(default=None, alias="e2eP95", description="Whole request, 95th percentile.")
     requests_per_minute: float = Field(default=0, ge=0, description="Rate of requests.")
     tokens_per_second: float = Field(default=0, ge=0, description="Answer tokens, all replicas together.")
     updated_time: Timestamp | None = Field(default=None, description="When the window ended.")
+    models: list[ModelLatency] = Field(
+        default=[], max_length=32, description="By name; where there are more, those with the most requests."
+    )
 
 
 class ScalingEvent(StatusModel):

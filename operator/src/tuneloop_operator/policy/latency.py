@@ -6,18 +6,21 @@ they are that bound.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from tuneloop_core.api.formats import format_latency, parse_duration
-from tuneloop_core.api.modeldeployment_status import LatencyStatus
-from tuneloop_core.serving import DeploymentLoad, Histogram
+from tuneloop_core.api.modeldeployment_status import LatencyStatus, ModelLatency
+from tuneloop_core.serving import DeploymentLoad, Histogram, ModelLoad
 from tuneloop_operator.policy.conditions import timestamp
 from tuneloop_operator.policy.wishes import Felt
 
 HISTOGRAMS = ("ttft", "tpot", "itl", "e2e")
-QUANTILES = {"p50": 0.50, "p95": 0.95}
+QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+MODELS_KEPT = 32
 MOVED_BY = 0.1
 
 Loads = Mapping[str, DeploymentLoad]  # by gateway instance
+Counts = Mapping[str, DeploymentLoad] | Mapping[str, ModelLoad]
 
 
 def difference(before: Histogram | None, after: Histogram | None) -> Histogram | None:
@@ -57,25 +60,51 @@ def quantile(share: float, histogram: Histogram) -> float | None:
 
 def window(before: Loads, after: Loads, seconds: float, now: datetime) -> LatencyStatus | None:
     """The window between two snapshots; None when no request ended in it."""
-    requests = sum(_count(before, after, name, "requests") for name in after)
+    requests = _sum(before, after, "requests")
     if requests <= 0 or seconds <= 0:
         return None
-    tokens = sum(_count(before, after, name, "completion_tokens") for name in after)
-    fields: dict[str, str | None] = {}
+    return LatencyStatus(
+        window_seconds=round(seconds),
+        requests=requests,
+        requests_per_minute=round(60 * requests / seconds, 1),
+        tokens_per_second=round(_sum(before, after, "completion_tokens") / seconds, 1),
+        updated_time=timestamp(now),
+        models=_by_model(before, after),
+        **_felt(before, after),
+    )
+
+
+def _by_model(before: Loads, after: Loads) -> list[ModelLatency]:
+    """Names with requests, those with the most first; versions of one name count together."""
+    early, late = _versions(before), _versions(after)
+    found = []
+    for name, loads in late.items():
+        requests = _sum(early.get(name, {}), loads, "requests")
+        if requests > 0:
+            found.append(ModelLatency(name=name, requests=requests, **_felt(early.get(name, {}), loads)))
+    return sorted(found, key=lambda each: (-each.requests, each.name))[:MODELS_KEPT]
+
+
+def _versions(loads: Loads) -> dict[str, dict[str, ModelLoad]]:
+    """By name, then by gateway and version."""
+    found: dict[str, dict[str, ModelLoad]] = {}
+    for instance, load in loads.items():
+        for each in load.models:
+            found.setdefault(each.name, {})[f"{instance}/{each.engine_name}/{each.revision}"] = each
+    return found
+
+
+def _felt(before: Counts, after: Counts) -> dict[str, Any]:
+    """Percentiles and SLO attainment, as fields of ``Percentiles``."""
+    fields: dict[str, Any] = {}
     for kind in HISTOGRAMS:
         parts = [difference(getattr(before.get(name), kind, None), getattr(load, kind)) for name, load in after.items()]
         total = merged(parts)
         for label, share in QUANTILES.items():
             value = quantile(share, total) if total else None
             fields[f"{kind}_{label}"] = format_latency(value) if value is not None else None
-    return LatencyStatus(
-        window_seconds=round(seconds),
-        requests=requests,
-        requests_per_minute=round(60 * requests / seconds, 1),
-        tokens_per_second=round(tokens / seconds, 1),
-        updated_time=timestamp(now),
-        **fields,
-    )
+    met, missed = _sum(before, after, "slo_met"), _sum(before, after, "slo_missed")
+    return fields | {"slo_attainment": round(met / (met + missed), 4) if met + missed else None}
 
 
 def felt(before: Loads, after: Loads) -> Felt:
@@ -86,20 +115,25 @@ def felt(before: Loads, after: Loads) -> Felt:
         total = merged(parts)
         return quantile(QUANTILES["p95"], total) if total else None
 
-    return Felt(sum(_count(before, after, name, "requests") for name in after), p95("ttft"), p95("tpot"))
+    return Felt(_sum(before, after, "requests"), p95("ttft"), p95("tpot"))
 
 
-def _count(before: Loads, after: Loads, name: str, field: str) -> int:
-    late, early = int(getattr(after[name], field)), int(getattr(before.get(name), field, 0))
+def _sum(before: Counts, after: Counts, field: str) -> int:
+    return sum(_count(before.get(name), load, field) for name, load in after.items())
+
+
+def _count(before: DeploymentLoad | ModelLoad | None, after: DeploymentLoad | ModelLoad, field: str) -> int:
+    late, early = int(getattr(after, field)), int(getattr(before, field, 0))
     return late - early if late >= early else late
 
 
 def moved(old: LatencyStatus | None, new: LatencyStatus) -> bool:
     """Whether anything moved by a tenth, so that it is worth a write."""
-    if old is None:
+    if old is None or {each.name for each in old.models} != {each.name for each in new.models}:
         return True
     names = [f"{kind}_{label}" for kind in HISTOGRAMS for label in QUANTILES]
     pairs = [(_seconds(getattr(old, name)), _seconds(getattr(new, name))) for name in names]
+    pairs.append((old.slo_attainment or 0.0, new.slo_attainment or 0.0))
     pairs.append((old.requests_per_minute, new.requests_per_minute))
     pairs.append((old.tokens_per_second, new.tokens_per_second))
     return any(abs(late - early) > MOVED_BY * max(early, late) for early, late in pairs)
