@@ -6,7 +6,9 @@ every kind of file is watched alike; the memory is the process's resident set.
 
 import csv
 import importlib.util
+import itertools
 import json
+import os
 import random
 import sys
 import tempfile
@@ -19,11 +21,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tuneloop_core.data.rows import Format
-from tuneloop_core.data.survey import survey
+from tuneloop_core.data.columns import Columns
+from tuneloop_core.data.rows import ChatRow, Format
+from tuneloop_core.data.spans import find_spans
+from tuneloop_core.data.split import Split
+from tuneloop_core.data.survey import read_rows, records_of, survey
 from tuneloop_core.stages import CheckInput
 from tuneloop_trainer import check
+from tuneloop_trainer.cgroup import cpu_threads
+from tuneloop_trainer.encode import Encoder, load_encoder
 from tuneloop_trainer.paths import Paths
+from tuneloop_trainer.tokenizing import Task, tokenized
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
@@ -74,9 +82,25 @@ def _write_parquet(path: Path, values: Iterator[dict[str, str]]) -> None:
 
 
 def resident() -> float:
-    """MiB of memory that the process holds."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / MIB
+    """MiB of memory that the process and its workers hold; what they share counts for each of them."""
+    return sum(_pages(process) for process in _family(os.getpid())) * 4096 / MIB
+
+
+def _pages(process: int) -> int:
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except OSError:  # it has ended
+        return 0
+
+
+def _family(process: int) -> Iterator[int]:
+    yield process
+    try:
+        children = [path.read_text().split() for path in Path(f"/proc/{process}/task").glob("*/children")]
+    except OSError:
+        return
+    for child in itertools.chain.from_iterable(children):
+        yield from _family(int(child))
 
 
 def bytes_read() -> int:
@@ -153,6 +177,71 @@ def _checked(paths: Paths, what: str, path: Path) -> int:
     return check.run(given, paths).rows
 
 
+def conversations(folder: Path, megabytes: int) -> Path:
+    """The same rows as conversations with a system prompt."""
+    path = folder / "train.jsonl"
+    with path.open("w", encoding="utf-8") as stream:
+        for row in rows(megabytes):
+            said = (
+                ("system", "You answer briefly."),
+                ("user", row["prompt"]),
+                ("assistant", row["completion"].strip()),
+            )
+            messages = [{"role": role, "content": content} for role, content in said]
+            stream.write(json.dumps({"messages": messages}) + "\n")
+    return path
+
+
+def rates(root: Path, megabytes: int, model: str) -> list[dict[str, Any]]:
+    """Rows and tokens a second, from records to tokens: row by row as it was, and batched, here and by workers."""
+    folder = Path(model) if model else root / "model"
+    if not model:
+        folder.mkdir(parents=True)
+        tiny_model(folder)
+    encoder, path, cores = load_encoder(folder), conversations(root, megabytes), cpu_threads()
+    ways: list[tuple[str, Any]] = [
+        ("row by row", lambda: _row_by_row(encoder, path)),
+        ("batches", lambda: _batched(encoder, folder, path, 0)),
+        (f"batches, {cores} workers", lambda: _batched(encoder, folder, path, cores)),
+    ]
+    return [_rate(name, way) for name, way in ways]
+
+
+def _rate(name: str, way: Any) -> dict[str, Any]:
+    start = time.monotonic()
+    count, tokens = way()
+    seconds = time.monotonic() - start
+    return {"way": name, "rows": count, "tokens": tokens, "seconds": round(seconds, 2)}
+
+
+def _row_by_row(encoder: Encoder, path: Path) -> tuple[int, int]:
+    """As the stage did it before: each row rendered until its spans are proven, then tokenized alone."""
+    closers = sorted(encoder.tokenizer.all_special_tokens, key=len, reverse=True)
+
+    def render(messages: Any, add_generation_prompt: bool) -> str:
+        return str(
+            encoder.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        )
+
+    count = tokens = 0
+    for _, row in read_rows([path], Format.CHAT, has_template=True):
+        assert isinstance(row, ChatRow)
+        text, spans = find_spans(render, row.as_messages(), closers)
+        out = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        [any(first <= start < last for first, last in spans) for start, _ in out["offset_mapping"]]
+        count, tokens = count + 1, tokens + len(out["input_ids"])
+    return count, tokens
+
+
+def _batched(encoder: Encoder, model: Path, path: Path, workers: int) -> tuple[int, int]:
+    task = Task(Format.CHAT, True, Columns(), {}, Split(0, 0), 2048)
+    items = (("", record) for record in records_of([path], Columns()))
+    done = [len(row.documents[0].trained) for _, row in tokenized(items, encoder, model, task, workers)]
+    return len(done), sum(done)
+
+
 def tenths(samples: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """The sample at each tenth of what was read."""
     last = samples[-1][0]
@@ -161,5 +250,9 @@ def tenths(samples: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 if __name__ == "__main__":
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # as the check stage: a tokenizer needs none
+    what, kind, size, *model = sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix="bench-dataset-") as temporary:
-        sys.stdout.write(json.dumps(run(Path(temporary), sys.argv[1], sys.argv[2], int(sys.argv[3]))) + "\n")
+        place = Path(temporary)
+        found = rates(place, int(size), *model) if what == "rates" else run(place, what, kind, int(size))
+        sys.stdout.write(json.dumps(found) + "\n")

@@ -2,10 +2,15 @@
 
     make bench-dataset                                        # JSON Lines: rows of 30 and 300 MiB, the stage on 10
     make bench-dataset ARGS="--kind parquet --megabytes 1000"
+    make bench-dataset ARGS="--rates 20 --model FOLDER"       # only rows/s and tokens/s, before and now
 
 ``rows`` is the first pass (parsed, judged, compared), which is where memory could follow the size; ``check`` the
 whole stage as its pod does it, tokens and files included, with a tiny model's tokenizer. Each run is a process of its
-own in the trainer's locked environment. What may grow is the table of digests by which rows are compared: 8 bytes a
+own in the trainer's locked environment. ``--rates`` compares the ways from records to tokens: row by row with every
+span proven by further renderings, as it was; batched, one rendering a row; batched by as many workers as there are
+CPUs, their start included. The tokenizer is the tiny model's unless a folder is named.
+
+What may grow is the table of digests by which rows are compared: 8 bytes a
 slot and two to four slots a row, up to a ceiling of 32 MiB at two million rows (``tuneloop_core.data.seen``).
 
 On 2 cores shared with other work, 2026-11-23: 371,090 rows of 299 MiB at 5.7 MiB/s, memory from 89 to 101 MiB (2 MiB
@@ -26,17 +31,32 @@ CACHE = Path(os.environ.get("TUNELOOP_CACHE") or Path.home() / ".cache" / "tunel
 KINDS = ("jsonl", "json", "csv", "parquet")
 
 
-def run(what: str, kind: str, megabytes: int) -> dict[str, Any]:
+def run(what: str, kind: str, megabytes: int, *model: str) -> Any:
     """One size; its numbers."""
     uv = [str(ROOT / "scripts/uv"), "run", "--quiet", "--frozen", "--project", str(ROOT / "trainer-image")]
-    command = [*uv, "python", str(ROOT / "benchmarks/_dataset_side.py"), what, kind, str(megabytes)]
-    environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(CACHE / "trainer-venv"), "HF_HUB_OFFLINE": "1"}
+    command = [*uv, "python", str(ROOT / "benchmarks/_dataset_side.py"), what, kind, str(megabytes), *model]
+    environment = {
+        **os.environ,
+        "UV_PROJECT_ENVIRONMENT": os.environ.get("UV_PROJECT_ENVIRONMENT") or str(CACHE / "trainer-venv"),
+        "HF_HUB_OFFLINE": "1",
+    }
     environment.pop("VIRTUAL_ENV", None)
     done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{what} of {megabytes} MiB of {kind} failed with exit code {done.returncode}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def rates(results: list[dict[str, Any]]) -> str:
+    """The ways from records to tokens side by side; the first is the measure."""
+    lines = ["from records to tokens       rows    tokens  seconds   rows/s   tokens/s  against before"]
+    for each in results:
+        seconds, ratio = each["seconds"], results[0]["seconds"] / each["seconds"]
+        lines.append(
+            f"{each['way']:24} {each['rows']:8} {each['tokens']:9} {seconds:8.1f} {each['rows'] / seconds:8.0f} "
+            f"{each['tokens'] / seconds:10.0f} {ratio:14.2f}x"
+        )
+    return "\n".join(lines)
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -59,13 +79,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench-dataset", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--kind", choices=KINDS, default="jsonl")
     parser.add_argument("--megabytes", type=int, default=300, help="size of the file; others have a tenth, a thirtieth")
+    parser.add_argument("--rates", type=int, default=0, metavar="MEGABYTES", help="compare the ways to tokenize only")
+    parser.add_argument("--model", default="", help="folder with a tokenizer, for --rates")
     options = parser.parse_args()
+    if options.rates:
+        compared = run("rates", "jsonl", options.rates, *([options.model] if options.model else []))
+        print(rates(compared))
+        _record("dataset-rates", {"ways": compared, "model": Path(options.model).name or "tiny"})
+        return
     sizes = (("rows", options.megabytes // 10), ("rows", options.megabytes), ("check", options.megabytes // 30))
     results = [run(what, options.kind, max(1, size)) for what, size in sizes]
     print(table(results))
-    record = {"date": datetime.now(UTC).date().isoformat(), "cores": os.cpu_count(), "runs": results}
-    target = ROOT / "benchmarks/results/dataset.json"
-    target.write_text(json.dumps(record, indent=2) + "\n")
+    _record("dataset", {"runs": results})
+
+
+def _record(name: str, found: dict[str, Any]) -> None:
+    record = {"date": datetime.now(UTC).date().isoformat(), "cores": os.cpu_count(), **found}
+    (ROOT / f"benchmarks/results/{name}.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

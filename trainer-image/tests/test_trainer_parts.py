@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from tuneloop_trainer.cgroup import cpu_threads, memory_limit
 from tuneloop_trainer.evaluation import exact, rouge_l
 from tuneloop_trainer.files import folder_aside, folder_digest, is_whole, seal, sealed_digest
 from tuneloop_trainer.loop import Loop
-from tuneloop_trainer.machine import cpu_threads, keep_memory, memory_limit
+from tuneloop_trainer.machine import keep_memory
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ STORE_CLAIM: Final = "tuneloop-store"
 STORE_MODELS: Final = "models"
 STORE_DATASETS: Final = "datasets"
 STORE_WORK: Final = "work"
+STORE_TOKENS: Final = "tokens"  # checked datasets, kept for the next job on the same data
 STORE_ARTIFACTS: Final = "artifacts"
 
 # Every pod we make runs as this user and group; fsGroup makes the store writable for it.

@@ -85,6 +85,7 @@ class CheckInput(Wire):
     stage: Literal[Stage.CHECK] = Stage.CHECK
     owner: str
     dataset: dict[str, Any]
+    dataset_digest: str = ""  # FetchResult.dataset_digest; empty keeps no tokens for other jobs
     method: dict[str, Any]
     training: dict[str, Any]
 

@@ -5,9 +5,9 @@ at the rows alone and stops at the first ten bad lines, the second renders and t
 token or the network.
 """
 
-import json
 import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
@@ -18,16 +18,18 @@ from tuneloop_core.data.columns import Columns
 from tuneloop_core.data.files import DatasetError, DatasetFiles, Record, find_files
 from tuneloop_core.data.lengths import Lengths
 from tuneloop_core.data.packing import pack_lengths
-from tuneloop_core.data.rows import ClassRow, Format, Row
+from tuneloop_core.data.rows import Format, Row
 from tuneloop_core.data.split import make_split
-from tuneloop_core.data.survey import SHOWN, Reading, Survey, expectation, read_rows, survey
+from tuneloop_core.data.survey import SHOWN, Reading, Survey, expectation, records_of, row_of, survey
 from tuneloop_core.stages import CheckInput, CheckResult, Reason
 
 from tuneloop_trainer.dataset_report import EXAMPLE_CHARACTERS, Report, Side, merged, packing_report
-from tuneloop_trainer.encode import EncodeError, Encoder, load_encoder
+from tuneloop_trainer.encode import Encoder, load_encoder
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import folder_aside, sync_folder, write_json
 from tuneloop_trainer.paths import Paths
+from tuneloop_trainer.token_cache import TokenCache, cache_key
+from tuneloop_trainer.tokenizing import Item, Task, Tokenized, allowed_workers, tokenized
 from tuneloop_trainer.tokens import TokenWriter
 
 log = logging.getLogger("tuneloop")
@@ -38,13 +40,20 @@ STATUS_EXAMPLE_CHARACTERS = 600
 
 def run(stage_input: CheckInput, paths: Paths) -> CheckResult:
     """Check the dataset; raises ``DatasetInvalid`` with the first bad lines and what was expected."""
+    cache = TokenCache(paths.tokens, cache_key(stage_input, paths.model))
+    if (kept := cache.restore(paths.data)) is not None:
+        log.info("the same data was checked before, with the same tokenizer and settings: its tokens are taken")
+        write_json(paths.work / REPORT, kept[1])
+        return kept[0]
     report = Report()
     try:
-        return _check(stage_input, paths, report)
+        result = _check(stage_input, paths, report)
     except DatasetError as error:
         raise StageError(Reason.DATASET_INVALID, str(error)) from error
     finally:
         write_json(paths.work / REPORT, asdict(report))
+    cache.keep(paths.data, result, report)
+    return result
 
 
 def _check(stage_input: CheckInput, paths: Paths, report: Report) -> CheckResult:
@@ -59,17 +68,33 @@ def _check(stage_input: CheckInput, paths: Paths, report: Report) -> CheckResult
     split = make_split(
         Decimal(0 if files.validation else source.validation.fraction), seen.smallest_hash, training.seed
     )
+    workers = allowed_workers(seen.rows)
+    log.info("tokenizing %s", f"with {workers} workers" if workers else "in this process")
     with folder_aside(paths.work) as aside:
-        writer = _Writer(encoder, training, aside, report, seen)
-        for record, row in read_rows(files.train, seen.format, encoder.has_template, reading.columns):
-            writer.add("validation" if split.holds_out(row) else "train", record, row)
-        for record, row in read_rows(files.validation, seen.format, encoder.has_template, reading.columns):
-            writer.add("validation", record, row)
+        writer = _Writer(training, aside, report, seen)
+        task = Task(
+            seen.format, encoder.has_template, reading.columns, writer.classes, split, training.max_sequence_length
+        )
+        for item, row in tokenized(_sides(files, reading.columns), encoder, paths.model, task, workers):
+            if not (report.example or row.problem):
+                _note_example(report, encoder, row_of(item[1], seen.format, encoder.has_template, reading.columns))
+            writer.add(item, row)
         writer.close()
         shutil.rmtree(paths.data, ignore_errors=True)
         aside.rename(paths.data)
         sync_folder(paths.work)
     return writer.result()
+
+
+def _sides(files: DatasetFiles, columns: Columns) -> Iterator[Item]:
+    """Every record; those of a validation file are for validation, the others go by their hash."""
+    yield from (("", record) for record in records_of(files.train, columns))
+    yield from (("validation", record) for record in records_of(files.validation, columns))
+
+
+def _note_example(report: Report, encoder: Encoder, row: Row) -> None:
+    report.example = _cut_text(encoder.example(row), EXAMPLE_CHARACTERS)
+    report.template = encoder.method(row)
 
 
 def _note_input(report: Report, files: DatasetFiles, root: Path, reading: Reading) -> None:
@@ -96,41 +121,37 @@ def _survey(files: DatasetFiles, wanted: Format, has_template: bool, reading: Re
 class _Writer:
     """Writes both sides of the split: rows, tokens, counts."""
 
-    def __init__(self, encoder: Encoder, training: Training, folder: Path, report: Report, seen: Survey) -> None:
-        self._encoder = encoder
+    def __init__(self, training: Training, folder: Path, report: Report, seen: Survey) -> None:
         self._training = training
         self._limit = training.max_sequence_length
         self._report = report
         self._seen = seen
-        self._classifies = seen.format is Format.CLASSIFICATION
-        self._numbers = {name: number for number, name in enumerate(seen.labels if self._classifies else ())}
+        names = seen.labels if seen.format is Format.CLASSIFICATION else ()
+        self.classes = {name: number for number, name in enumerate(names)}
         self._sides = {side: Side(Lengths(self._limit)) for side in ("train", "validation")}
         self._rows = {side: (folder / f"{side}.jsonl").open("w", encoding="utf-8") for side in self._sides}
         self._tokens = {side: TokenWriter(folder / side) for side in self._sides}
-        if self._classifies:
-            write_json(folder / "labels.json", list(self._numbers))
+        if self.classes:
+            write_json(folder / "labels.json", list(self.classes))
 
-    def add(self, side: str, record: Record, row: Row) -> None:
-        """Encode and write one row; a row that cannot be encoded is noted with its place."""
-        if isinstance(row, ClassRow):
-            row = ClassRow(row.text, self._numbers[str(row.label)])
-        try:
-            documents = self._encoder.documents(row)
-        except EncodeError as error:
-            self._note_bad(record, str(error))
+    def add(self, item: Item, row: Tokenized) -> None:
+        """Write one row; one that could not be encoded is noted with its place."""
+        side, record = item
+        if row.problem:
+            self._note_bad(record, row.problem)
             return
-        self._note_example(row)
-        counts, cut = self._sides[side], [encoded.cut(self._limit) for encoded in documents]
+        side = side or ("validation" if row.held_out else "train")
+        counts = self._sides[side]
         counts.rows += 1
-        counts.truncated += any(len(encoded.ids) > self._limit for encoded in documents)
-        for encoded, kept in zip(documents, cut, strict=True):
-            counts.lengths.add(len(encoded.ids), sum(kept.trained))
-        if not self._classifies and not all(any(kept.trained) for kept in cut):
+        counts.truncated += any(kept.tokens > self._limit for kept in row.documents)
+        for kept in row.documents:
+            counts.lengths.add(kept.tokens, kept.trained_tokens)
+        if not self.classes and not all(kept.trained_tokens for kept in row.documents):
             counts.untrained += 1
             return
-        self._rows[side].write(json.dumps(row.as_json(), ensure_ascii=False) + "\n")
-        for kept in cut:
-            self._tokens[side].append(kept.ids, kept.trained)
+        self._rows[side].write(row.line + "\n")
+        for kept in row.documents:
+            self._tokens[side].append_bytes(kept.ids, kept.trained)
 
     def close(self) -> None:
         """Finish the files; raises ``DatasetError`` if what is there cannot be trained on."""
@@ -167,15 +188,10 @@ class _Writer:
             duplicate_rows=self._seen.duplicates,
             leaked_rows=self._seen.leaked,
             packing_efficiency=packing.efficiency if packing else None,
-            classes=len(self._numbers),
+            classes=len(self.classes),
             template=self._report.template,
             example=_cut_text(self._report.example, STATUS_EXAMPLE_CHARACTERS),
         )
-
-    def _note_example(self, row: Row) -> None:
-        if not self._report.example:
-            self._report.example = _cut_text(self._encoder.example(row), EXAMPLE_CHARACTERS)
-            self._report.template = self._encoder.method(row)
 
     def _note_bad(self, record: Record, problem: str) -> None:
         self._report.bad_rows += 1

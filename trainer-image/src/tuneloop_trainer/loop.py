@@ -20,9 +20,9 @@ from tuneloop_core.stages import Notice, Reason
 
 from tuneloop_trainer import early, spikes
 from tuneloop_trainer.batches import Schedule, pack
+from tuneloop_trainer.cgroup import memory_limit
 from tuneloop_trainer.checkpoints import Checkpoints, TrainingState
 from tuneloop_trainer.errors import StageError
-from tuneloop_trainer.machine import memory_limit
 from tuneloop_trainer.model import TunedModel
 from tuneloop_trainer.objectives import Objective
 from tuneloop_trainer.optimizer import AdapterOptimizer, learning_rate

@@ -4,14 +4,12 @@ Libraries ask the host, which a pod shares; the kernel's limits are what counts.
 """
 
 import ctypes
-import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-CGROUP = Path("/sys/fs/cgroup")
+from tuneloop_trainer.cgroup import cpu_threads
+
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 KEPT_BYTES = 2**31 - 1
 HEAP_STEP_BYTES = 64 * 2**20
@@ -49,25 +47,6 @@ def cpu_dtype() -> torch.dtype:
     return torch.bfloat16 if capable else torch.float32
 
 
-def cpu_threads(cgroup: Path = CGROUP) -> int:
-    """CPUs of this process by its affinity and its cgroup's quota (v2 and v1), at least one; OMP_NUM_THREADS wins."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    if wanted.isdigit() and int(wanted):
-        return int(wanted)
-    available = len(os.sched_getaffinity(0))
-    quota = _quota_v2(cgroup) or _quota_v1(cgroup)
-    return max(1, min(available, math.ceil(quota))) if quota else available
-
-
-def memory_limit(cgroup: Path = CGROUP) -> int:
-    """Bytes that the cgroup allows (v2 and v1); 0 where there is no limit."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        text = _read(cgroup / name)
-        if text.isdigit() and int(text) < 2**60:
-            return int(text)
-    return 0
-
-
 def keep_memory() -> bool:
     """Have glibc keep freed memory instead of giving it back to the kernel after every tensor.
 
@@ -89,24 +68,3 @@ def peak_memory(device: torch.device) -> int:
     import resource  # noqa: PLC0415 - not on every system
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _quota_v2(cgroup: Path) -> float:
-    quota, _, period = _read(cgroup / "cpu.max").partition(" ")
-    return int(quota) / int(period) if quota.isdigit() and period else 0.0
-
-
-def _quota_v1(cgroup: Path) -> float:
-    for name in ("cpu", "cpu,cpuacct", "cpuacct,cpu"):
-        quota = _read(cgroup / name / "cpu.cfs_quota_us")
-        period = _read(cgroup / name / "cpu.cfs_period_us")
-        if quota.isdigit() and period.isdigit() and int(period):
-            return int(quota) / int(period)
-    return 0.0
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

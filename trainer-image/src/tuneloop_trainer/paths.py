@@ -32,6 +32,11 @@ class Paths:
         return self.root / "store/datasets"
 
     @property
+    def tokens(self) -> Path:
+        """Checked datasets, kept for the next job on the same data; not there where none are kept."""
+        return self.root / "store/tokens"
+
+    @property
     def artifacts(self) -> Path:
         """Published artifacts, a folder for each digest."""
         return self.root / "store/artifacts"

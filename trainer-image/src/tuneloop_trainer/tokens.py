@@ -35,11 +35,15 @@ class TokenWriter:
 
     def append(self, ids: list[int], trained: list[int]) -> None:
         """Add one document; both lists have its length."""
-        self._end += len(ids)
+        self.append_bytes(np.array(ids, dtype=np.int32).tobytes(), np.array(trained, dtype=np.uint8).tobytes())
+
+    def append_bytes(self, ids: bytes, trained: bytes) -> None:
+        """Add one document: ids as int32, marks as uint8."""
+        self._end += len(trained)
         tokens, marks, ends = self._files
-        tokens.write(np.array(ids, dtype=np.int32).tobytes())
-        marks.write(np.array(trained, dtype=np.uint8).tobytes())
-        ends.write(np.array([self._end], dtype=np.int64).tobytes())
+        tokens.write(ids)
+        marks.write(trained)
+        ends.write(self._end.to_bytes(8, "little"))
 
     def __enter__(self) -> "TokenWriter":
         return self

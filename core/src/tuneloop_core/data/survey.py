@@ -135,15 +135,15 @@ def survey(
     columns = reading.columns
     format_ = resolve_format((*files, *held_out), wanted, columns, reading.objective)
     result, later = Survey(format_, reading.seed), Survey(format_)  # held-out rows first, complaints on them last
-    for record in _records(held_out, columns):
+    for record in records_of(held_out, columns):
         try:
-            result.hold_out(_row(record, format_, has_template, columns))
+            result.hold_out(row_of(record, format_, has_template, columns))
         except BadRowError as error:
             later.reject(record, str(error))
-    for record in _records(files, columns):
+    for record in records_of(files, columns):
         result.columns = result.columns or sorted(record.value or ())
         try:
-            result.add(_row(record, format_, has_template, columns))
+            result.add(row_of(record, format_, has_template, columns))
         except BadRowError as error:
             result.reject(record, str(error))
     result.bad_rows += later.bad_rows
@@ -157,8 +157,8 @@ def read_rows(
 ) -> Iterator[tuple[Record, Row]]:
     """The rows of files that a survey found good, each with the place it came from."""
     columns = columns or Columns()
-    for record in _records(paths, columns):
-        yield record, _row(record, format_, has_template, columns)
+    for record in records_of(paths, columns):
+        yield record, row_of(record, format_, has_template, columns)
 
 
 def resolve_format(
@@ -174,7 +174,7 @@ def resolve_format(
 
 def _detected(paths: Iterable[Path], wanted: Format, columns: Columns, objective: str) -> Format:
     first_problem = ""
-    for record in _records(paths, columns):
+    for record in records_of(paths, columns):
         if record.value is None:
             first_problem = first_problem or f"{record.place}: {record.problem}"
             continue
@@ -231,11 +231,13 @@ def _copied(copied: int, held_out: int) -> str:
     )
 
 
-def _records(paths: Iterable[Path], columns: Columns) -> Iterator[Record]:
+def records_of(paths: Iterable[Path], columns: Columns) -> Iterator[Record]:
+    """Every record of the files, in their order."""
     return chain.from_iterable(read_records(path, columns.wanted) for path in paths)
 
 
-def _row(record: Record, format_: Format, has_template: bool, columns: Columns) -> Row:
+def row_of(record: Record, format_: Format, has_template: bool, columns: Columns) -> Row:
+    """A record as a row of that format; raises ``BadRowError``, also for a record that could not be read."""
     if record.value is None:
         raise BadRowError(record.problem)
     try:

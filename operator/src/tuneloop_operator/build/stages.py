@@ -18,6 +18,7 @@ from tuneloop_core.constants import (
     STORE_ARTIFACTS,
     STORE_DATASETS,
     STORE_MODELS,
+    STORE_TOKENS,
     STORE_WORK,
 )
 from tuneloop_core.settings import Settings
@@ -102,12 +103,14 @@ def _check(job: FineTuneJob, fetched: FetchResult, settings: Settings) -> JobPar
     inputs = CheckInput(
         owner=_words(FINETUNEJOB_KIND, owner),
         dataset=spec.dataset.to_dict(),
+        dataset_digest=fetched.dataset_digest,
         method=spec.method.to_dict(),
         training=spec.training.to_dict(),
     )
     mounts = [
         store_mount("/model", fetched.model_path, read_only=True),
         store_mount("/dataset", fetched.dataset_path, read_only=True),
+        store_mount("/store/tokens", STORE_TOKENS, read_only=False),
         store_mount("/work", work_folder(owner.uid), read_only=False),
     ]
     resources = stage_sizes(settings)
