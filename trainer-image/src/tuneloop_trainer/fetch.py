@@ -21,6 +21,7 @@ from tuneloop_core.constants import STORE_DATASETS, STORE_MODELS
 from tuneloop_core.data.files import READ, wanted_files
 from tuneloop_core.plan.config import read_shape
 from tuneloop_core.stages import FetchInput, FetchResult, Reason
+from tuneloop_core.uris import S3Object, parse_model_uri
 
 from tuneloop_trainer.adapterfetch import fetch_adapter
 from tuneloop_trainer.download import Downloader, S3Credentials
@@ -39,6 +40,7 @@ from tuneloop_trainer.files import (
 from tuneloop_trainer.guard import AddressGuard
 from tuneloop_trainer.hub import Hub, Repository, check_config, is_wanted
 from tuneloop_trainer.paths import Paths
+from tuneloop_trainer.s3models import S3Model
 
 log = logging.getLogger("tuneloop")
 
@@ -93,8 +95,12 @@ def _fetch_model(stage_input: FetchInput, model: ModelSource, paths: Paths, guar
         return _hub_model(hub, model, paths, stage_input.max_bytes)
     if model.uri.startswith("pvc://"):
         return _claim_model(model, _claim_folder(paths, stage_input.pvc_model_path, model.uri, "model"), paths)
+    place = parse_model_uri(model.uri)
+    if isinstance(place, S3Object):
+        keys = (paths.secret("model", key) for key in ("accessKeyId", "secretAccessKey", "sessionToken"))
+        return _s3_model(S3Model(model, place, S3Credentials(*keys), guard), model, paths, stage_input.max_bytes)
     scheme = model.uri.split("://", 1)[0]
-    message = f"model.uri {model.uri}: this release fetches models from hf:// and pvc://, not {scheme}://."
+    message = f"model.uri {model.uri}: this release fetches models from hf://, s3:// and pvc://, not {scheme}://."
     raise StageError(Reason.MODEL_UNSUPPORTED, message)
 
 
@@ -109,6 +115,21 @@ def _hub_model(hub: Hub, model: ModelSource, paths: Paths, max_bytes: int) -> Fe
         _require_allowed(repository, max_bytes, model.uri)
         _download(hub, repository, target, model.uri, lambda folder: check_config(folder, model.uri))
     return _model_result(uri, target, paths, repository.commit, cached)
+
+
+def _s3_model(source: S3Model, model: ModelSource, paths: Paths, max_bytes: int) -> FetchResult:
+    listed = source.listing()
+    target = paths.models / "s3" / source.version(listed)
+    cached = bool(sealed_digest(target))
+    if not cached:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.require_room(listed, target.parent, max_bytes)
+        with folder_aside(target.parent) as aside, reporting(aside, model.uri), store_full_told(aside, model.uri):
+            source.download(listed, aside)
+            check_config(aside, model.uri)
+            seal(aside, target)
+    digest = sealed_digest(target)
+    return _model_result(f"{model.uri.rstrip('/')}@{digest}", target, paths, digest, cached)
 
 
 def _claim_model(model: ModelSource, source: Path, paths: Paths) -> FetchResult:

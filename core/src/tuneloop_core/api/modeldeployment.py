@@ -18,7 +18,14 @@ from tuneloop_core.api.modeldeployment_status import ModelDeploymentStatus
 from tuneloop_core.api.pod import PodSettings
 from tuneloop_core.api.rollout import Rollout
 from tuneloop_core.api.scaling import Scaling, ServiceLevel
-from tuneloop_core.api.sources import PVC_NEEDS_NO_SECRET, REVISION_ONLY_HUB, Endpoint, ModelURI, Revision
+from tuneloop_core.api.sources import (
+    MODEL_ENDPOINT_ONLY_S3,
+    PVC_NEEDS_NO_SECRET,
+    REVISION_ONLY_HUB,
+    Endpoint,
+    ModelURI,
+    Revision,
+)
 
 _ADAPTER_NAME_RULE = cel(
     "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
@@ -33,17 +40,22 @@ class ServedModel(SpecModel):
         "json_schema_extra": rules(
             cel(
                 "has(self.uri) != has(self.fineTuneJob)",
-                "model needs exactly one of uri (hf://ORG/NAME, pvc://CLAIM/PATH) and fineTuneJob",
+                "model needs exactly one of uri (hf://ORG/NAME, s3://BUCKET/PREFIX, pvc://CLAIM/PATH) and fineTuneJob",
             ),
             REVISION_ONLY_HUB,
             PVC_NEEDS_NO_SECRET,
+            MODEL_ENDPOINT_ONLY_S3,
         )
     }
 
     uri: ModelURI | None = Field(
         default=None,
         description="hf://ORG/NAME, s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG] or pvc://CLAIM/PATH; weights "
-        "must be safetensors. This release takes hf:// and pvc://.",
+        "must be safetensors. This release takes hf://, s3:// and pvc://.",
+    )
+    endpoint: Endpoint = Field(
+        default="",
+        description="Address of the S3 service when it is not Amazon's, such as https://minio.example.com.",
     )
     revision: Revision = Field(
         default="main",
@@ -52,7 +64,8 @@ class ServedModel(SpecModel):
     )
     credentials_secret: ResourceName = Field(
         default="",
-        description="Secret of this namespace with the hub's token under the key 'token'; only the fetch pod has it.",
+        description="Secret of this namespace: key 'token' for hf://; 'accessKeyId', 'secretAccessKey' and optionally "
+        "'sessionToken' for s3://. Only the fetch pod has it.",
     )
     fine_tune_job: JobName | None = Field(
         default=None,

@@ -22,8 +22,8 @@ FINETUNEJOB_LATER: Final = (
     ),
     _later("self.resources.nodes == 1", "training on several nodes; use nodes: 1", ".resources.nodes"),
     _later(
-        "!self.model.uri.matches('^(s3|oci)://')",
-        "models from s3:// and oci://; use hf://ORG/NAME or pvc://CLAIM/PATH",
+        "!self.model.uri.startsWith('oci://')",
+        "models from oci://; use hf://ORG/NAME, s3://BUCKET/PREFIX or pvc://CLAIM/PATH",
         ".model.uri",
     ),
     _later(
@@ -35,8 +35,8 @@ FINETUNEJOB_LATER: Final = (
 
 MODELDEPLOYMENT_LATER: Final = (
     _later(
-        "!has(self.model.uri) || !self.model.uri.matches('^(s3|oci)://')",
-        "models from s3:// and oci://; use hf://ORG/NAME or pvc://CLAIM/PATH",
+        "!has(self.model.uri) || !self.model.uri.startsWith('oci://')",
+        "models from oci://; use hf://ORG/NAME, s3://BUCKET/PREFIX or pvc://CLAIM/PATH",
         ".model.uri",
     ),
     _later(

@@ -27,6 +27,12 @@ REVISION_ONLY_HUB = cel(
 )
 """Used on every block with uri and revision."""
 
+MODEL_ENDPOINT_ONLY_S3 = cel(
+    "!has(self.endpoint) || self.endpoint == '' || (has(self.uri) && self.uri.startsWith('s3://'))",
+    "endpoint is the address of an S3 service and goes with an s3:// uri only; leave it out otherwise",
+)
+"""Used on every block with a model's uri and endpoint."""
+
 PVC_NEEDS_NO_SECRET = cel(
     "!has(self.uri) || !self.uri.startsWith('pvc://') || !has(self.credentialsSecret) || self.credentialsSecret == ''",
     "credentialsSecret is not used with pvc://: the claim is mounted; leave it out",
@@ -50,11 +56,15 @@ Revision = Annotated[
 class ModelSource(SpecModel):
     """The foundation model to fine-tune."""
 
-    model_config = {"json_schema_extra": rules(REVISION_ONLY_HUB, PVC_NEEDS_NO_SECRET)}
+    model_config = {"json_schema_extra": rules(REVISION_ONLY_HUB, PVC_NEEDS_NO_SECRET, MODEL_ENDPOINT_ONLY_S3)}
 
     uri: ModelURI = Field(
         description="hf://ORG/NAME, s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG] or pvc://CLAIM/PATH; weights "
-        "must be safetensors. This release takes hf:// and pvc://."
+        "must be safetensors. This release takes hf://, s3:// and pvc://."
+    )
+    endpoint: Endpoint = Field(
+        default="",
+        description="Address of the S3 service when it is not Amazon's, such as https://minio.example.com.",
     )
     revision: Revision = Field(
         default="main",
@@ -63,7 +73,8 @@ class ModelSource(SpecModel):
     )
     credentials_secret: ResourceName = Field(
         default="",
-        description="Secret of this namespace with the hub's token under the key 'token'; only the fetch pod has it.",
+        description="Secret of this namespace: key 'token' for hf://; 'accessKeyId', 'secretAccessKey' and optionally "
+        "'sessionToken' for s3://. Only the fetch pod has it.",
     )
 
 

@@ -62,7 +62,12 @@ def build_model_fetch(deployment: ModelDeployment, settings: Settings) -> Obj:
     uri = model.uri or ""
     inputs = FetchInput(
         owner=_words(MODELDEPLOYMENT_KIND, owner),
-        model={"uri": uri, "revision": model.revision, "credentialsSecret": model.credentials_secret},
+        model={
+            "uri": uri,
+            "revision": model.revision,
+            "endpoint": model.endpoint,
+            "credentialsSecret": model.credentials_secret,
+        },
         pvc_model_path=sources.claim_path("model") if sources.claim_of(uri) else "",
         **_hub(settings),
     )

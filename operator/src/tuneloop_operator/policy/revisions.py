@@ -36,7 +36,7 @@ def source_of(deployment: ModelDeployment) -> str:
     model = deployment.spec.model
     if model.fine_tune_job:
         return f"finetunejob://{model.fine_tune_job}"
-    return f"{model.uri}@{model.revision}"
+    return f"{model.uri}@{model.revision}" + (f"@{model.endpoint}" if model.endpoint else "")
 
 
 def fingerprint(deployment: ModelDeployment, image: str, model_path: str) -> str:
