@@ -125,7 +125,9 @@ class Scaler:
         watched.looked = now
         self._see(watched, self._gateways.loads(key), now)
         before = watched.state.replicas
-        if self._decide(watched, now).replicas != before:
+        found = self._decide(watched, now)
+        if found.replicas != before:
+            logger.info("%s: from %d to %d replicas: %s", key, before, found.replicas, found.reason)
             self._wake(key)
 
     def _see(self, watched: Watched, loads: Loads, now: float) -> None:
