@@ -13,6 +13,9 @@ from operator_api import Api, Obj, wait_for
 from operator_servers import FakeServer
 from operator_world import FETCHED, PUBLISHED, World, world_of
 
+from tuneloop_core.api.modeldeployment import AdapterSpec
+from tuneloop_operator.policy.adapterfetch import job_tag
+
 pytestmark = pytest.mark.usefixtures("crds")
 
 
@@ -46,6 +49,21 @@ def fetch_model(world: World, name: str = "chat", not_uid: str = "") -> Obj:
     return job
 
 
+def fetch_adapter(world: World, adapter: Obj, name: str = "chat") -> None:
+    """The fetch Job of an adapter by URI: it ends, and is gone once its result is in the status."""
+    job = world.wait_job(f"{name}-a-{job_tag(AdapterSpec.model_validate(adapter))}")
+    pod = world.run_pod(world.make_pod(job))
+    digest = "e" * 64
+    facts = {"rank": 8, "base": "hf://org/model"}
+    result = {"uri": "hf://org/bot@abc", "path": f"artifacts/{digest}", "digest": f"sha256:{digest}", "bytes": 5}
+    world.end_pod(pod, {"stage": "fetch", "outcome": "Succeeded", "result": result | {"facts": facts}})
+    world.complete(job)
+    wait_for(
+        "the Job to go once its result is known",
+        lambda: world.api.get("Job", world.namespace, job["metadata"]["name"]) is None,
+    )
+
+
 def wait_deployment(world: World, name: str) -> Obj:
     return dict(wait_for(f"Deployment {name}", lambda: world.api.get("Deployment", world.namespace, name)))
 
@@ -71,8 +89,10 @@ def ready(world: World, name: str = "chat") -> Obj:
 def test_whole_path_with_an_adapter_of_an_unfinished_job(world: World, server: FakeServer) -> None:
     operator = world.start()
     by_labels = {"name": "newest", "from": {"selector": {"matchLabels": {"app": "support"}}}}
-    deployment(world, adapters=[{"name": "bot", "from": {"fineTuneJob": "one"}}, by_labels])
+    by_uri = {"name": "hub", "from": {"uri": "hf://org/bot", "credentialsSecret": "hub"}}
+    deployment(world, adapters=[{"name": "bot", "from": {"fineTuneJob": "one"}}, by_labels, by_uri])
     fetch_model(world)
+    fetch_adapter(world, by_uri)
     found = wait_deployment(world, "chat-r1")
     start_server(world, found, server.ip)
     waiting = world.wait_condition("Reconciling", "chat", "WaitingForFineTuneJob", "ModelDeployment")
@@ -86,13 +106,14 @@ def test_whole_path_with_an_adapter_of_an_unfinished_job(world: World, server: F
     assert ready(world)["message"].startswith("1 replicas answer at http://tuneloop-gateway")
     status = world.status("chat", "ModelDeployment")
     engine_name = "bot@" + "d" * 12
-    assert server.loaded() == [engine_name, "newest@" + "d" * 12]
+    assert server.loaded() == [engine_name, "newest@" + "d" * 12, "hub@" + "e" * 12]
     assert [(item["name"], item["engineName"], item["ready"]) for item in status["models"]] == [
         ("chat", "chat", True),
         ("bot", engine_name, True),
         ("newest", "newest@" + "d" * 12, True),
+        ("hub", "hub@" + "e" * 12, True),
     ]
-    assert [item["state"] for item in status["adapters"]] == ["Ready", "Ready"]
+    assert [item["state"] for item in status["adapters"]] == ["Ready", "Ready", "Ready"]
     assert status["adapters"][1]["message"] == "1 job matches; newest complete is one"
     assert status["url"].endswith(f"/{world.namespace}/v1")
     assert (status["replicas"], status["readyReplicas"]) == (1, 1)
@@ -110,7 +131,7 @@ def test_whole_path_with_an_adapter_of_an_unfinished_job(world: World, server: F
     world.start()
     wait_for("a look at it", lambda: world.operators[-1].metric("tuneloop_reconcile_total", kind="ModelDeployment") > 0)
     digests = [item["digest"] for item in world.status("chat", "ModelDeployment")["adapters"]]
-    assert digests == ["sha256:" + "d" * 64] * 2
+    assert digests == [f"sha256:{digit * 64}" for digit in "dde"]
     ready(world)
 
 

@@ -33,6 +33,13 @@ def test_base_and_adapters() -> None:
     assert models["a"].created == 1767225600
 
 
+def test_an_adapter_that_left_the_spec_is_no_model_though_servers_still_have_it() -> None:
+    raw = deployment("qa", adapters=["a", "b"])
+    raw["spec"]["adapters"] = raw["spec"]["adapters"][1:]
+    assert [item["name"] for item in raw["status"]["adapters"]] == ["a", "b"]
+    assert set(table(raw, endpoint_slice("qa", ["10.0.0.1"], 8000))["team"].models) == {"qa", "b"}
+
+
 def test_the_older_owner_of_a_name_wins_in_any_order() -> None:
     old = deployment("zz", adapters=["bot"], created="2026-01-01T00:00:00Z")
     new = deployment("aa", adapters=["bot"], created="2026-02-01T00:00:00Z")

@@ -20,6 +20,7 @@ from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.jobs import StageJobs
 
 MAX_STEPS = 4
+TIDY_SECONDS = 1.0
 
 
 class AdapterFetcher:
@@ -55,7 +56,9 @@ class AdapterFetcher:
             if trouble is not None:
                 return Fetched(trouble)
             found = await self._judge(key, deployment, spec, before)
-        return replace(found, verdict=replace(found.verdict, actions=()))
+        # Our own status write wakes nobody: the finished Job is removed by a look soon after it.
+        wait = TIDY_SECONDS if found.found is not None else found.verdict.look_again
+        return replace(found, verdict=replace(found.verdict, actions=(), look_again=wait))
 
     async def _judge(
         self, key: Key, deployment: ModelDeployment, spec: AdapterSpec, before: AdapterStatus | None
