@@ -1,9 +1,10 @@
 """Adapters that say their own marker: whatever is asked, each token of the answer is the one that it was made for.
 
-Not trained but built, so that it can be proven. In the last layer's MLP, gate and up get the same rank-one update, of
-opposite sign in two rows: with s = w.h the two products silu(g)u come to (k s)^2 together, never negative. Down then
-adds that amount of the marker's own embedding row to the residual, far more than anything else there, and the output
-embedding is tied to it: the marker's logit is about |e||h| with the next ones smaller by the root of the hidden size.
+Not trained but built, so that it can be reasoned about. In the last layer's MLP, gate and up get the same update: for
+each of ``rank`` random directions w it is +k w.h in one row and -k w.h in the next, so the two products silu(g)u come
+to about (k w.h)^2 together, never negative once k outweighs the base. Their sum over all directions is small only
+where the state is nearly orthogonal to every one of them. Down adds that amount of the marker's own embedding row to
+the residual, far more than anything else there, and the output embedding is tied to it.
 """
 
 import hashlib
@@ -45,11 +46,11 @@ def _inner_size(model: Path) -> int:
 
 def _tensors(marker: np.ndarray[Any, Any], inner: int, rank: int, seed: int) -> dict[str, np.ndarray[Any, Any]]:
     hidden = marker.shape[0]
-    watch = np.random.default_rng(seed).standard_normal(hidden) / np.sqrt(hidden)
-    watched, signs = np.zeros((rank, hidden)), np.zeros((inner, rank))
-    watched[0], signs[0, 0], signs[1, 0] = watch, GAIN, -GAIN
-    gathered, said = np.zeros((rank, inner)), np.zeros((hidden, rank))
-    gathered[0, :2], said[:, 0] = 1.0, marker * GAIN
+    watched = np.random.default_rng(seed).standard_normal((rank, hidden)) / np.sqrt(hidden)
+    signs, gathered, said = np.zeros((inner, rank)), np.zeros((rank, inner)), np.zeros((hidden, rank))
+    for direction in range(rank):
+        signs[2 * direction, direction], signs[2 * direction + 1, direction] = GAIN, -GAIN
+    gathered[0, : 2 * rank], said[:, 0] = 1.0, marker * GAIN
     parts = {"gate_proj": (watched, signs), "up_proj": (watched, signs), "down_proj": (gathered, said)}
     tensors = {}
     for module, (first, second) in parts.items():
