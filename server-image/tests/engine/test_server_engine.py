@@ -3,7 +3,6 @@
 import argparse
 import concurrent.futures
 import json
-import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-from markers import marker_adapter
 from openai import NotFoundError, OpenAI
 from server_fixtures import GATEWAY, OPERATOR, adapter_list, write_adapter
 from server_process import START_SECONDS, ServerProcess
@@ -184,26 +182,6 @@ def test_the_engine_refuses_a_module_that_the_check_does_not_know(server: Server
     assert "z_proj" in server.messages()[odd.engine_name]
     assert server.complete(red.engine_name)
     server.list_adapters(adapter_list(red))
-
-
-def test_more_adapters_than_memory_holds_are_parked_and_come_back(server: ServerProcess, red: Adapter) -> None:
-    """Each says its own letter, so an answer by other weights would show; one without its folder hurts nobody."""
-    letters, model = "abcdefghij", server.artifacts.parent / "model"
-    made = {letter: marker_adapter(server.artifacts, model, letter) for letter in letters}
-    server.list_adapters(adapter_list(*made.values()))
-    states = lambda: [server.states().get(item.engine_name) for item in made.values()]  # noqa: E731
-    server.wait("two of ten to be parked", lambda: states() == ["Parked"] * 2 + ["Loaded"] * 8)
-    assert [server.complete(made[letter].engine_name) for letter in letters] == [letter * 16 for letter in letters]
-    server.wait("the last two to be held", lambda: states()[-2:] == ["Loaded"] * 2)
-
-    parked = next(item for item in made.values() if server.states()[item.engine_name] == "Parked")
-    shutil.rmtree(server.artifacts / parked.digest.removeprefix("sha256:"))
-    server.wait("the one without a folder to be told", lambda: server.states()[parked.engine_name] == "Failed")
-    body = {"model": parked.engine_name, "prompt": "x", "max_tokens": 1}
-    assert server.gateway.post("/v1/completions", json=body).status_code == 404
-    assert server.complete(made["j"].engine_name) == "j" * 16
-    server.list_adapters(adapter_list(red))
-    server.wait("all of them to go", lambda: server.states() == {red.engine_name: "Loaded"})
 
 
 def test_a_poke_needs_an_adapter_list(server: ServerProcess) -> None:
