@@ -107,7 +107,8 @@ class ModelServer:
             return await self.do_stream(request, fields, tokens=3)
         choice = {"index": 0, "message": {"role": "assistant", "content": "Paris."}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-        body = {"id": "c1", "object": "chat.completion", "created": 1, "model": fields["model"]}
+        identity = f"chatcmpl-{request.headers['x-request-id']}"  # as vLLM's _base_request_id has it
+        body = {"id": identity, "object": "chat.completion", "created": 1, "model": fields["model"]}
         return web.json_response(body | {"choices": [choice], "usage": usage})
 
     async def do_stream(

@@ -19,13 +19,17 @@ class FakeServer:
                 self._answer(fake.status())
 
             def do_POST(self) -> None:
-                wanted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["adapters"]
-                fake._adapters = [f"{item['name']}@{item['digest'][7:19]}" for item in wanted]
-                self._answer(fake.status())
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path == "/v1/chat/completions":
+                    code, answer = fake.chat(body, self.headers["X-Request-Id"])
+                    return self._answer(answer, code)
+                fake._adapters = [f"{item['name']}@{item['digest'][7:19]}" for item in body["adapters"]]
+                return self._answer(fake.status())
 
-            def _answer(self, body: dict[str, Any]) -> None:
+            def _answer(self, body: dict[str, Any], code: int = 200) -> None:
                 data = json.dumps(body).encode()
-                self.send_response(200)
+                self.send_response(code)
+                self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -33,8 +37,13 @@ class FakeServer:
             def log_message(self, *_: Any) -> None:
                 """Silence."""
 
+        self.handler = Handler
         self._http = ThreadingHTTPServer((ip, port), Handler)
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+
+    def chat(self, body: dict[str, Any], identity: str) -> tuple[int, dict[str, Any]]:
+        """An answer; this one has no engine."""
+        return 503, {"error": {"message": f"no engine for {body['model']} in {identity}"}}
 
     def status(self) -> dict[str, Any]:
         adapters = [{"engineName": name, "state": "Loaded"} for name in self._adapters]

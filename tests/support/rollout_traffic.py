@@ -92,5 +92,5 @@ CASES = {
 
 if __name__ == "__main__":
     for title, case in CASES.items():
-        cells = [rate(case, weight, 2000, 1000) for weight in (0.1, 0.5)]
+        cells = [rate(case, weight, 2000, 200) for weight in (0.1, 0.5)]
         print(f"| {title} | " + " | ".join(f"{share:.1%} | {count or '-'}" for share, count in cells) + " |")

@@ -94,7 +94,7 @@ def wrong_key() -> Reply:
 
 def unknown_path() -> Reply:
     """404: no such path."""
-    paths = "/NAMESPACE/v1/models, /NAMESPACE/v1/chat/completions, /NAMESPACE/v1/completions"
+    paths = ", ".join(f"/NAMESPACE/v1/{name}" for name in ("models", "chat/completions", "completions", "feedback"))
     return _error(404, "invalid_request_error", "not_found", f"No such path. This gateway serves {paths}.")
 
 
@@ -111,6 +111,15 @@ def unknown_model(model: str, models: Iterable[str]) -> Reply:
         f"Models you may use here: {_listed(models)}."
     )
     return _error(404, "invalid_request_error", "model_not_found", text, param="model")
+
+
+def unknown_response() -> Reply:
+    """404: feedback on an answer that no version of now gave."""
+    text = (
+        "No model that you may use here gave an answer of this id, or the version that gave it no longer serves. Send "
+        "the 'id' of an answer of this gateway as it was, soon after it came."
+    )
+    return _error(404, "invalid_request_error", "response_not_found", text, param="id")
 
 
 def wrong_method(allowed: bytes) -> Reply:

@@ -43,19 +43,22 @@ def _deployment(measures: Measures, namespace: str, name: str, group: Group) -> 
         e2e=_sum([series.duration for series in every]),
         slo_met=sum(series.slo_met for series in every),
         slo_missed=sum(series.slo_missed for series in every),
-        models=_models(group),
+        models=_models(measures, (namespace, name), group),
     )
 
 
-def _models(group: Group) -> list[ModelLoad]:
-    """One entry a (name, engine name, revision): chat and completions together."""
-    versions: dict[tuple[str, str, str], list[Series]] = {}
+def _models(measures: Measures, deployment: tuple[str, str], group: Group) -> list[ModelLoad]:
+    """One entry a (name, engine name, revision): chat and completions together, and what users thought of it."""
+    scores = {version[2:]: counts for version, counts in measures.scores.items() if version[:2] == deployment}
+    versions: dict[tuple[str, str, str], list[Series]] = {version: [] for version in scores}
     for labels, series in group:
         versions.setdefault((labels.model, labels.engine_name, labels.revision), []).append(series)
-    return [_model(*version, found) for version, found in sorted(versions.items())]
+    return [_model(version, found, scores.get(version, [0, 0])) for version, found in sorted(versions.items())]
 
 
-def _model(name: str, engine_name: str, revision: str, group: Sequence[Series]) -> ModelLoad:
+def _model(version: tuple[str, str, str], found: Sequence[Series], scores: Sequence[int]) -> ModelLoad:
+    name, engine_name, revision = version
+    group = found or [Series()]  # the answers that were scored came from another gateway
     return ModelLoad(
         name=name,
         engine_name=engine_name,
@@ -69,6 +72,8 @@ def _model(name: str, engine_name: str, revision: str, group: Sequence[Series]) 
         e2e=_sum([series.duration for series in group]),
         slo_met=sum(series.slo_met for series in group),
         slo_missed=sum(series.slo_missed for series in group),
+        feedback_good=scores[0],
+        feedback_bad=scores[1],
     )
 
 

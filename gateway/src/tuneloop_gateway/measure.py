@@ -38,6 +38,9 @@ DeploymentKey = tuple[str, str]  # namespace, name
 Version = tuple[str, str, str, str]  # namespace, deployment, model, engine name
 
 
+FullVersion = tuple[str, str, str, str, str]  # and the revision
+
+
 @dataclass(frozen=True)
 class Labels:
     """Whose series it is; ``operation`` by OpenTelemetry's names: chat or text_completion."""
@@ -163,6 +166,7 @@ class Measures:
         self.past: dict[DeploymentKey, Series] = {}  # (namespace, deployment) -> of its names and versions that went
         self.queues: Mapping[DeploymentKey, Waiting] = {}
         self.held: dict[tuple[DeploymentKey, str], int] = {}  # (deployment, how it ended) -> requests that were held
+        self.scores: dict[FullVersion, list[int]] = {}  # [good, bad]
         self.rejected: dict[tuple[str, str], int] = {}  # (status, reason) -> requests that met no route
         self.upstream_failures: dict[str, int] = {}  # kind -> count
 
@@ -172,6 +176,10 @@ class Measures:
         if series is None:
             series = self.series[labels] = Series()
         return Meter(series, received, objective)
+
+    def feedback(self, version: FullVersion, *, good: bool) -> None:
+        """Count what a user thought of an answer of this version."""
+        self.scores.setdefault(version, [0, 0])[0 if good else 1] += 1
 
     def reject(self, status: int, reason: str) -> None:
         """Count a request that was refused before it had a route."""
@@ -192,6 +200,7 @@ class Measures:
         What they counted goes to ``past`` while their deployment lives, so that its totals never fall: a counter that
         falls is taken for a restart.
         """
+        self.scores = {version: counts for version, counts in self.scores.items() if version[:4] in known}
         living = {version[:2] for version in known}
         for labels in [labels for labels, series in self.series.items() if not series.ongoing]:
             deployment = labels.namespace, labels.deployment

@@ -14,7 +14,7 @@ from typing import Final, cast
 import orjson
 
 from tuneloop_core.settings import HoldSettings
-from tuneloop_gateway import access, affinity, body, errors
+from tuneloop_gateway import access, affinity, arms, body, errors, feedback
 from tuneloop_gateway.auth import digest_of_header
 from tuneloop_gateway.body import Asked
 from tuneloop_gateway.config import Limits
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 OPERATIONS: Final = {b"chat/completions": "chat", b"completions": "text_completion"}
 UPSTREAM_PATHS: Final = {"chat": b"/v1/chat/completions", "text_completion": b"/v1/completions"}
 MODELS: Final = "models"
+FEEDBACK: Final = "feedback"
+OTHERS: Final = {b"models": MODELS, b"feedback": FEEDBACK}
 HEALTH: Final = {b"/healthz": "healthz", b"/readyz": "readyz"}
 TABLES: Final = 5  # how many tables a request that reached nobody is tried by
 
@@ -72,10 +74,8 @@ class Proxy:
         """Route by this table from now on."""
         self.table = table
         routes = [route for namespace in table.values() for route in namespace.models.values()]
-        self.forwarder.set_owners({(r.deployment.namespace, r.deployment.name): r.addresses for r in routes})
-        self._measures.forget_all_but(
-            {(r.deployment.namespace, r.deployment.name, r.model, r.engine_name) for r in routes}
-        )
+        self.forwarder.set_owners({(r.deployment.namespace, r.deployment.name): arms.addresses(r) for r in routes})
+        self._measures.forget_all_but(arms.versions(table.values()))
         self.holds.look(lambda key: next((route for route in routes if route.deployment.key == key), None))
         self._changed.set()
         self._changed = asyncio.Event()
@@ -116,6 +116,8 @@ class Proxy:
         try:
             if call.operation in UPSTREAM_PATHS:
                 await self._infer(call, request, connection)
+            elif call.operation == FEEDBACK:
+                connection.reply(request, self._feedback(call, request.body()))
             else:
                 connection.reply(request, self._answer(call))
         except ApiError as error:
@@ -135,7 +137,7 @@ class Proxy:
         parts = request.path.split(b"/", 3)
         if len(parts) != 4 or parts[0] or parts[2] != b"v1" or not parts[1]:
             raise ApiError(errors.unknown_path())
-        operation = OPERATIONS.get(parts[3]) or (MODELS if parts[3] == b"models" else "")
+        operation = OPERATIONS.get(parts[3]) or OTHERS.get(parts[3], "")
         if not operation:
             raise ApiError(errors.unknown_path())
         _checked(request, operation, b"GET" if operation == MODELS else b"POST")
@@ -162,6 +164,14 @@ class Proxy:
         ]
         return Reply(200, orjson.dumps({"object": "list", "data": data}))
 
+    def _feedback(self, call: Call, raw: bytes) -> Reply:
+        response, score = feedback.parse(raw)
+        namespace = (self.table or {}).get(call.namespace, access.NOTHING)
+        arm = feedback.arm_of(call.namespace, access.usable(namespace, call.digest, self._allow), response)
+        version = call.namespace, arm.deployment, arm.model, arm.engine_name, arm.revision
+        self._measures.feedback(version, good=score >= feedback.GOOD)
+        return feedback.reply(response, arm, score)
+
     # ---- inference ----
 
     def _asked(self, call: Call, request: Request) -> tuple[Asked, Route]:
@@ -175,7 +185,8 @@ class Proxy:
         if not asked.model:
             usable = access.usable(namespace, call.digest, self._allow)
             raise ApiError(errors.missing_model(route.model for route in usable))
-        return asked, access.find(namespace, asked.model, call.digest, self._allow)
+        route = access.find(namespace, asked.model, call.digest, self._allow)
+        return asked, arms.choose(route, asked.fields, request.id)
 
     async def _infer(self, call: Call, request: Request, connection: ServerConnection) -> None:
         asked, route = self._asked(call, request)
@@ -215,7 +226,7 @@ class Proxy:
         key = affinity.prompt_key(asked.fields, route.engine_name, self._limits.prefix_bytes)
         owner = route.deployment.namespace, route.deployment.name
         path = UPSTREAM_PATHS[call.operation]
-        parcel = Parcel(owner, route.model, route.addresses, path, sent, request.id, key)
+        parcel = Parcel(owner, route.model, route.addresses, path, sent, arms.tagged(request.id, route), key)
         return await self.forwarder.send(parcel, exchange)
 
     # ---- no replica ----
@@ -292,7 +303,8 @@ class Proxy:
 
 
 def _labels(call: Call, route: Route) -> Labels:
-    return Labels(call.namespace, route.deployment.name, route.model, call.operation, route.engine_name)
+    version = route.model, call.operation, route.engine_name, route.revision
+    return Labels(call.namespace, route.deployment.name, *version)
 
 
 def _checked(request: Request, operation: str, method: bytes) -> str:

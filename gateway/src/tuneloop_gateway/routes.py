@@ -5,6 +5,7 @@ an older or newer operator left out is taken as absent, and an object that makes
 what belongs to an endpoint at run time (connections, counts).
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,6 +25,15 @@ Address = tuple[str, int]
 
 
 @dataclass(frozen=True)
+class Share:
+    """The share of a name's requests that goes to its new version, as the operator says it."""
+
+    engine_name: str
+    revision: str  # rN: these pods are the new version; empty: every pod has it
+    weight: int  # percent
+
+
+@dataclass(frozen=True)
 class Deployment:
     """What the gateway needs of one ModelDeployment."""
 
@@ -37,6 +47,7 @@ class Deployment:
     start_seconds: float = 0.0  # how long its last replica took to start; 0 if none ever did
     objective: Objective | None = None  # of spec.slo
     stalled: str = ""  # why no replica can come before a person acts
+    shares: Mapping[str, Share] = field(default_factory=dict)  # of names with a new version
 
     @property
     def key(self) -> tuple[str, str]:
@@ -51,6 +62,17 @@ class Slice:
     namespace: str
     service: str
     addresses: tuple[Address, ...]  # ready ones
+    revisions: Mapping[Address, str] = field(default_factory=dict)  # rN of each, where its pod's name says it
+
+
+@dataclass(frozen=True)
+class Canary:
+    """The new version of a name, and the pods that have it."""
+
+    engine_name: str
+    revision: str
+    weight: int
+    addresses: tuple[Address, ...]
 
 
 @dataclass(frozen=True)
@@ -63,6 +85,8 @@ class Route:
     message: str
     created: int  # seconds since 1970, for /v1/models
     addresses: tuple[Address, ...]
+    revision: str = ""  # the pods' revision, where the version is told by it
+    canary: Canary | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +124,7 @@ def parse_deployment(raw: Mapping[str, Any]) -> Deployment:
         start_seconds=float((status.get("coldStart") or {}).get("seconds") or 0.0),
         objective=_objective(spec.get("slo") or {}),
         stalled=_stalled({found["type"]: found for found in status.get("conditions") or ()}),
+        shares={model["name"]: _share(model["canary"]) for model in status.get("models") or () if model.get("canary")},
     )
 
 
@@ -122,6 +147,10 @@ def _stalled(conditions: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{found.get('reason', '')}: {found.get('message', '')}"[:STALLED_LENGTH]
 
 
+def _share(raw: Mapping[str, Any]) -> Share:
+    return Share(raw.get("engineName", ""), raw.get("revision", ""), int(raw.get("weight", 0)))
+
+
 def _keys(raw: Iterable[Mapping[str, Any]]) -> tuple[Key, ...]:
     return tuple(Key(key["name"], digest_of_hash(key["hash"]), frozenset(key.get("models") or ())) for key in raw)
 
@@ -134,9 +163,18 @@ def parse_slice(raw: Mapping[str, Any]) -> Slice:
     """
     metadata = raw["metadata"]
     port = _port(raw.get("ports") or ())
-    ready = (each for each in raw.get("endpoints") or () if _is_ready(each.get("conditions") or {}))
+    service = (metadata.get("labels") or {}).get(SERVICE_LABEL, "")
+    ready = [each for each in raw.get("endpoints") or () if _is_ready(each.get("conditions") or {})]
     addresses = tuple((each["addresses"][0], port) for each in ready)
-    return Slice(metadata["namespace"], (metadata.get("labels") or {}).get(SERVICE_LABEL, ""), addresses)
+    revisions = dict(zip(addresses, _revisions(service, ready), strict=True))
+    return Slice(metadata["namespace"], service, addresses, revisions)
+
+
+def _revisions(service: str, endpoints: Iterable[Mapping[str, Any]]) -> list[str]:
+    """rN of each endpoint: pods are named after the Deployment of their revision."""
+    pattern = re.compile(re.escape(service.removesuffix(SERVER_SUFFIX)) + r"-(r\d+)-")
+    found = (pattern.match((each.get("targetRef") or {}).get("name", "")) for each in endpoints)
+    return [match[1] if match else "" for match in found]
 
 
 def _port(ports: Iterable[Mapping[str, Any]]) -> int:
@@ -150,11 +188,13 @@ def _is_ready(conditions: Mapping[str, Any]) -> bool:
 
 def build_table(deployments: Iterable[Deployment], slices: Iterable[Slice], allow_without_keys: bool) -> Table:
     """The whole table. Two owners of one name: the older wins, then the first by name."""
+    slices = list(slices)
     addresses = _addresses(slices)
+    revisions = {(each.namespace, *address): name for each in slices for address, name in each.revisions.items()}
     found: dict[str, list[Deployment]] = {}
     for deployment in sorted(deployments, key=lambda each: (each.created, each.name)):
         found.setdefault(deployment.namespace, []).append(deployment)
-    return {name: _namespace(owners, addresses, allow_without_keys) for name, owners in found.items()}
+    return {name: _namespace(owners, addresses, revisions, allow_without_keys) for name, owners in found.items()}
 
 
 def _addresses(slices: Iterable[Slice]) -> dict[tuple[str, str], tuple[Address, ...]]:
@@ -165,20 +205,32 @@ def _addresses(slices: Iterable[Slice]) -> dict[tuple[str, str], tuple[Address, 
 
 
 def _namespace(
-    owners: list[Deployment], addresses: Mapping[tuple[str, str], tuple[Address, ...]], allow_without_keys: bool
+    owners: list[Deployment],
+    addresses: Mapping[tuple[str, str], tuple[Address, ...]],
+    revisions: Mapping[tuple[str, str, int], str],
+    allow_without_keys: bool,
 ) -> Namespace:
     models: dict[str, Route] = {}
     for owner in owners:
         ready = addresses.get((owner.namespace, owner.name + SERVER_SUFFIX), ())
         for model in owner.names:
-            models.setdefault(model, _route(owner, model, ready))
+            models.setdefault(model, _route(owner, model, ready, revisions))
     keys = tuple(key for owner in owners for key in owner.keys)
     return Namespace(models, keys, open=allow_without_keys and any(not owner.keys for owner in owners))
 
 
-def _route(owner: Deployment, model: str, addresses: tuple[Address, ...]) -> Route:
-    engine_name = owner.engine_names.get(model, "")
-    return Route(owner, model, engine_name, owner.messages.get(model, ""), _seconds(owner.created), addresses)
+def _route(
+    owner: Deployment, model: str, addresses: tuple[Address, ...], revisions: Mapping[tuple[str, str, int], str]
+) -> Route:
+    share, canary, stable = owner.shares.get(model), None, addresses
+    if share is not None:
+        mine = tuple(each for each in addresses if revisions.get((owner.namespace, *each), "") == share.revision)
+        taken = mine if share.revision else addresses
+        canary = Canary(share.engine_name or owner.engine_names.get(model, ""), share.revision, share.weight, taken)
+        stable = tuple(each for each in addresses if each not in mine) if share.revision else addresses
+        stable = stable or (taken if share.weight else ())
+    engine_name, message = owner.engine_names.get(model, ""), owner.messages.get(model, "")
+    return Route(owner, model, engine_name, message, _seconds(owner.created), stable, canary=canary)
 
 
 def _seconds(created: str) -> int:

@@ -45,11 +45,6 @@ MODELDEPLOYMENT_LATER: Final = (
         ".engine.quantization",
     ),
     _later(
-        "!has(self.rollout) || (self.rollout.strategy == 'RollingUpdate' && !has(self.rollout.canary))",
-        "canary rollouts; leave rollout out, or use strategy RollingUpdate without canary",
-        ".rollout",
-    ),
-    _later(
         "!has(self.access) || (!has(self.access.limits.requestsPerMinute) && !has(self.access.limits.tokensPerMinute))",
         "rate limits; leave access.limits out",
         ".access.limits",

@@ -21,6 +21,7 @@ from tuneloop_operator.policy import conditions, reasons
 from tuneloop_operator.policy.adapters import Resolved
 from tuneloop_operator.policy.coldstart import cold_start
 from tuneloop_operator.policy.conditions import Wanted
+from tuneloop_operator.policy.course import Course, condition_of, with_canary
 from tuneloop_operator.policy.pods import condition, find_trouble, quota_words
 from tuneloop_operator.policy.scalingstatus import scaling_status
 from tuneloop_operator.policy.schedules import problems
@@ -47,6 +48,7 @@ class ServingFacts:
     servers: Mapping[str, ServerStatus] = field(default_factory=dict)  # by address
     latency: LatencyStatus | None = None
     trouble: Verdict | None = None
+    course: Course = field(default_factory=Course)
     replicas: int = 0  # wanted
     replicas_reason: str = ""
     url: str = ""
@@ -61,6 +63,7 @@ def summarize(deployment: ModelDeployment, facts: ServingFacts) -> ModelDeployme
     adapters = adapter_policy.statuses(facts.resolved, servers, len(ready_ips))
     verdict = judge(facts, adapters, problems(deployment.spec.scaling.schedules))
     wanted = _conditions(facts, verdict, adapters, deployment.spec.engine.lora.max_cached)
+    wanted += condition_of(facts.course, calm=verdict.state is State.DONE)
     fields: dict[str, Any] = {
         "observed_generation": generation,
         "conditions": conditions.merge(old.conditions, wanted, generation, facts.now),
@@ -69,12 +72,18 @@ def summarize(deployment: ModelDeployment, facts: ServingFacts) -> ModelDeployme
         "ready_replicas": len(ready_ips),
         "selector": facts.selector,
         "model": facts.model_status or old.model,
-        "models": _served(deployment, adapters, servers, answers=bool(ready_ips)),
+        "models": with_canary(
+            _served(deployment, adapters, servers, answers=bool(ready_ips)),
+            facts.course.status,
+            both=bool(facts.course.sizes and len(facts.course.sizes) > 1),
+        ),
         "adapters": adapters,
         "revisions": list(facts.revisions)[:REVISIONS_KEPT],
         "latency": facts.latency or old.latency,
         "scaling": scaling_status(old.scaling, facts.replicas, facts.replicas_reason, facts.now),
         "cold_start": cold_start(old.cold_start, facts.pods, facts.servers),
+        "rollout": facts.course.status,
+        "rejected": list(facts.course.rejected),
     }
     return old.model_copy(update=fields)
 
@@ -90,7 +99,7 @@ def judge(facts: ServingFacts, adapters: Sequence[AdapterStatus], wrong: Sequenc
 
 
 def _pods_verdict(facts: ServingFacts) -> Verdict | None:
-    newest = facts.revisions[0] if facts.revisions else None
+    newest = _judged(facts)
     if newest is None or newest.ready or facts.replicas == 0:
         return None
     refusal = _refusal(facts.newest)
@@ -102,6 +111,12 @@ def _pods_verdict(facts: ServingFacts) -> Verdict | None:
         return Verdict(State.PENDING, trouble.reason, f"{newest.name}: {trouble.message}", look_again=30.0)
     words = f"{newest.name}: {newest.ready_replicas} of {facts.replicas} replicas answer; the engine loads the model"
     return Verdict(State.PENDING, reasons.ROLLING_OUT, words)
+
+
+def _judged(facts: ServingFacts) -> RevisionStatus | None:
+    """The revision that must be ready: the one that serves while another succeeds it, else the newest."""
+    serving = [each for each in facts.revisions if each.name == facts.course.serving]
+    return next(iter([*serving, *facts.revisions]), None)
 
 
 def _refusal(deployment: Obj | None) -> Verdict | None:

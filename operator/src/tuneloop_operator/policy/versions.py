@@ -6,12 +6,13 @@ that they have. Pure; the steps of a rollout are ``policy.rollout``'s.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from tuneloop_core.api.modeldeployment import ModelDeployment
+from tuneloop_core.api.modeldeployment_status import AdapterStatus
 from tuneloop_core.api.rollout import RejectedVersion, Rollout, RolloutStatus
 from tuneloop_core.constants import GROUP
 from tuneloop_core.serving import Adapter, AdapterList
@@ -150,9 +151,22 @@ def serving(resolved: Iterable[Resolved], deployment: ModelDeployment, promoted:
     return [
         item
         if item.name not in before or not item.digest or (done and (done.kind, done.name) == ("Adapter", item.name))
-        else replace(item, digest=before[item.name].digest, path=before[item.name].path)
+        else _as_before(item, before[item.name])
         for item in resolved
     ]
+
+
+def _as_before(item: Resolved, before: AdapterStatus) -> Resolved:
+    """The version that serves, with where it came from; the words stay those about the wanted one."""
+    return replace(
+        item,
+        digest=before.digest,
+        path=before.path,
+        source=before.source,
+        base=before.base,
+        job=before.job,
+        job_created=before.job_created or "",
+    )
 
 
 def loaded(
@@ -189,9 +203,3 @@ def unknown_orders(deployment: ModelDeployment, pairs: Sequence[Pair], serve: Se
         f"versions that wait or take a share now: {', '.join(canaries)}" if canaries else "no rollout is in progress"
     )
     return f"annotation {' and '.join(found)}, which is no version here; {there}"
-
-
-def arms_key(pair: Pair, status: RolloutStatus) -> Mapping[str, str]:
-    """What the gateways' counts of the two arms are told by, and which step they are of."""
-    return {"kind": pair.canary.kind, "name": pair.canary.name, "stable": pair.stable.id, "canary": pair.canary.id,
-            "step": str(status.step), "started": status.started}  # fmt: skip

@@ -12,24 +12,28 @@ from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_operator.build.server import selector_labels
 from tuneloop_operator.kube.resources import PODS, Obj
 from tuneloop_operator.names import Key
-from tuneloop_operator.policy import adapters, modelfetch, revisions
+from tuneloop_operator.policy import adapters, modelfetch, revisions, succession
 from tuneloop_operator.policy.adapterfetch import Fetched
 from tuneloop_operator.policy.adapters import Resolved, Sources
 from tuneloop_operator.policy.autoscale import Decision
 from tuneloop_operator.policy.candidates import Need
 from tuneloop_operator.policy.conditions import parse_time
+from tuneloop_operator.policy.course import Course
+from tuneloop_operator.policy.course import notes as rollout_notes
 from tuneloop_operator.policy.modelfetch import ModelVerdict
 from tuneloop_operator.policy.published import judge_published
 from tuneloop_operator.policy.scalingstatus import scaling_notes
 from tuneloop_operator.policy.serving import ServingFacts, is_pod_ready, summarize
 from tuneloop_operator.policy.transitions import condition_notes
 from tuneloop_operator.policy.verdicts import State, Verdict
+from tuneloop_operator.reconcile import rollouts
 from tuneloop_operator.reconcile.adapterfetch import AdapterFetcher
 from tuneloop_operator.reconcile.adapterjobs import ReadJobs
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.jobs import StageJobs
 from tuneloop_operator.reconcile.ledger import note_cold_start
 from tuneloop_operator.reconcile.modelfetch import ModelFetcher
+from tuneloop_operator.reconcile.rollouts import Rollouts
 from tuneloop_operator.reconcile.scaling import Wish
 from tuneloop_operator.reconcile.servers import Servers, Wanted
 from tuneloop_operator.reconcile.status import write_status
@@ -43,7 +47,7 @@ class Look:
     """What one reconcile found on its way."""
 
     model: ModelVerdict
-    resolved: Sequence[Resolved]
+    course: Course
     trouble: Verdict | None
     decision: Decision
     fetches: Sequence[Verdict] = ()
@@ -51,7 +55,7 @@ class Look:
     @property
     def look_again(self) -> float | None:
         """The shortest wait that any part asked for."""
-        parts = (self.model.verdict, self.trouble, *self.fetches)
+        parts = (self.model.verdict, self.trouble, *self.fetches, self.course)
         return min((v.look_again for v in parts if v and v.look_again), default=None)
 
 
@@ -64,6 +68,7 @@ class DeploymentReconciler:
         self._fetcher = ModelFetcher(context, self._jobs)
         self._adapter_fetcher = AdapterFetcher(context, self._jobs)
         self._servers = Servers(context)
+        self._rollouts = Rollouts(context)
         self._read_jobs = ReadJobs(context.cache)
 
     def dependents(self, obj: Obj) -> tuple[Key, ...]:
@@ -75,6 +80,7 @@ class DeploymentReconciler:
         self._servers.forget(key)
         self._read_jobs.forget(key)
         self._context.scaler.forget(key)
+        self._context.gateways.arms.forget(key)
 
     async def reconcile(self, key: Key, obj: Obj) -> float | None:
         """One look; returns after how many seconds to look again."""
@@ -87,6 +93,7 @@ class DeploymentReconciler:
             self._context.cache.put(written)
             note_cold_start(key.namespace, deployment.status.cold_start, status.cold_start)
             notes = condition_notes(deployment.status.conditions, status.conditions)
+            notes += rollout_notes(deployment.status.rollout, status.rollout)
             for note in (*notes, *scaling_notes(deployment.status.scaling, status.scaling)):
                 await self._context.events.tell(obj, note.reason, note.message, warning=note.warning)
         return look.look_again or self._context.settings.resync_seconds
@@ -96,13 +103,15 @@ class DeploymentReconciler:
         fetched = await self._adapter_fetcher.settle(key, deployment)
         resolved = self._resolve(key, deployment, model, fetched)
         ready = model.model if model.verdict.state is State.DONE else None
-        decision = self._replicas(key, deployment, found)
-        wanted = Wanted(deployment, ready, adapters.wanted_list(resolved), decision.replicas)
+        chosen = self._servers.choose(deployment, ready, found)
+        decision = self._replicas(key, deployment, succession.serving_only(deployment.status.rollout, found))
+        course = self._rollouts.plan(key, rollouts.Look(deployment, resolved, found, chosen, decision.replicas))
+        wanted = Wanted(deployment, ready, course.adapters, decision.replicas, chosen, course.sizes)
         try:
             await self._servers.ensure(key, wanted)
         except REFUSALS as error:
             trouble = trouble or verdict_of(error)
-        return Look(model, resolved, trouble, decision, [item.verdict for item in fetched.values()])
+        return Look(model, course, trouble, decision, [item.verdict for item in fetched.values()])
 
     def _replicas(self, key: Key, deployment: ModelDeployment, found: Mapping[int, Obj]) -> Decision:
         spec, current = deployment.spec, revisions.current_replicas(found, deployment.spec.scaling)
@@ -134,16 +143,17 @@ class DeploymentReconciler:
             pod for pod in context.cache.children(key, PODS.kind) if pod["metadata"]["labels"].items() >= labels.items()
         ]
         ips = [pod["status"]["podIP"] for pod in pods if is_polled(pod)]
-        context.polls.watch_servers(key, ips, adapters.wanted_list(look.resolved))
+        context.polls.watch_servers(key, ips, look.course.adapters)
         context.scaler.ready(key, [pod["status"]["podIP"] for pod in pods if is_polled(pod) and is_pod_ready(pod)])
         slow = [pod for pod in pods if self._is_slow(pod)]
         return ServingFacts(
             now=context.now(),
             model=look.model.verdict,
             model_status=look.model.model,
-            resolved=look.resolved,
+            resolved=look.course.serve,
+            course=look.course,
             revisions=revisions.known(deployment.status.revisions, found),
-            newest=found[max(found)] if found else None,
+            newest=_newest(found, look.course.serving),
             pods=pods,
             events=await self._jobs.events(key.namespace, slow) if slow else (),
             servers=context.polls.statuses(key),
@@ -161,6 +171,13 @@ class DeploymentReconciler:
             return False
         age = (self._context.now() - parse_time(pod["metadata"]["creationTimestamp"])).total_seconds()
         return age >= START_PATIENCE_SECONDS
+
+
+def _newest(found: Mapping[int, Obj], serving: str) -> Obj | None:
+    """The Deployment to judge by: the one that serves while another succeeds it, else the newest."""
+    if serving and int(serving[1:]) in found:
+        return found[int(serving[1:])]
+    return found[max(found)] if found else None
 
 
 def is_polled(pod: Obj) -> bool:

@@ -21,6 +21,7 @@ from tuneloop_operator.kube.errors import ApiError, ApiUnavailableError
 from tuneloop_operator.kube.resources import ENDPOINT_SLICES
 from tuneloop_operator.names import Key
 from tuneloop_operator.policy import latency
+from tuneloop_operator.reconcile.arms import ArmLedger
 from tuneloop_operator.reconcile.polls import PodApi
 from tuneloop_operator.reconcile.queue import cancel
 
@@ -63,6 +64,7 @@ class Gateways:
         self._begun_at = 0.0
         self._latency: dict[Key, LatencyStatus] = {}
         self.on_load: Callable[[GatewayLoad], None] = lambda _: None
+        self.arms = ArmLedger(wake)
 
     def latency(self, key: Key) -> LatencyStatus | None:
         """Latency that is worth writing; None before the first window with requests."""
@@ -139,6 +141,8 @@ class Gateways:
 
     def _round(self, now: float) -> None:
         snapshot = by_deployment([heard.load for heard in self._heard.values()])
+        if self._heard:
+            self.arms.note(snapshot)
         if self._begin is None:
             self._begin, self._begun_at = snapshot, now
         elif now - self._begun_at >= WINDOW_SECONDS:

@@ -14,8 +14,9 @@ from tuneloop_operator.build import serving as build
 from tuneloop_operator.build.server import Revision, build_deployment, config_key
 from tuneloop_operator.kube.resources import CONFIGMAPS, DEPLOYMENTS, Obj
 from tuneloop_operator.names import Key
-from tuneloop_operator.policy import revisions
+from tuneloop_operator.policy import revisions, succession
 from tuneloop_operator.policy.revisions import FINGERPRINT_ANNOTATION, SOURCE_ANNOTATION, Chosen
+from tuneloop_operator.policy.versions import canary_spec
 from tuneloop_operator.reconcile.apply import Applier
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.namespaces import is_applied, with_digest
@@ -29,6 +30,8 @@ class Wanted:
     model: ModelStatus | None
     adapters: AdapterList
     replicas: int
+    chosen: Chosen | None = None  # the revision that the spec wants
+    sizes: Mapping[int, int] | None = None  # pods by revision while one succeeds another; the others go
 
 
 class Servers:
@@ -49,25 +52,29 @@ class Servers:
     async def ensure(self, key: Key, wanted: Wanted) -> None:
         """Bring the children to what is wanted, as far as the model allows. ForeignOwnerError, ApiError."""
         deployment, found = wanted.deployment, self.deployments(key, wanted.deployment)
-        chosen = self._choose(wanted, found)
+        chosen = wanted.chosen
         if chosen is None:
             return
         await self._applier.ensure(build.build_service(deployment))
         await self._applier.ensure(build.build_budget(deployment))
         await self._config_map(key, wanted, found, chosen)
-        if chosen.number in found:
-            await self._scale(found[chosen.number], wanted.replicas)
-        else:
-            await self._create(wanted, chosen)
-        for number in revisions.obsolete(found, chosen, wanted.replicas):
+        replicas = wanted.replicas
+        for number in gone(deployment, found, chosen, replicas, wanted.sizes):
             await self._remove(found[number])
+        for number, size in (wanted.sizes or {chosen.number: replicas}).items():
+            if number in found:
+                await self._scale(found[number], size)
+            elif number == chosen.number:
+                await self._create(wanted, chosen, size)
 
-    def _choose(self, wanted: Wanted, found: Mapping[int, Obj]) -> Chosen | None:
-        """The newest revision; while another model is being fetched, the one that runs."""
-        known = revisions.known(wanted.deployment.status.revisions, found)
-        if wanted.model is not None:
+    def choose(self, deployment: ModelDeployment, model: ModelStatus | None, found: Mapping[int, Obj]) -> Chosen | None:
+        """The newest revision; while another model is being fetched (None), the one that runs."""
+        known = revisions.known(deployment.status.revisions, found)
+        if model is not None:
             image = self._context.settings.images.server
-            return revisions.choose(wanted.deployment, known, wanted.model.path, image)
+            if canary_spec(deployment):
+                return succession.choose(deployment, known, found, model.path, image)
+            return revisions.choose(deployment, known, model.path, image)
         running = revisions.newest_of([entry for entry in known if revisions.number_of(entry) in found])
         if running is None:
             return None
@@ -95,10 +102,10 @@ class Servers:
             body = {"spec": {"replicas": replicas}}
             self._context.cache.put(await client.patch(DEPLOYMENTS, metadata["namespace"], metadata["name"], body))
 
-    async def _create(self, wanted: Wanted, chosen: Chosen) -> None:
+    async def _create(self, wanted: Wanted, chosen: Chosen, size: int) -> None:
         assert wanted.model is not None, "a revision is only new when its model is in the store"
         source = revisions.source_of(wanted.deployment)
-        revision = Revision(chosen.number, chosen.image, wanted.model.path, wanted.replicas)
+        revision = Revision(chosen.number, chosen.image, wanted.model.path, size)
         annotations = {SOURCE_ANNOTATION: source, FINGERPRINT_ANNOTATION: chosen.fingerprint}
         manifest = build_deployment(wanted.deployment, revision, self._context.settings, annotations)
         self._context.cache.put(await self._context.client.create_owned(DEPLOYMENTS, manifest))
@@ -107,3 +114,19 @@ class Servers:
         metadata = found["metadata"]
         await self._context.client.delete(DEPLOYMENTS, metadata["namespace"], metadata["name"], metadata["uid"])
         self._context.cache.remove(found)
+
+
+def gone(
+    deployment: ModelDeployment,
+    found: Mapping[int, Obj],
+    chosen: Chosen,
+    replicas: int,
+    sizes: Mapping[int, int] | None,
+) -> list[int]:
+    """Revisions that may go now; under Recreate the old ones go before the new one comes."""
+    if sizes is not None:
+        return sorted(number for number in found if number not in sizes)
+    asked = deployment.spec.rollout
+    if asked is not None and asked.strategy == "Recreate":
+        return sorted(number for number in found if number != chosen.number)
+    return revisions.obsolete(found, chosen, replicas)

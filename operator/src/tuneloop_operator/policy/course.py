@@ -1,0 +1,104 @@
+"""What a rollout makes of one look: what each name answers with, what the gateways split by, and the words for people.
+
+Pure.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from tuneloop_core.api.modeldeployment_status import ServedName
+from tuneloop_core.api.rollout import CanaryArm, RejectedVersion, RolloutStatus
+from tuneloop_core.serving import AdapterList
+from tuneloop_operator.policy import conditions
+from tuneloop_operator.policy.actions import Note
+from tuneloop_operator.policy.adapters import Resolved
+from tuneloop_operator.policy.conditions import Wanted
+from tuneloop_operator.policy.revisions import Chosen
+from tuneloop_operator.policy.rollout import ENDED
+
+PROGRESSING: Final = "Progressing"
+BY_HAND: Final = "RolloutByHand"
+UNKNOWN_VERSION: Final = "UnknownVersion"
+ROLLED_BACK: Final = "RolledBack"
+REASONS: Final = {"Loading": "Canary", "Canary": "Canary", "Promoting": "Canary", "Paused": "CanaryPaused",
+                  "Held": "CanaryHeld", "Promoted": "Promoted", "RolledBack": ROLLED_BACK}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Course:
+    """The outcome of one look; ``sizes`` (pods by revision) is None where no revision succeeds another."""
+
+    serve: Sequence[Resolved] = ()
+    adapters: AdapterList = field(default_factory=AdapterList)
+    chosen: Chosen | None = None
+    sizes: Mapping[int, int] | None = None
+    serving: str = ""  # rN: the revision to judge readiness by; empty: the newest
+    status: RolloutStatus | None = None
+    rejected: Sequence[RejectedVersion] = ()
+    refused: Sequence[RejectedVersion] = ()  # of them, those that are still wanted
+    waiting: Sequence[str] = ()
+    wrong_order: str = ""
+    look_again: float | None = None
+
+
+def with_canary(models: Sequence[ServedName], status: RolloutStatus | None, *, both: bool) -> list[ServedName]:
+    """Each name with the share of its new version; ``both``: two revisions have pods."""
+    return [model.model_copy(update={"canary": _arm(model, status, both=both)}) for model in models]
+
+
+def _arm(model: ServedName, status: RolloutStatus | None, *, both: bool) -> CanaryArm | None:
+    if status is None:
+        return None
+    if status.kind == "Revision":
+        # Pods of a revision that was rolled back may outlive its Deployment: they get nothing.
+        shown = both or status.phase != "Promoted"
+        return CanaryArm(revision=status.canary, weight=status.weight) if shown else None
+    if status.name != model.name or status.phase in ENDED:
+        return None
+    return CanaryArm(engine_name=f"{status.name}@{status.canary}", weight=status.weight)
+
+
+def condition_of(course: Course, *, calm: bool) -> list[Wanted]:
+    """Conditions of the rollout; ``calm``: nothing else is on the way or stalled."""
+    found: list[Wanted] = []
+    status = course.status
+    running = status is not None and status.phase not in ENDED
+    words = _words(course)
+    if calm and course.refused:
+        found.append(Wanted(conditions.STALLED, True, ROLLED_BACK, words))
+    elif calm and running and status is not None:
+        found.append(Wanted(conditions.RECONCILING, True, REASONS[status.phase], words))
+    if status is not None:
+        found.append(Wanted(PROGRESSING, running, REASONS[status.phase], words))
+    if course.wrong_order:
+        found.append(Wanted(BY_HAND, False, UNKNOWN_VERSION, course.wrong_order))
+    return found
+
+
+def _words(course: Course) -> str:
+    status = course.status
+    parts = [f"{no.name}: {no.message}. {_next(no)}" for no in course.refused]
+    if status is not None and not (status.phase == ROLLED_BACK and course.refused):
+        parts.insert(0, f"{status.name} {status.stable} to {status.canary}: {status.message}")
+    parts += [f"{name} waits for that" for name in course.waiting]
+    return "; ".join(parts)
+
+
+def _next(no: RejectedVersion) -> str:
+    return (
+        "It is not tried again until the spec or the wanted version changes; to take it all the same, annotate "
+        f"tuneloop.dev/promote={no.version}"
+    )
+
+
+def notes(before: RolloutStatus | None, now: RolloutStatus | None) -> list[Note]:
+    """An Event for each step and each end."""
+    if now is None or (before is not None and _point(before) == _point(now)):
+        return []
+    reason = {"Loading": "CanaryLoading", "Canary": "CanaryStep"}.get(now.phase, REASONS[now.phase])
+    return [Note(reason, f"{now.name}: {now.message}", warning=now.phase == ROLLED_BACK)]
+
+
+def _point(status: RolloutStatus) -> tuple[str, str, str, int]:
+    return status.name, status.canary, status.phase, status.step

@@ -1,0 +1,160 @@
+"""The rollout of a ModelDeployment at one look: gathers what its policy asks for, and hands its outcome to who acts.
+
+Never writes to the API server, and keeps nothing but the gateways' counters.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tuneloop_core.api.modeldeployment import ModelDeployment
+from tuneloop_core.api.rollout import Rollout, RolloutStatus
+from tuneloop_core.serving import Adapter, AdapterList
+from tuneloop_operator import names
+from tuneloop_operator.build.server import selector_labels
+from tuneloop_operator.kube.resources import CONFIGMAPS, PODS, Obj
+from tuneloop_operator.names import Key
+from tuneloop_operator.policy import adapters, reasons, rollout, succession, versions
+from tuneloop_operator.policy.adapters import Resolved
+from tuneloop_operator.policy.armcounts import Step
+from tuneloop_operator.policy.course import Course
+from tuneloop_operator.policy.revisions import Chosen, is_ready
+from tuneloop_operator.policy.rollout import ENDED, Seen
+from tuneloop_operator.policy.serving import is_pod_ready
+from tuneloop_operator.policy.versions import Choice, Pair
+from tuneloop_operator.reconcile.context import Context
+
+LOOK_SECONDS = 2.0  # between looks at a rollout in progress
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one reconcile knows before its rollout is thought of."""
+
+    deployment: ModelDeployment
+    resolved: Sequence[Resolved]
+    found: Mapping[int, Obj]  # Deployments by revision number
+    chosen: Chosen | None
+    replicas: int  # wanted in all
+
+
+class Rollouts:
+    """Rollouts of all ModelDeployments of this process."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def plan(self, key: Key, look: Look) -> Course:
+        """The next state of the deployment's rollout, and what follows from it."""
+        spec = versions.canary_spec(look.deployment)
+        if spec is None:
+            self._context.gateways.arms.forget(key)
+            return Course(look.resolved, adapters.wanted_list(look.resolved), look.chosen)
+        pairs = self._pairs(look)
+        choice = versions.choose(look.deployment, pairs)
+        if choice.pair is None:
+            self._context.gateways.arms.forget(key)
+            known = look.deployment.status.rollout  # one that nobody wants any more is withdrawn
+            return self._course(key, look, pairs, choice, known if known and known.phase in ENDED else None)
+        return self._course(key, look, pairs, choice, self._advance(key, look, spec, choice.pair))
+
+    def _pairs(self, look: Look) -> list[Pair]:
+        found = versions.adapter_pairs(look.resolved, look.deployment)
+        if look.chosen is None:
+            return found
+        revision = succession.pair_of(look.deployment, look.found, look.chosen)
+        return [revision, *found] if revision else found
+
+    def _advance(self, key: Key, look: Look, spec: Rollout, pair: Pair) -> RolloutStatus:
+        now = self._context.now()
+        before = versions.state_of(look.deployment, pair, now)
+        see = self._see_revision if pair.canary.kind == "Revision" else self._see_adapter
+        stable, canary = self._context.gateways.arms.measure(key, Step.of(before))
+        seen = replace(see(key, look, before), stable=stable, canary=canary)
+        return rollout.advance(spec, before, seen, versions.orders(look.deployment), now)
+
+    # ---- what is known of the canary ----
+
+    def _see_adapter(self, key: Key, look: Look, before: RolloutStatus) -> Seen:
+        """Loaded in every ready pod, or refused by one."""
+        ready = [pod["status"].get("podIP") for pod in self._pods(key) if is_pod_ready(pod)]
+        statuses, engine_name = self._context.polls.statuses(key), f"{before.name}@{before.canary}"
+        said = [s for ip in ready if ip in statuses for s in statuses[ip].adapters if s.engine_name == engine_name]
+        loaded = sum(state.state == "Loaded" for state in said)
+        failed = next((state.message for state in said if state.state == "Failed"), "") if not before.step else ""
+        words = f"{loaded} of {len(ready)} ready pods have it"
+        return Seen(ready=bool(ready) and loaded >= len(ready), idle=not look.replicas, failure=failed, waits_for=words)
+
+    def _see_revision(self, key: Key, look: Look, before: RolloutStatus) -> Seen:
+        """All of its own pods answer, or one of them crashes again and again."""
+        there = look.found.get(int(before.canary[1:]))
+        size = succession.canary_size(before, look.replicas)
+        reason, words = succession.trouble(there, self._pods(key), before.canary)
+        running = int(there["spec"].get("replicas", 0)) if there else 0
+        return Seen(
+            ready=running >= size and is_ready(there, size),
+            full=running >= look.replicas and is_ready(there, look.replicas),
+            idle=not look.replicas,
+            failure=words if reason == reasons.CRASHING else "",
+            waits_for=words,
+        )
+
+    def _pods(self, key: Key) -> list[Obj]:
+        labels = selector_labels(key.name).items()
+        return [
+            pod for pod in self._context.cache.children(key, PODS.kind) if pod["metadata"]["labels"].items() >= labels
+        ]
+
+    # ---- what follows ----
+
+    def _course(
+        self, key: Key, look: Look, pairs: Sequence[Pair], choice: Choice, status: RolloutStatus | None
+    ) -> Course:
+        deployment, pair, now = look.deployment, choice.pair, self._context.now()
+        done = pair if pair and status and status.phase == "Promoted" else None
+        serve = versions.serving(look.resolved, deployment, done)
+        running = pair is not None and status is not None and status.phase not in ENDED
+        canary = _wire(look.resolved, pair) if pair and running else None
+        ended = pair is not None and status is not None and status.phase == "RolledBack"
+        rejected = versions.remembered(deployment)
+        if ended and pair is not None and status is not None:
+            rejected = versions.rejected(deployment, pair.canary, status, now)
+        refused = [*choice.refused, *(rejected[:1] if ended else [])]
+        sizes, serving = self._revisions(look, pairs, pair, status)
+        return Course(
+            serve=serve,
+            adapters=versions.loaded(serve, canary, self._listed(key), status, now),
+            chosen=look.chosen,
+            sizes=sizes,
+            serving=serving,
+            status=status,
+            rejected=rejected,
+            refused=refused,
+            waiting=[each.canary.name for each in choice.waiting],
+            wrong_order=versions.unknown_orders(deployment, pairs, serve),
+            look_again=LOOK_SECONDS if running or (status and versions.lingers(status, now)) else None,
+        )
+
+    def _revisions(
+        self, look: Look, pairs: Sequence[Pair], pair: Pair | None, status: RolloutStatus | None
+    ) -> tuple[dict[int, int] | None, str]:
+        """Pods by revision, and the revision that serves; a revision that waits or was refused is not there."""
+        revision = next((each for each in pairs if each.canary.kind == "Revision"), None)
+        if revision is None:
+            return None, ""
+        if revision is pair and status is not None:
+            promoted = status.phase == "Promoted"
+            return succession.sizes(status, look.replicas), status.canary if promoted else status.stable
+        return {int(revision.stable.id[1:]): look.replicas}, revision.stable.id
+
+    def _listed(self, key: Key) -> AdapterList:
+        """adapters.json as it is."""
+        there = self._context.cache.get(CONFIGMAPS.kind, key.namespace, names.server(key.name))
+        text = ((there or {}).get("data") or {}).get("adapters.json", "")
+        return AdapterList.model_validate_json(text) if text else AdapterList()
+
+
+def _wire(resolved: Sequence[Resolved], pair: Pair) -> Adapter | None:
+    """The adapter's new version, as the server wants it."""
+    if pair.canary.kind != "Adapter":
+        return None
+    return next((item.wire for item in resolved if item.name == pair.canary.name), None)

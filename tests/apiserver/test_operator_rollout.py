@@ -1,0 +1,208 @@
+"""Canaries on the real API server: the real operator, a real gateway process, and traffic that decides."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from operator_api import Api, Obj, wait_for
+from operator_world import FETCHED, World, world_of
+from rollout_world import AnsweringServer, Traffic, gateway, publish, slice_of
+
+pytestmark = pytest.mark.usefixtures("crds")
+
+CANARY: Obj = {
+    "steps": [50],
+    "interval": "1s",
+    "minRequests": 10,
+    "maxDuration": "30m",
+    "limits": {"ttftRatio": "1000", "tpotRatio": "1000"},
+}
+OLD, BAD, NEW = "a" * 12, "b" * 12, "c" * 12
+
+
+@pytest.fixture
+def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
+    api = Api(kubeconfig)
+    with world_of(api, kubeconfig, tmp_path) as made:
+        yield made
+    api.close()
+
+
+@pytest.fixture
+def server() -> Iterator[AnsweringServer]:
+    with AnsweringServer() as made:
+        yield made
+
+
+@pytest.fixture
+def traffic(world: World, tmp_path: Path) -> Iterator[Traffic]:
+    with gateway(world, tmp_path) as made:
+        yield made
+
+
+def rollout(world: World) -> Obj:
+    return dict(world.status("chat", "ModelDeployment").get("rollout") or {})
+
+
+def condition(world: World, kind: str) -> Obj:
+    return world.condition(kind, "chat", "ModelDeployment") or {}
+
+
+def wait_rollout(world: World, what: str, **wanted: Any) -> Obj:
+    def probe() -> Obj | None:
+        found = rollout(world)
+        return found if wanted.items() <= found.items() else None
+
+    return dict(wait_for(what, probe, show=lambda: world.status("chat", "ModelDeployment")))
+
+
+def name_job(world: World, job: str) -> None:
+    adapters = [{"name": "bot", "from": {"fineTuneJob": job}}]
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"adapters": adapters}})
+
+
+def serve(world: World, server: AnsweringServer, canary: Obj) -> Obj:
+    """The deployment with its first version, ready and in the gateway's table; the Deployment of r1."""
+    spec = {
+        "model": {"uri": "hf://org/model"},
+        "resources": {"accelerators": 0},
+        "adapters": [{"name": "bot", "from": {"fineTuneJob": "first"}}],
+        "rollout": {"strategy": "Canary", "canary": canary},
+    }
+    metadata = {"name": "chat", "namespace": world.namespace}
+    world.api.create(
+        {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata, "spec": spec}
+    )
+    job = world.wait_job("chat-model")
+    world.end_pod(world.run_pod(world.make_pod(job)), {"stage": "fetch", "outcome": "Succeeded", "result": FETCHED})
+    world.complete(job)
+    found = dict(wait_for("Deployment chat-r1", lambda: world.api.get("Deployment", world.namespace, "chat-r1")))
+    start_pod(world, found, server)
+    world.wait_condition("Ready", "chat", resource="ModelDeployment")
+    return found
+
+
+def start_pod(world: World, found: Obj, server: AnsweringServer) -> None:
+    template, name = found["spec"]["template"], found["metadata"]["name"]
+    metadata = {"name": f"{name}-5d5f-x", "namespace": world.namespace, "labels": template["metadata"]["labels"]}
+    pod = world.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+    running = world.run_pod(pod, server.ip)
+    world.pod_status(pod, running["status"] | {"conditions": [{"type": "Ready", "status": "True"}]})
+    counts = {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1, "updatedReplicas": 1}
+    ready = counts | {"observedGeneration": found["metadata"]["generation"]}
+    world.api.patch("Deployment", world.namespace, name, {"status": ready}, "status")
+    slice_of(world, "chat-server", server.port, metadata["name"])
+
+
+def drive(world: World, traffic: Traffic, what: str, score: Any = None, **wanted: Any) -> Obj:
+    """Traffic until the rollout is as wanted."""
+
+    def probe() -> Obj | None:
+        found = rollout(world)
+        if wanted.items() <= found.items():
+            return found
+        traffic.send("bot", 40, score)
+        return None
+
+    return dict(wait_for(what, probe, timeout=180, show=lambda: world.status("chat", "ModelDeployment")))
+
+
+def test_versions_of_an_adapter(world: World, server: AnsweringServer, traffic: Traffic) -> None:
+    operator = world.start()
+    for job, letter in (("first", "a"), ("bad", "b"), ("better", "c")):
+        publish(world, job, letter)
+    serve(world, server, CANARY)
+    wait_for("the gateway to list it", lambda: "bot" in traffic.models())
+    assert not rollout(world), "the first version has nothing to be compared with"
+
+    # A version that fails: loaded beside the old one, rolled back by its errors, and not tried again.
+    server.broken = {f"bot@{BAD}"}
+    name_job(world, "bad")
+    found = drive(world, traffic, "the bad version to be rolled back", phase="RolledBack")
+    assert (found["kind"], found["stable"], found["canary"]) == ("Adapter", OLD, BAD)
+    assert (found["weight"], found["reason"]) == (0, "ErrorRate")
+    stalled = world.wait_condition("Stalled", "chat", "RolledBack", "ModelDeployment")
+    assert f"{BAD} was rolled back, {OLD} serves" in stalled["message"]
+    assert condition(world, "Ready")["status"] == "True", "the old version serves"
+    wait_for("the bad version to be unloaded", lambda: server.loaded() == [f"bot@{OLD}"], show=server.loaded)
+    server.answers.clear()
+    assert set(traffic.send("bot", 40)) == {200}
+    assert set(server.answers) == {f"bot@{OLD}"}
+
+    # A better version, through a restart of the operator; promoted, and the old one freed.
+    name_job(world, "better")
+    wait_rollout(world, "the better version to take its share", canary=NEW, phase="Canary", weight=50)
+    served = world.status("chat", "ModelDeployment")["models"]
+    assert served[1]["engineName"] == f"bot@{OLD}"
+    assert served[1]["canary"] == {"engineName": f"bot@{NEW}", "revision": "", "weight": 50}
+    assert condition(world, "Reconciling")["reason"] == "Canary"
+    assert operator.end() == 0
+    world.start()
+    codes: list[int] = []
+    drive(world, traffic, "the better version to be promoted", phase="Promoted", canary=NEW, weight=100)
+    wait_for("the old version to be freed", lambda: server.loaded() == [f"bot@{NEW}"], show=server.loaded)
+    codes += traffic.send("bot", 10)
+    assert set(codes) == {200}
+    status = world.status("chat", "ModelDeployment")
+    assert status["adapters"][0]["digest"] == "sha256:" + "c" * 64
+    assert condition(world, "Stalled") == {}
+
+    # Feedback that drops.
+    server.broken = set()
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"rollout": {"canary": {"interval": "30m"}}}})
+    name_job(world, "bad")
+    found = drive(
+        world, traffic, "feedback to roll it back", lambda version: 0 if BAD in version else 1, phase="RolledBack"
+    )
+    assert (found["reason"], found["canary"]) == ("Feedback", BAD)
+    assert found["measured"]["canary"]["badFeedback"] >= 10
+
+    # By hand.
+    annotations = {"tuneloop.dev/promote": "0123456789ab"}
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"metadata": {"annotations": annotations}})
+    wrong = wait_for("words about the wrong version", lambda: condition(world, "RolloutByHand"))
+    assert "tuneloop.dev/promote names '0123456789ab', which is no version here" in wrong["message"]
+    annotations = {"tuneloop.dev/promote": BAD}
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"metadata": {"annotations": annotations}})
+    wait_rollout(world, "the promotion by hand", canary=BAD, phase="Promoted")
+    events = {event["reason"] for event in world.api.list("Event", world.namespace)}
+    assert {"CanaryLoading", "CanaryStep", "Promoted", "RolledBack"} <= events
+
+
+def test_a_revision_beside_the_one_that_serves(world: World, server: AnsweringServer, traffic: Traffic) -> None:
+    world.start()
+    publish(world, "first", "a")
+    serve(world, server, CANARY | {"interval": "30m"})
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"engine": {"maxModelLength": 2048}}})
+    found = dict(wait_for("Deployment chat-r2", lambda: world.api.get("Deployment", world.namespace, "chat-r2")))
+    wait_rollout(world, "r2 to load", kind="Revision", stable="r1", canary="r2", phase="Loading")
+    assert condition(world, "Ready")["status"] == "True", "r1 serves"
+    with AnsweringServer("127.0.0.13") as second:
+        start_pod(world, found, second)
+        wait_rollout(world, "r2 to take its share", phase="Canary", weight=50)
+        second.broken = {"chat"}
+        drive_base(world, traffic)
+        assert rollout(world)["reason"] == "ErrorRate"
+        wait_for("r2 to go", lambda: world.api.get("Deployment", world.namespace, "chat-r2") is None)
+        wait_for("all traffic on r1", lambda: set(traffic.send("chat", 20)) == {200})
+        world.api.delete("EndpointSlice", world.namespace, f"chat-server-{second.port}")
+    # The same spec is not tried again; promoted by hand, it takes over.
+    stalled = world.wait_condition("Stalled", "chat", "RolledBack", "ModelDeployment")
+    assert "annotate tuneloop.dev/promote=r2" in stalled["message"]
+    annotations = {"tuneloop.dev/promote": "r2"}
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"metadata": {"annotations": annotations}})
+    again = dict(wait_for("Deployment chat-r2 again", lambda: world.api.get("Deployment", world.namespace, "chat-r2")))
+    world.api.delete("Pod", world.namespace, "chat-r2-5d5f-x")
+    with AnsweringServer("127.0.0.13") as second:
+        start_pod(world, again, second)
+        wait_rollout(world, "r2 to be promoted", phase="Promoted", canary="r2")
+        wait_for("r1 to go", lambda: world.api.get("Deployment", world.namespace, "chat-r1") is None)
+
+
+def drive_base(world: World, traffic: Traffic) -> None:
+    def probe() -> bool:
+        traffic.send("chat", 40)
+        return bool(rollout(world)["phase"] == "RolledBack")
+
+    wait_for("r2 to be rolled back", probe, timeout=180, show=lambda: world.status("chat", "ModelDeployment"))

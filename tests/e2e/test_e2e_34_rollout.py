@@ -1,0 +1,119 @@
+"""The product's loop on real pods: tune, gate, canary, promote; a job whose gate fails, and feedback that drops.
+
+The engine is the one of test_e2e_30; versions that fail or do not fit are in tests/apiserver/test_operator_rollout.py.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from e2e_kube import Kube, condition, is_true
+from e2e_world import API_KEY, NAMESPACE, adapter_job, gateway_url, model_deployment
+
+ENGINE = "tiny-chat"
+NAME = "rolled"
+LABEL = {"story": "rollout"}
+CANARY = {
+    "steps": [50],
+    "interval": "5s",
+    "minRequests": 10,
+    "limits": {"ttftRatio": "1000", "tpotRatio": "1000", "errorRate": "0.5"},
+}
+
+
+def labelled(name: str, gate: dict[str, str] | None = None) -> dict[str, Any]:
+    job = adapter_job(name)
+    job["metadata"]["labels"] = LABEL
+    if gate:
+        job["spec"]["evaluation"]["gates"] = [gate]
+    return job
+
+
+@pytest.fixture(scope="module")
+def served(kube: Kube, world: None) -> Iterator[None]:
+    """The engine, with one more name whose versions come by label; its first version is ready."""
+    if kube.get("mdep", ENGINE, NAMESPACE) is None:  # this file runs alone
+        kube.apply(model_deployment(ENGINE, adapters=[]))
+    adapters = (kube.get("mdep", ENGINE, NAMESPACE) or {})["spec"].get("adapters", [])
+    kube.apply(labelled("rollout-first"))
+    added = [*adapters, {"name": NAME, "from": {"selector": {"matchLabels": LABEL}}}]
+    patch(kube, {"adapters": added, "rollout": {"strategy": "Canary", "canary": CANARY}})
+    ready = lambda: _adapter(kube).get("state") == "Ready"  # noqa: E731
+    kube.wait_for("the first version to be loaded", ready, timeout=900, explain=lambda: str(_status(kube)))
+    yield
+    patch(kube, {"adapters": adapters, "rollout": None})
+
+
+def patch(kube: Kube, spec: dict[str, Any]) -> None:
+    kube.run("patch", "mdep", ENGINE, "-n", NAMESPACE, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+
+def _status(kube: Kube) -> dict[str, Any]:
+    status: dict[str, Any] = (kube.get("mdep", ENGINE, NAMESPACE) or {}).get("status") or {}
+    return status
+
+
+def _adapter(kube: Kube) -> dict[str, Any]:
+    return next((each for each in _status(kube).get("adapters", []) if each["name"] == NAME), {})
+
+
+def _rollout(kube: Kube) -> dict[str, Any]:
+    return dict(_status(kube).get("rollout") or {})
+
+
+def drive(kube: Kube, phase: str, score: Callable[[str], int]) -> dict[str, Any]:
+    """Users who chat and score until the rollout ends so; no request may fail."""
+    url, key = f"{gateway_url(kube)}/{NAMESPACE}/v1", {"Authorization": f"Bearer {API_KEY}"}
+    with httpx.Client(headers=key, timeout=300) as client:
+
+        def probe() -> dict[str, Any]:
+            canary = f"{NAME}@{_rollout(kube).get('canary', '')}"
+            for number in range(24):
+                asked = {"model": NAME, "user": f"user-{number}", "max_tokens": 2}
+                messages = {"messages": [{"role": "user", "content": "What is a pod?"}]}
+                answer = client.post(f"{url}/chat/completions", json=asked | messages)
+                assert answer.status_code == 200, answer.text
+                body = answer.json()
+                scored = {"id": body["id"], "score": score(body["model"] if body["model"] == canary else "")}
+                assert client.post(f"{url}/feedback", json=scored).status_code in (200, 404), "404: it went meanwhile"
+            found = _rollout(kube)
+            return found if found.get("phase") == phase else {}
+
+        return dict(kube.wait_for(f"the rollout to be {phase}", probe, explain=lambda: str(_status(kube))))
+
+
+def test_a_job_whose_gate_fails_is_never_loaded(kube: Kube, served: None) -> None:
+    before = _adapter(kube)["digest"]
+    kube.apply(labelled("rollout-bad", gate={"metric": "evalLoss", "max": "0.001"}))
+    failed = lambda: is_true(kube.get("ftj", "rollout-bad", NAMESPACE), "Failed")  # noqa: E731
+    kube.wait_for("the gate to fail", failed)
+    assert condition(kube.get("ftj", "rollout-bad", NAMESPACE), "Failed")["reason"] == "GateFailed"
+    assert _adapter(kube)["digest"] == before
+    assert not _rollout(kube)
+
+
+def test_a_better_version_is_promoted(kube: Kube, served: None) -> None:
+    before = _adapter(kube)["digest"]
+    job = labelled("rollout-better")
+    job["spec"]["training"]["maxSteps"] = 25  # other weights, another digest
+    kube.apply(job)
+    loading = lambda: _rollout(kube).get("phase") == "Canary"  # noqa: E731
+    kube.wait_for("the new version to take its share", loading, explain=lambda: str(_status(kube)))
+    assert is_true(kube.get("mdep", ENGINE, NAMESPACE), "Ready")
+    drive(kube, "Promoted", score=lambda canary: 1)
+    kube.wait_for("the new version in the status", lambda: _adapter(kube)["digest"] != before)
+
+
+def test_a_version_that_users_like_less_is_rolled_back(kube: Kube, served: None) -> None:
+    serving = _adapter(kube)["digest"]
+    job = labelled("rollout-worse")
+    job["spec"]["training"]["maxSteps"] = 30
+    patch(kube, {"rollout": {"canary": {"interval": "1h"}}})
+    kube.apply(job)
+    kube.wait_for("the next version to take its share", lambda: _rollout(kube).get("phase") == "Canary")
+    found = drive(kube, "RolledBack", score=lambda canary: 0 if canary else 1)
+    assert found["reason"] == "Feedback"
+    assert condition(kube.get("mdep", ENGINE, NAMESPACE), "Stalled")["reason"] == "RolledBack"
+    assert _adapter(kube)["digest"] == serving, "the version before serves"
