@@ -6,8 +6,8 @@ numbers, never what anybody asked or was answered.
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 
 from tuneloop_gateway import errors
 from tuneloop_gateway.errors import Reply
@@ -28,9 +28,10 @@ class Internal:
         self, measures: Measures, holds: Holds, registry: CollectorRegistry, ready: Callable[[], bool]
     ) -> None:
         self._ready = ready
+        self._registry = registry
         self._stream = LoadStream(measures, holds)
         self._pages: dict[bytes, Callable[[], Reply]] = {
-            b"/metrics": lambda: Reply(200, generate_latest(registry), content_type=CONTENT_TYPE_LATEST.encode()),
+            b"/metrics": lambda: Reply(200, b""),  # by what the asker understands, below
             b"/internal/load": lambda: Reply(200, load_json(measures)),
             b"/healthz": lambda: Reply(200, b"ok\n", content_type=TEXT),
             b"/readyz": self._readyz,
@@ -46,10 +47,17 @@ class Internal:
 
     async def handle(self, request: Request, connection: ServerConnection) -> None:
         """Answer one request."""
-        if request.context:
+        if request.path == b"/metrics":
+            connection.reply(request, self._metrics(request.headers.get(b"accept", b"")))
+        elif request.context:
             await self._stream.serve(request, connection)
         else:
             connection.reply(request, self._pages[request.path]())
+
+    def _metrics(self, accept: bytes) -> Reply:
+        """Prometheus' text, or OpenMetrics where it is asked for: only that has exemplars."""
+        encode, content_type = choose_encoder(accept.decode("latin-1"))
+        return Reply(200, encode(self._registry), content_type=content_type.encode())
 
     def _readyz(self) -> Reply:
         ready = self._ready()

@@ -91,10 +91,14 @@ class Series:
 class Meter:
     """One request's stopwatch. Times are seconds of one monotonic clock, given by the caller."""
 
-    __slots__ = ("_first", "_last", "_objective", "_received", "_series", "usage")
+    __slots__ = ("_first", "_gap", "_identity", "_last", "_objective", "_received", "_series", "usage")
 
-    def __init__(self, series: Series, received: float, objective: Objective | None = None) -> None:
+    def __init__(
+        self, series: Series, received: float, objective: Objective | None = None, identity: bytes = b""
+    ) -> None:
         self._objective = objective
+        self._identity = identity  # the request's id, for exemplars
+        self._gap = 0.0  # the longest between two outputs
         self._series = series
         self._received = received
         self._first = 0.0
@@ -105,7 +109,9 @@ class Meter:
     def output(self, events: int, now: float) -> None:
         """``events`` events with output came in one piece."""
         if self._first:
-            self._series.itl.observe(now - self._last)
+            gap = now - self._last
+            self._series.itl.observe(gap)
+            self._gap = max(self._gap, gap)
         else:
             self._first = now
             self._series.ttft.observe(now - self._received)
@@ -130,6 +136,11 @@ class Meter:
         series.errors += failed
         if code == SUCCESS and not failed:
             series.duration.observe(now - self._received)
+            series.duration.mark(now - self._received, self._identity)
+        if self._first:
+            series.ttft.mark(self._first - self._received, self._identity)
+        if self._gap:
+            series.itl.mark(self._gap, self._identity)
         tpot = 0.0
         if self.usage is not None:
             series.prompt_tokens += self.usage.prompt
@@ -137,6 +148,7 @@ class Meter:
             if self._first and self.usage.completion > 1 and not failed:
                 tpot = (now - self._first) / (self.usage.completion - 1)
                 series.tpot.observe(tpot)
+                series.tpot.mark(tpot, self._identity)
         if self._objective is not None and (failed or (self._first and code == SUCCESS)):
             self._judge(self._objective, tpot, failed)
 
@@ -170,12 +182,14 @@ class Measures:
         self.rejected: dict[tuple[str, str], int] = {}  # (status, reason) -> requests that met no route
         self.upstream_failures: dict[str, int] = {}  # kind -> count
 
-    def meter(self, labels: Labels, received: float, objective: Objective | None = None) -> Meter:
+    def meter(
+        self, labels: Labels, received: float, objective: Objective | None = None, identity: bytes = b""
+    ) -> Meter:
         """Start to measure a request that has a route."""
         series = self.series.get(labels)
         if series is None:
             series = self.series[labels] = Series()
-        return Meter(series, received, objective)
+        return Meter(series, received, objective, identity)
 
     def feedback(self, version: FullVersion, *, good: bool) -> None:
         """Count what a user thought of an answer of this version."""

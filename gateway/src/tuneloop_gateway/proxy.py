@@ -198,7 +198,7 @@ class Proxy:
                 return
             asked, route = found
         labels = _labels(call, route)
-        meter = self._measures.meter(labels, request.received, route.deployment.objective)
+        meter = self._measures.meter(labels, request.received, route.deployment.objective, request.id)
         exchange = Exchange(request, connection, meter, self._limits, drop=not asked.wants_usage)
         try:
             reply = await self._forward(call, request, route, asked, exchange)

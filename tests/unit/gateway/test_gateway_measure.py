@@ -2,6 +2,8 @@
 
 import pytest
 from prometheus_client import generate_latest
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from tuneloop_core.serving import GatewayLoad
@@ -143,6 +145,37 @@ def test_totals_of_a_deployment_do_not_fall_when_a_version_goes() -> None:
     assert [(each.requests, each.models) for each in gateway_load(found).deployments] == [(2, [])]
     found.forget_all_but(set())
     assert gateway_load(found).deployments == []
+
+
+def test_exemplars_name_the_request_in_openmetrics_only() -> None:
+    found = measures()
+    for identity in (b"abc-1", b"x" * 120):  # the second is too long for an exemplar
+        meter = found.meter(QA, 0.0, None, identity)
+        for now in (0.3, 0.31, 0.36):
+            meter.output(1, now)
+        meter.usage = Usage(7, 3)
+        meter.end("200", False, 0.5)
+    metrics = registry(found, dict)
+    plain, _ = choose_encoder("text/plain")
+    assert b"abc-1" not in plain(metrics)
+    encode, content_type = choose_encoder("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+    assert content_type.startswith("application/openmetrics-text")
+    text = encode(metrics).decode()
+    families = {family.name: family for family in openmetrics(text)}
+    seen = {
+        name: [
+            (sample.exemplar.labels["request_id"], sample.exemplar.value)
+            for sample in family.samples
+            if sample.exemplar
+        ]
+        for name, family in families.items()
+    }
+    assert {name: values for name, values in seen.items() if values} == {
+        "gen_ai_server_time_to_first_token_seconds": [("abc-1", 0.3)],
+        "gen_ai_server_time_per_output_token_seconds": [("abc-1", pytest.approx(0.1))],
+        "gen_ai_server_request_duration_seconds": [("abc-1", 0.5)],
+        "tuneloop_gateway_inter_token_latency_seconds": [("abc-1", pytest.approx(0.05))],
+    }
 
 
 def test_prometheus_text() -> None:
