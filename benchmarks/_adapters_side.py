@@ -96,7 +96,7 @@ def load_under_load(server: ServerProcess, adapters: list[Adapter], callers: Cal
         callers.listed = [item.engine_name for item in listed[1:]]
         old = listed.pop(0)
         rest.append(old)
-        time.sleep(0.05)  # a caller may have chosen it just before
+        time.sleep(1.0)  # a caller may have chosen it just before, and its request must arrive before the removal
         poke(server, listed)
     return took
 
