@@ -48,6 +48,7 @@ TERMINATION_MESSAGE_LIMIT: Final = 3584  # bytes; the kubelet cuts at 4096 over 
 PACK_TOKENS: Final = {"cpu": 1024, "cuda": 8192}
 
 PROGRESS_PORT: Final = 8080
+MEETING_PORT: Final = 29500  # of the first train pod, where the processes of a job of several pods meet
 SERVER_PORT: Final = 8000
 GATEWAY_PORT: Final = 8080
 GATEWAY_INTERNAL_PORT: Final = 9090
@@ -62,4 +63,5 @@ SERVER_TOKEN_PATH: Final = "/var/run/secrets/tuneloop/token"  # noqa: S105 - a p
 EXIT_USER_ERROR: Final = 42
 EXIT_TRANSIENT: Final = 75  # EX_TEMPFAIL: the hub or store did not answer; worth another try
 EXIT_STEP_TIMEOUT: Final = 76  # the train pod's watchdog: no progress within training.stepTimeout; counts as a try
+EXIT_PEER_LOST: Final = 77  # of a job of several processes: another one ended, and none trains alone; no try
 EXIT_TERMINATED: Final = 143  # SIGTERM obeyed: the checkpoint is saved

@@ -42,6 +42,8 @@ class Reason(StrEnum):
     LOSS_SPIKE = "LossSpike"  # the loss rose far above what it was, and stayed there
     STEP_TIMEOUT = "StepTimeout"  # no progress within training.stepTimeout
     DEADLINE_EXCEEDED = "DeadlineExceeded"  # the train pod ran longer than its deadline
+    PEERS_MISSING = "PeersMissing"  # the pods of a job did not meet in time
+    PEER_LOST = "PeerLost"  # another process of the job ended; never the cause, all begin again
     OUT_OF_MEMORY = "OutOfMemory"
     CHECKPOINT_CORRUPT = "CheckpointCorrupt"
     EARLY_STOPPED = "EarlyStopped"  # a notice: the held-out loss no longer fell
@@ -102,6 +104,13 @@ class TrainInput(Wire):
     accelerators: int = 0
     recompute: bool = False  # as planned: activations are computed again in backward, to save memory
     deadline_seconds: float = 0  # the pod ends itself after this time, with its checkpoint saved; 0 is never
+    nodes: int = 1  # pods that train together, each with so many accelerators
+    rendezvous: str = ""  # HOST:PORT of the first pod, where all meet
+
+    @property
+    def processes(self) -> int:
+        """One for each accelerator, or for each pod on CPU."""
+        return self.nodes * max(1, self.accelerators)
 
 
 class PublishInput(Wire):

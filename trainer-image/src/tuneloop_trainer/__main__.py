@@ -13,6 +13,7 @@ from tuneloop_core.constants import EXIT_TERMINATED
 from tuneloop_core.stages import Stage
 
 from tuneloop_trainer.paths import Paths
+from tuneloop_trainer.ranks import run_among_others
 from tuneloop_trainer.stage import always_holds, run_stage
 
 STAGES = (Stage.FETCH, Stage.CHECK, Stage.TRAIN, Stage.PUBLISH)
@@ -26,8 +27,12 @@ def main(arguments: list[str]) -> int:
     stage = Stage(arguments[0])
     signal.signal(signal.SIGTERM, _end)
     _prepare_environment(stage)
+    paths = Paths.from_environment()
+    code = run_among_others(paths) if stage is Stage.TRAIN else None
+    if code is not None:
+        return code
     module = importlib.import_module(f"tuneloop_trainer.{stage}")
-    return run_stage(stage, module.run, Paths.from_environment(), getattr(module, "holds", always_holds))
+    return run_stage(stage, module.run, paths, getattr(module, "holds", always_holds))
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

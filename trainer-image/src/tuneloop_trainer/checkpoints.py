@@ -49,6 +49,17 @@ class TrainingState(Wire):
         return self.step, self.microbatch
 
 
+class Found(Wire):
+    """What was found at the start; ``names`` are the tensors of the checkpoint that was loaded."""
+
+    last_step: int | None
+    last_time: str | None
+    damaged: list[str]
+    loaded: str
+    state: TrainingState | None = None
+    names: list[str] = []
+
+
 def training_digest(*parts: SpecModel) -> str:
     """The digest of what decides the course of training; a checkpoint is only good for the same.
 
@@ -63,10 +74,11 @@ def training_digest(*parts: SpecModel) -> str:
 class Checkpoints:
     """The checkpoints of one job, newest kept; ``load`` notes the name of the one ``loaded``, and those ``damaged``."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, *, leads: bool = True) -> None:
         self._folder = folder
         self._keep = keep
-        self.fence = Fence(folder)
+        self._leads = leads  # of several processes only one writes and reads; the others are told
+        self.fence = Fence(folder, leads=leads)
         self.last_step: int | None = None
         self.last_time: str | None = None
         self.damaged: list[str] = []
@@ -76,6 +88,9 @@ class Checkpoints:
         """Write a checkpoint, then remove the oldest beyond ``keep``; returns its folder."""
         started = time.monotonic()
         target = self._folder / _name(state)
+        if not self._leads:
+            self.last_step = state.step
+            return target
         with folder_aside(self._folder) as aside:
             save_file({name: tensor.cpu() for name, tensor in tensors.items()}, aside / "state.safetensors")
             (aside / "state.json").write_text(state.model_dump_json(by_alias=True))
@@ -89,13 +104,15 @@ class Checkpoints:
 
     def open(self) -> None:
         """Become the one process that writes here; what a killed one left half-written goes."""
+        if not self._leads:
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
         self.fence.take()
         remove_asides(self._folder)
 
     def load(self, digest: str) -> tuple[TrainingState, dict[str, torch.Tensor]] | None:
         """The newest checkpoint of this input that is whole, or None; the damaged ones are removed."""
-        for path in self._paths():
+        for path in self._paths() if self._leads else []:
             state = _read_state(path) if is_whole(path) else None
             if state is None:
                 log.warning("checkpoint %s is damaged; passing over to the one before", path.name)
@@ -112,11 +129,23 @@ class Checkpoints:
 
     def count_resume(self, state: TrainingState) -> int:
         """Remember that training goes on from here; returns how often it did, whatever became of the checkpoints."""
+        if not self._leads:
+            return 0  # it is told
         path = self._folder / "resumes.jsonl"
         before = path.read_text().splitlines() if path.is_file() else []
         lines = [*before, json.dumps({"step": state.step, "microbatch": state.microbatch})]
         write_atomic(path, "".join(line + "\n" for line in lines).encode())
         return len(lines)
+
+    @property
+    def found(self) -> Found:
+        """What ``load`` found, for the processes that did not look."""
+        return Found(last_step=self.last_step, last_time=self.last_time, damaged=self.damaged, loaded=self.loaded)
+
+    def adopt(self, found: Found) -> None:
+        """Know what another process found."""
+        self.last_step, self.last_time = found.last_step, found.last_time
+        self.damaged, self.loaded = found.damaged, found.loaded
 
     def _note(self, state: TrainingState, path: Path) -> None:
         self.last_step = state.step

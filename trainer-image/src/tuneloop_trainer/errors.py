@@ -1,9 +1,20 @@
 """The one exception that stages raise for what they understand: a reason from the contract and words for a person."""
 
-from tuneloop_core.constants import EXIT_STEP_TIMEOUT, EXIT_TERMINATED, EXIT_TRANSIENT, EXIT_USER_ERROR
+from tuneloop_core.constants import (
+    EXIT_PEER_LOST,
+    EXIT_STEP_TIMEOUT,
+    EXIT_TERMINATED,
+    EXIT_TRANSIENT,
+    EXIT_USER_ERROR,
+)
 from tuneloop_core.stages import Reason
 
-_TRANSIENT = frozenset({Reason.HUB_UNAVAILABLE, Reason.DEADLINE_EXCEEDED})
+_TRANSIENT = frozenset({Reason.HUB_UNAVAILABLE, Reason.DEADLINE_EXCEEDED, Reason.PEERS_MISSING})
+_OWN = {
+    Reason.TERMINATED: EXIT_TERMINATED,
+    Reason.STEP_TIMEOUT: EXIT_STEP_TIMEOUT,
+    Reason.PEER_LOST: EXIT_PEER_LOST,
+}
 _COUNTS_AS_TRY = frozenset({Reason.OUT_OF_MEMORY, Reason.INTERNAL_ERROR, Reason.EXPORT_FAILED})
 
 
@@ -17,11 +28,10 @@ class StageError(Exception):
 
     @property
     def exit_code(self) -> int:
-        """42 for what a person must mend, 75 for what time may mend, 76 for a hang, 143 after SIGTERM, else 1."""
-        if self.reason is Reason.TERMINATED:
-            return EXIT_TERMINATED
-        if self.reason is Reason.STEP_TIMEOUT:
-            return EXIT_STEP_TIMEOUT
+        """42 for what a person must mend, 75 for what time may mend, 76 and 77 for a hang and a lost peer, 143 after
+        SIGTERM, else 1."""
+        if self.reason in _OWN:
+            return _OWN[self.reason]
         if self.reason in _TRANSIENT:
             return EXIT_TRANSIENT
         return 1 if self.reason in _COUNTS_AS_TRY else EXIT_USER_ERROR

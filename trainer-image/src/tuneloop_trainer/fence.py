@@ -17,16 +17,20 @@ from tuneloop_trainer.files import write_atomic
 class Fence:
     """A file with the name of the process that may write."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, leads: bool = True) -> None:
+        self._leads = leads  # of several processes only one writes
         self._path = folder / "trainer"
         self._name = uuid4().hex
 
     def take(self) -> None:
         """From now on this process writes, and no other."""
-        write_atomic(self._path, self._name.encode())
+        if self._leads:
+            write_atomic(self._path, self._name.encode())
 
     def check(self) -> None:
         """Raise ``Terminated`` when another process has taken the fence; take it where nobody has."""
+        if not self._leads:
+            return
         if not self._path.is_file():
             self.take()
         elif self._path.read_bytes() != self._name.encode():

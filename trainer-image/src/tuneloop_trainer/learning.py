@@ -29,6 +29,7 @@ from tuneloop_trainer.objectives import (
     reference,
     with_borrowed,
 )
+from tuneloop_trainer.peers import ALONE, Peers
 from tuneloop_trainer.tokens import Examples, TokenStore
 
 
@@ -54,12 +55,16 @@ class Side:
 
 @dataclass(frozen=True)
 class Learning:
-    """Makes the objectives of a run; ``folder`` keeps what the base model says, for this ``digest`` of the input."""
+    """Makes the objectives of a run; ``folder`` keeps what the base model says, for this ``digest`` of the input.
+
+    Of several processes each computes it where the leader has not kept it, and only the leader keeps it.
+    """
 
     method: Method
     seed: int
     folder: Path
     digest: str
+    peers: Peers = ALONE
 
     def objective(self, model: TunedModel, side: Side, numbers: Sequence[int], tick: Tick) -> Objective:
         """The objective on a side of which these examples are used; the model must still be the base."""
@@ -79,12 +84,13 @@ class Learning:
         self, model: TunedModel, side: Side, documents: Documents, numbers: Sequence[int], tick: Tick
     ) -> References:
         path = self.folder / f"reference-{side.name}-{self.digest.removeprefix('sha256:')[:16]}.npy"
-        if path.is_file():
+        if self.peers.tell(path.is_file()):
             kept: References = np.load(path, allow_pickle=False)
             return kept
         with model.as_base():
             found = reference(model, documents, len(side.examples), numbers, tick)
         stream = io.BytesIO()
         np.save(stream, found, allow_pickle=False)
-        write_atomic(path, stream.getvalue())
+        if self.peers.leads:
+            write_atomic(path, stream.getvalue())
         return found

@@ -19,19 +19,21 @@ from tuneloop_core.constants import PACK_TOKENS
 from tuneloop_core.stages import Notice, Reason
 
 from tuneloop_trainer import early, spikes
-from tuneloop_trainer.batches import Schedule, pack
+from tuneloop_trainer.batches import Schedule, spread
 from tuneloop_trainer.cgroup import memory_limit
-from tuneloop_trainer.checkpoints import Checkpoints, TrainingState
+from tuneloop_trainer.checkpoints import Checkpoints, Found, TrainingState
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.model import TunedModel
 from tuneloop_trainer.objectives import Objective
 from tuneloop_trainer.optimizer import AdapterOptimizer, learning_rate
+from tuneloop_trainer.peers import ALONE, Peers
 from tuneloop_trainer.progress import Board, thinned
 
 log = logging.getLogger("tuneloop")
 
 NOTICES = 4  # kept in the status
 BEST = "best."  # prefix of the best weights' tensors in a checkpoint
+EMPTY = torch.empty(0)  # a tensor that only the leader has
 
 __all__ = ["PACK_TOKENS", "Loop", "out_of_memory"]
 
@@ -40,7 +42,11 @@ HeldOutLoss = Callable[[Callable[[float], None]], float]  # told the share that 
 
 @dataclass
 class Loop:
-    """One training run; ``run`` returns when it is over, or raises ``Terminated`` after saving."""
+    """One training run; ``run`` returns when it is over, or raises ``Terminated`` after saving.
+
+    With ``peers`` each rank computes its packs of a step, and all take the same step: their states are equal after
+    each. Checkpoints are then of whole steps, so that they hold no rank's share of a sum.
+    """
 
     model: TunedModel
     objective: Objective
@@ -53,27 +59,44 @@ class Loop:
     state: TrainingState
     held_out_loss: HeldOutLoss | None = None  # for early stopping
     beat: Callable[[], None] = lambda: None  # a sign of life after each pack
+    peers: Peers = ALONE
 
     def __post_init__(self) -> None:
-        self.optimizer = AdapterOptimizer(self.model.parameters)
+        self.optimizer = AdapterOptimizer(self.model.parameters, self.peers)
         self._lengths = self.objective.examples.lengths
         self._peak = parse_decimal(self.training.learning_rate)
         self._limit = parse_duration(self.training.max_duration)
         self._tokens_at_start, self._seconds_at_start = self.state.tokens, self.state.seconds
         self._best: dict[str, torch.Tensor] = {}
+        self._begun, self._told_to_stop = self.state, False
 
     def resume(self) -> bool:
         """Go on from the newest whole checkpoint; returns whether there was one."""
         self.checkpoints.open()
-        found = self.checkpoints.load(self.state.input_digest)
+        found = self._found()
         if found is not None:
             self._go_on(*found)
+        else:
+            self.optimizer.align()
         if self.checkpoints.damaged:
             damaged = ", ".join(self.checkpoints.damaged[:3])
             instead = f"went on from {self.checkpoints.loaded}" if found else "none is whole: training began anew"
             self._notice(Reason.CHECKPOINT_CORRUPT, f"damaged checkpoints were passed over ({damaged}); {instead}")
         self.board.rewind(self.state.step)
         return found is not None
+
+    def _found(self) -> tuple[TrainingState, dict[str, torch.Tensor]] | None:
+        """The checkpoint to go on from, with the resume counted; only the leader has its tensors."""
+        loaded = self.checkpoints.load(self.state.input_digest)
+        state, tensors = loaded or (None, {})
+        if state is not None:
+            state = state.model_copy(update={"resumes": self.checkpoints.count_resume(state)})
+        if not self.peers.many:
+            return None if state is None else (state, tensors)
+        known = self.checkpoints.found.model_copy(update={"state": state, "names": list(tensors)})
+        told = Found.model_validate(self.peers.tell(known.model_dump(mode="json")))
+        self.checkpoints.adopt(told)
+        return None if told.state is None else (told.state, {name: tensors.get(name, EMPTY) for name in told.names})
 
     def run(self) -> TrainingState:
         """Train to the end; the last state is a checkpoint, the weights are the best where they are known."""
@@ -97,22 +120,33 @@ class Loop:
         """Write a checkpoint of the present position."""
         best = {BEST + name: tensor for name, tensor in self._best.items()}
         self.checkpoints.save(self.state, self.optimizer.state() | best)
+        self.peers.wait()
         self._last_saved = time.monotonic()
         self.board.update(checkpoint_step=self.checkpoints.last_step, checkpoint_time=self.checkpoints.last_time)
 
     def _go_on(self, saved: TrainingState, tensors: dict[str, torch.Tensor]) -> None:
         self.optimizer.load(tensors, saved.optimizer_steps)
-        self._best = {name.removeprefix(BEST): tensor for name, tensor in tensors.items() if name.startswith(BEST)}
+        self._best = {name: self._kept(name, tensors) for name in self.optimizer.state() if BEST + name in tensors}
         if saved.microbatch and saved.capacity != self.state.capacity:
             self.optimizer.clear()
             saved = saved.model_copy(update={"microbatch": 0, "step_loss": 0.0, "capacity": self.state.capacity})
-        self.state = saved.model_copy(update={"resumes": self.checkpoints.count_resume(saved)})
+        self.state = saved
         self._tokens_at_start, self._seconds_at_start = saved.tokens, saved.seconds
         log.info("going on from step %d of %d", saved.step, self.schedule.total_steps)
+
+    def _kept(self, name: str, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """One of the best weights, as the leader has it."""
+        kept = (
+            tensors[BEST + name] if self.peers.leads else torch.empty_like(self.optimizer.state()[name], device="cpu")
+        )
+        self.peers.spread_(kept)
+        return kept
 
     def _is_over(self) -> bool:
         """Whether all steps are done, time is over, or the held-out loss no longer falls."""
         self._look()
+        (seconds,) = self.peers.most([self.state.seconds])  # the slowest one's time counts, for all
+        self.state = self.state.model_copy(update={"seconds": seconds})
         if self.state.step >= self.schedule.total_steps:
             return True
         if self.state.seconds >= self._limit:
@@ -128,7 +162,7 @@ class Loop:
             return
         if (step % stopping.interval and not at_end) or (self.state.looks and self.state.looks[-1][0] >= step):
             return
-        loss = round(self.held_out_loss(lambda _share: self._alive()), 6)
+        loss = float(self.peers.tell(round(self.held_out_loss(lambda _share: self._alive()), 6)))
         self.state = self.state.model_copy(update={"looks": [*self.state.looks, (step, loss)]})
         if self.best_step == step:
             weights = {name: tensor for name, tensor in self.optimizer.state().items() if name.startswith("weight.")}
@@ -163,7 +197,7 @@ class Loop:
         try:
             self._step()
         except (torch.OutOfMemoryError, MemoryError) as error:
-            self.optimizer.clear()
+            self._begin_again()
             capacity = self.state.capacity // 2
             if capacity < 256 or self.model.machine.device.type == "cpu":
                 raise out_of_memory(self.training, error) from error
@@ -171,41 +205,72 @@ class Loop:
             torch.cuda.empty_cache()
             self.state = self.state.model_copy(update={"microbatch": 0, "step_loss": 0.0, "capacity": capacity})
 
+    def _begin_again(self) -> None:
+        """Forget the unfinished step; of several ranks, its tokens too, since a rank knows only its own."""
+        self.optimizer.clear()
+        if self.peers.many:
+            self.state = self._begun
+
     def _step(self) -> None:
         """All packs of a step from the present position on, then the update."""
+        self._begun = self.state
         examples = self.schedule.documents(self.state.step)
         packing = self.training.packing and self.model.isolates
-        packs = pack(examples, self._lengths, self.state.capacity, packing)
+        rounds = spread(examples, self._lengths, self.state.capacity, packing, self.peers.world)
         weight = self.objective.begin(examples.tolist())
-        for number in range(self.state.microbatch, len(packs)):
+        for number in range(self.state.microbatch, len(rounds)):
             self._obey_stop()
-            self._pack(packs[number], weight, number, len(packs))
-            if time.monotonic() - self._last_saved >= self.checkpoint_seconds and not self._suspicious():
+            self._pack(rounds[number], weight, number, len(rounds))
+            if not self.peers.many and self._is_due():
                 self.save()
             self.beat()
         self._update(weight)
+        if self.peers.many and self.peers.most([self._is_due()])[0]:
+            self.save()
 
-    def _pack(self, examples: list[int], weight: float, number: int, packs: int) -> None:
-        """Forward and backward of one pack; its gradient is that of the step's mean, over ``weight``."""
-        started = time.monotonic()
-        loss = self.objective.loss(examples)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise self._not_finite(f"the loss is {value}")
-        (loss / weight).backward()  # type: ignore[no-untyped-call]
+    def _is_due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.monotonic() - self._last_saved >= self.checkpoint_seconds and not self._suspicious()
+
+    def _pack(self, packs: list[list[int]], weight: float, number: int, rounds: int) -> None:
+        """One pack a rank; what one rank met, all are told before the next."""
+        started, trouble = time.monotonic(), None
+        try:
+            value = self._own(packs[self.peers.rank], weight)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            if not self.peers.many:
+                raise
+            value, trouble = 0.0, error
+        broken, full, stop = self.peers.most([not math.isfinite(value), trouble is not None, self.stop.is_set()])
+        if full:
+            raise trouble or torch.OutOfMemoryError("another rank ran out of memory")
+        if broken:
+            raise self._not_finite(f"the loss is {value if not self.peers.many else 'not finite'}")
+        self._told_to_stop = bool(stop)
         self.state = self.state.model_copy(
             update={
                 "microbatch": number + 1,
                 "step_loss": self.state.step_loss + value,
-                "tokens": self.state.tokens + int(self._lengths[examples].sum()),
+                "tokens": self.state.tokens + sum(int(self._lengths[each].sum()) for each in packs),
                 "seconds": self.state.seconds + time.monotonic() - started,
             }
         )
-        self._tell(self.state.step + (number + 1) / packs)
+        self._tell(self.state.step + (number + 1) / rounds)
+
+    def _own(self, examples: list[int], weight: float) -> float:
+        """Forward and backward of one pack; its gradient is that of the step's mean, over ``weight``."""
+        if not examples:
+            return 0.0
+        loss = self.objective.loss(examples)
+        value = loss.item()
+        if math.isfinite(value):
+            (loss / weight).backward()  # type: ignore[no-untyped-call]
+        return value
 
     def _update(self, weight: float) -> None:
         self.checkpoints.fence.check()
         started = time.monotonic()
+        self._gather()
         step = self.state.step
         rate = learning_rate(step, self.schedule.total_steps, self._peak)
         norm = self.optimizer.step(rate)
@@ -228,6 +293,14 @@ class Loop:
         self._tell(step + 1)
         self._guard_against_divergence(loss)
         log.info("step %d/%d loss %.4f lr %.2e", step + 1, self.schedule.total_steps, loss, rate)
+
+    def _gather(self) -> None:
+        """Of several ranks, make one step: gradients and losses are added up."""
+        if not self.peers.many:
+            return
+        self.optimizer.gather()
+        (loss,) = self.peers.total([self.state.step_loss])
+        self.state = self.state.model_copy(update={"step_loss": loss})
 
     def _tell(self, step: float) -> None:
         seconds = self.state.seconds - self._seconds_at_start
@@ -273,7 +346,10 @@ class Loop:
         self._obey_stop()
 
     def _obey_stop(self) -> None:
-        if self.stop.is_set():
+        """Save and end; of several ranks, when all know of it, and without what the step had begun."""
+        if self._told_to_stop if self.peers.many else self.stop.is_set():
+            if self.peers.many and self.state.microbatch:
+                self._begin_again()
             self.save()
             raise StageError(Reason.TERMINATED, f"stopped at step {self.state.step}; the checkpoint is saved.")
 

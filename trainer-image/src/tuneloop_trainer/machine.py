@@ -30,11 +30,12 @@ class Machine:
         return f"{name}, {str(self.dtype).removeprefix('torch.')}"
 
 
-def prepare_machine(accelerators: int) -> Machine:
-    """Set up threads and memory; CUDA where the job asked for an accelerator and there is one."""
+def prepare_machine(accelerators: int, which: int = 0) -> Machine:
+    """Set up threads and memory; CUDA where the job asked for an accelerator and there is one: ``which`` of them."""
     threads = cpu_threads()
     torch.set_num_threads(threads)
     if accelerators > 0 and torch.cuda.is_available():
+        torch.cuda.set_device(which)
         torch.backends.cuda.matmul.allow_tf32 = True
         return Machine(torch.device("cuda"), torch.bfloat16, threads)
     keep_memory()

@@ -25,7 +25,7 @@ from tuneloop_trainer.loss import Head, summed_loss
 from tuneloop_trainer.machine import Machine
 from tuneloop_trainer.quantized import count, quantized
 from tuneloop_trainer.tokens import Document
-from tuneloop_trainer.whole import merged, write_model
+from tuneloop_trainer.whole import merged, round_as_published, write_model
 
 log = logging.getLogger("tuneloop")
 
@@ -125,6 +125,11 @@ class TunedModel:
         """Merge the adapter for good and write the whole model; from here on this is the model as written."""
         self.module = merged(self.module)
         write_model(self.module, base, folder, self._changes())
+
+    def finish(self, base: Path) -> None:
+        """What ``save_whole`` makes of the model, without a file: for a process that does not write."""
+        self.module = merged(self.module)
+        round_as_published(self.module, base)
 
     def _changes(self) -> dict[str, Any]:
         """Where the configuration differs from the base's: a classifier's head and the names of its classes."""

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from tuneloop_trainer.peers import ALONE, Peers
+
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 MAX_NORM = 1.0
@@ -17,17 +19,30 @@ WARMUP_SHARE = 0.03
 
 
 class AdapterOptimizer:
-    """Optimises named parameters; call ``step`` after the microbatches of a step went backward."""
+    """Optimises named parameters; call ``step`` after the microbatches of a step went backward.
 
-    def __init__(self, parameters: dict[str, torch.nn.Parameter]) -> None:
-        self._parameters = parameters
+    With ``peers`` each rank sums the gradients of its own packs, and ``gather`` makes them the step's.
+    """
+
+    def __init__(self, parameters: dict[str, torch.nn.Parameter], peers: Peers = ALONE) -> None:
+        self._parameters, self._peers = parameters, peers
         self._masters = {name: p.detach().float() for name, p in parameters.items()}  # float32: the same memory
-        self._sums = {name: torch.zeros_like(master) for name, master in self._masters.items()}
+        self._flat, self._sums = _views(self._masters)
         self._first = {name: torch.zeros_like(master) for name, master in self._masters.items()}
         self._second = {name: torch.zeros_like(master) for name, master in self._masters.items()}
         self.steps = 0
         for name, parameter in parameters.items():
             parameter.register_post_accumulate_grad_hook(self._collector(name))  # type: ignore[no-untyped-call]
+
+    def gather(self) -> None:
+        """Add up what all ranks have summed: one message of all gradients, in float32, a step."""
+        self._peers.sum_(self._flat)
+
+    def align(self) -> None:
+        """Begin with the leader's weights, whatever each rank was dealt."""
+        for name, parameter in self._parameters.items():
+            self._peers.spread_(self._masters[name])
+            parameter.data.copy_(self._masters[name])
 
     def step(self, learning_rate: float) -> float:
         """One update; returns the gradient's norm before clipping (not finite if a gradient is not)."""
@@ -43,7 +58,7 @@ class AdapterOptimizer:
 
     def clear(self) -> None:
         """Forget the gradients of an unfinished step."""
-        torch._foreach_zero_(list(self._sums.values()))
+        self._flat.zero_()
 
     def state(self) -> dict[str, torch.Tensor]:
         """All tensors that resuming needs, by ``<kind>.<parameter>``."""
@@ -51,9 +66,11 @@ class AdapterOptimizer:
 
     @torch.no_grad()
     def load(self, state: dict[str, torch.Tensor], steps: int) -> None:
-        """Restore what ``state`` gave; raises ``KeyError`` if a tensor is missing."""
+        """Restore what ``state`` gave on the leader, who tells the others; raises ``KeyError`` if one is missing."""
         for kind, name, tensor in self._tensors():
-            tensor.copy_(state[f"{kind}.{name}"])
+            if self._peers.leads:
+                tensor.copy_(state[f"{kind}.{name}"])
+            self._peers.spread_(tensor)
         self.steps = steps
         for name, parameter in self._parameters.items():
             parameter.copy_(self._masters[name])
@@ -83,6 +100,14 @@ class AdapterOptimizer:
         denominator = second.sqrt().div_(math.sqrt(1 - BETAS[1] ** self.steps)).add_(EPSILON)
         self._masters[name].addcdiv_(first, denominator, value=-size)
         parameter.copy_(self._masters[name])
+
+
+def _views(tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Zeros like these tensors in one piece of memory, and the parts of it by name."""
+    first = next(iter(tensors.values()))
+    flat = torch.zeros(sum(tensor.numel() for tensor in tensors.values()), device=first.device)
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors.values()])
+    return flat, {name: part.view_as(tensors[name]) for name, part in zip(tensors, parts, strict=True)}
 
 
 def learning_rate(step: int, total_steps: int, peak: float) -> float:

@@ -53,16 +53,17 @@ class StageRecord(Wire):
     result: dict[str, Any]
 
 
-def run_stage(stage: Stage, function: StageFunction, paths: Paths, holds: Holds = always_holds) -> int:
+def run_stage(
+    stage: Stage, function: StageFunction, paths: Paths, holds: Holds = always_holds, *, leads: bool = True
+) -> int:
     """Run one stage under the protocol; returns the exit code. Never raises.
 
-    ``holds`` says whether an earlier result is still true; one that is not is computed again.
+    ``holds`` says whether an earlier result is still true; one that is not is computed again. Of several processes
+    only the one that ``leads`` answers with the result.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True)
-    for name in ("httpx2", "httpcore2", "botocore"):  # they log whole URLs, and a query may be a signature
-        logging.getLogger(name).setLevel(logging.WARNING)
+    begin_log()
     try:
-        termination = _succeed(stage, function, paths, holds)
+        termination = _succeed(stage, function, paths, holds, leads=leads)
         code = 0
     except StageError as error:
         log.error("%s: %s", error.reason, error.message)  # noqa: TRY400 - the words are enough
@@ -71,16 +72,30 @@ def run_stage(stage: Stage, function: StageFunction, paths: Paths, holds: Holds 
         log.exception("unexpected failure")
         message = f"{type(error).__name__}: {error}. The pod's log has the traceback."
         termination, code = _failure(stage, Reason.INTERNAL_ERROR, message), 1
-    _say_last_words(termination, paths)
+    if leads or code:
+        _say_last_words(termination, paths)
     return code
+
+
+def begin_log() -> None:
+    """Log to the pod's log."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True)
+    for name in ("httpx2", "httpcore2", "botocore"):  # they log whole URLs, and a query may be a signature
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def fail(stage: Stage, error: StageError, paths: Paths) -> int:
+    """Leave the last words; returns the exit code."""
+    log.error("%s: %s", error.reason, error.message)
+    _say_last_words(_failure(stage, error.reason, error.message), paths)
+    return error.exit_code
 
 
 def end_at_once(stage: Stage, error: StageError, paths: Paths) -> NoReturn:
     """Leave the last words and end the process, from any thread: for a process whose main thread hangs."""
-    log.error("%s: %s", error.reason, error.message)
-    _say_last_words(_failure(stage, error.reason, error.message), paths)
+    code = fail(stage, error, paths)
     sys.stdout.flush()
-    os._exit(error.exit_code)
+    os._exit(code)
 
 
 def input_digest(text: str) -> str:
@@ -99,7 +114,7 @@ def read_record(stage: Stage, paths: Paths) -> StageRecord | None:
         return None
 
 
-def _succeed(stage: Stage, function: StageFunction, paths: Paths, holds: Holds) -> Termination:
+def _succeed(stage: Stage, function: StageFunction, paths: Paths, holds: Holds, *, leads: bool) -> Termination:
     text = os.environ.get(STAGE_INPUT_ENV, "")
     stage_input = _parse_input(stage, text)
     digest = input_digest(text)
@@ -109,6 +124,8 @@ def _succeed(stage: Stage, function: StageFunction, paths: Paths, holds: Holds) 
         return _success(stage, record.result)
     with store_full_told(paths.work, f"the {stage} stage"):
         result = function(stage_input, paths).model_dump(mode="json", by_alias=True)
+        if not leads:
+            return _success(stage, {})
         write_json(paths.result(stage), StageRecord(input_digest=digest, result=result).model_dump(by_alias=True))
     return _success(stage, result)
 
@@ -135,13 +152,22 @@ def _shortened(text: str, limit: int) -> str:
 
 
 def _say_last_words(termination: Termination, paths: Paths) -> None:
-    """Write the termination message, thinner if it is too long for the kubelet."""
+    """Write the termination message, thinner if it is too long for the kubelet.
+
+    That a peer was lost is the least of what a pod can say: it never replaces the words of another of its processes.
+    """
     data = _fitted(termination)
     try:
+        if termination.reason is Reason.PEER_LOST and _has_words(paths):
+            return
         paths.termination_log.parent.mkdir(parents=True, exist_ok=True)
         paths.termination_log.write_bytes(data)
     except OSError as error:
         log.warning("no termination message could be written: %s", error)
+
+
+def _has_words(paths: Paths) -> bool:
+    return paths.termination_log.is_file() and paths.termination_log.stat().st_size > 0
 
 
 def _fitted(termination: Termination) -> bytes:

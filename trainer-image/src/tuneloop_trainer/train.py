@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pydantic
 import torch
@@ -34,25 +35,40 @@ from tuneloop_trainer.machine import Machine, peak_memory, prepare_machine
 from tuneloop_trainer.model import TunedModel, load_model, verify
 from tuneloop_trainer.objectives import Objective
 from tuneloop_trainer.paths import Paths
+from tuneloop_trainer.peers import ALONE, Peers, is_lost, peer_lost
 from tuneloop_trainer.progress import Board, ProgressServer, thinned
 from tuneloop_trainer.stage import end_at_once
 from tuneloop_trainer.watchdog import Watchdog
 
 log = logging.getLogger("tuneloop")
 
+MESSAGE_SECONDS = 600.0  # at least so long one rank may wait for another: one loads its model faster than the next
+FOLLOWERS_PATIENCE = 1.2
+"""All ranks stand still when one does: the leader says so first, and the others only lost it."""
+
 
 def run(stage_input: TrainInput, paths: Paths) -> TrainResult:
-    """Train; raises ``Terminated`` (exit 143) after SIGTERM with the checkpoint saved."""
-    board = Board(metrics_file=paths.work / "train/metrics.jsonl")
+    """Train; raises ``Terminated`` (exit 143) after SIGTERM with the checkpoint saved.
+
+    As one of several processes: each does the same, and only the leader writes and tells.
+    """
+    peers = Peers.from_environment()
     (paths.work / "train").mkdir(parents=True, exist_ok=True)
-    server = ProgressServer(board)
+    board = Board(metrics_file=paths.work / "train/metrics.jsonl" if peers.leads else None)
+    server = ProgressServer(board) if peers.leads else None
     try:
         with stopping() as stop, deadline(stage_input.deadline_seconds, stop):
-            return _Run(stage_input, paths, board, stop).run()
+            return _Run(stage_input, paths, board, stop, peers).run()
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise out_of_memory(Training.model_validate(stage_input.training), error) from error
+    except RuntimeError as error:
+        if not peers.many or not is_lost(error):
+            raise
+        raise peer_lost(error) from error
     finally:
-        server.close()
+        peers.leave()
+        if server is not None:
+            server.close()
 
 
 @contextmanager
@@ -93,7 +109,9 @@ def deadline(seconds: float, stop: threading.Event) -> Iterator[None]:
 class _Run:
     """The settings of one run, parsed, and its parts."""
 
-    def __init__(self, stage_input: TrainInput, paths: Paths, board: Board, stop: threading.Event) -> None:
+    def __init__(
+        self, stage_input: TrainInput, paths: Paths, board: Board, stop: threading.Event, peers: Peers = ALONE
+    ) -> None:
         self.recompute = stage_input.recompute
         self.method = Method.model_validate(stage_input.method)
         self.training = Training.model_validate(stage_input.training)
@@ -101,13 +119,14 @@ class _Run:
         self.evaluation = EvaluationSettings.model_validate(stage_input.evaluation)
         self.digest = training_digest(self.method, self.training, self.evaluation)
         self.folder = paths.work / "train"
-        self.paths, self.board, self.stop = paths, board, stop
-        self.machine = prepare_machine(stage_input.accelerators)
+        self.paths, self.board, self.stop, self.peers = paths, board, stop, peers
+        self.machine = prepare_machine(stage_input.accelerators, peers.local_rank)
+        peers.join(self.machine.device.type, max(MESSAGE_SECONDS, parse_duration(self.training.step_timeout)))
         self.capacity = PACK_TOKENS[self.machine.device.type]
 
     def run(self) -> TrainResult:
         """Everything, in order."""
-        log.info("training on %s", self.machine.words)
+        log.info("training on %s, rank %d of %d", self.machine.words, self.peers.rank, self.peers.world)
         model, encoder = self._load()
         self._tick(0.0)
         side = Side.read(self.paths.data, "train", self.method)
@@ -126,7 +145,8 @@ class _Run:
         self._save(model)
         self.board.enter("TunedEvaluation")
         tuned = evaluate(model, encoder, held_out, scored, self._tick)
-        self._write_samples(encoder, held_out, base, tuned)
+        if self.peers.leads:
+            self._write_samples(encoder, held_out, base, tuned)
         self.board.enter("Done")
         return self._result(loop, state, model, base, tuned)
 
@@ -155,15 +175,16 @@ class _Run:
         """What is trained and what is scored; the base model's view of the answers, where they need it, comes first."""
         if self.method.objective != "SFT":
             self.board.enter("BaseEvaluation")
-        learning = Learning(self.method, self.training.seed, self.folder, self.digest)
+        learning = Learning(self.method, self.training.seed, self.folder, self.digest, self.peers)
         trained = learning.objective(model, side, schedule.used(), self._tick)
         return trained, learning.objective(model, held_out.side, held_out.chosen, self._tick)
 
     def _loop(self, model: TunedModel, objective: Objective, schedule: Schedule) -> Loop:
-        checkpoints = Checkpoints(self.folder / "checkpoints", self.checkpoint.keep)
+        checkpoints = Checkpoints(self.folder / "checkpoints", self.checkpoint.keep, leads=self.peers.leads)
         seconds = parse_duration(self.checkpoint.interval)
         state = TrainingState(input_digest=self.digest, capacity=self.capacity)
-        return Loop(model, objective, schedule, self.training, checkpoints, seconds, self.board, self.stop, state)
+        parts = (model, objective, schedule, self.training, checkpoints, seconds, self.board, self.stop, state)
+        return Loop(*parts, peers=self.peers)
 
     def _plan_costs(self, schedule: Schedule, held_out: HeldOut, encoder: Encoder) -> None:
         """Shares of the phases for percent and ETA: backward costs twice what forward does."""
@@ -176,13 +197,16 @@ class _Run:
     def _base(self, model: TunedModel, encoder: Encoder, held_out: HeldOut, scored: Objective) -> Evaluated:
         """The base model's scores, from an earlier try if there was one."""
         path = self.folder / "base.json"
-        if (kept := _read_kept(path, self.digest)) is not None:
+        kept = self.peers.tell(_dumped(_read_kept(path, self.digest)))
+        if kept is not None:
             log.info("the base model was evaluated before")
-            return kept
+            return Evaluated.model_validate(kept)
         self.board.enter("BaseEvaluation")
         with model.as_base():
             base = evaluate(model, encoder, held_out, scored, self._tick)
         base = _without_rewards(base)
+        if not self.peers.leads:
+            return base
         write_atomic(path, _Kept(input_digest=self.digest, evaluated=base).model_dump_json().encode())
         log.info("base model: %s", base.scores.model_dump_json(exclude_none=True))
         return base
@@ -201,7 +225,8 @@ class _Run:
         )
         if resumed:
             self.board.skip_to(loop.share(loop.state.step))
-        with Watchdog(parse_duration(self.training.step_timeout), self._hang) as watchdog:
+        patience = parse_duration(self.training.step_timeout) * (1 if self.peers.leads else FOLLOWERS_PATIENCE)
+        with Watchdog(patience, self._hang) as watchdog:
             loop.beat = watchdog.beat
             return loop.run()
 
@@ -220,6 +245,10 @@ class _Run:
         """What publish takes: the adapter, or the whole model."""
         self.board.enter("Saving")
         whole = self.method.publishes_model
+        if not self.peers.leads:
+            if whole:
+                model.finish(self.paths.model)
+            return
         target = self.folder / ("model" if whole else "adapter")
         remove_asides(self.folder)
         with folder_aside(self.folder) as aside:
@@ -256,7 +285,7 @@ class _Run:
             seconds=round(state.seconds, 2),
             tokens_per_second=round(state.tokens / max(state.seconds, 1e-9), 1),
             final_loss=round(state.last_loss or 0.0, 6),
-            peak_memory_bytes=peak_memory(self.machine.device),
+            peak_memory_bytes=int(self.peers.most([peak_memory(self.machine.device)])[0]),
             trainable_parameters=model.trainable_parameters,
             total_parameters=model.total_parameters,
             resumes=state.resumes,
@@ -265,6 +294,10 @@ class _Run:
             best_step=loop.best_step,
             notices=state.notices,
         )
+
+
+def _dumped(evaluated: Evaluated | None) -> dict[str, Any] | None:
+    return None if evaluated is None else evaluated.model_dump(mode="json")
 
 
 def _without_rewards(base: Evaluated) -> Evaluated:

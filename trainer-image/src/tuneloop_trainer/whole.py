@@ -47,6 +47,14 @@ def write_model(model: Any, base: Path, folder: Path, changes: Mapping[str, Any]
     log.info("the whole model is written in %s", published)
 
 
+@torch.no_grad()
+def round_as_published(model: Any, base: Path) -> None:
+    """Give the model the rounded values that ``write_model`` leaves it with."""
+    computed, published = model.dtype, published_dtype(base, model.dtype)
+    _convert(model, computed, published)
+    _convert(model, published, computed)
+
+
 def published_dtype(base: Path, computed: torch.dtype) -> torch.dtype:
     """The base's number format, unless it is wider than what the model was trained in."""
     config = json.loads((base / CONFIG).read_text(encoding="utf-8"))

@@ -1,0 +1,93 @@
+"""A job of several processes: the same training as one process's, and one process's end is every one's."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pods
+import pytest
+from several import Pods
+from tuneloop_core.stages import Stage
+
+from tuneloop_trainer import train
+from tuneloop_trainer.batches import pack, spread
+
+EVERY_STEP = {"interval": "1ms", "keep": 2}
+
+
+def losses(home: pods.Pod) -> list[tuple[int, float]]:
+    lines = map(json.loads, (home.paths.work / "train/metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss"]) for line in lines]
+
+
+def set_aside(home: pods.Pod, name: str) -> Path:
+    return (home.paths.work / "train").rename(home.root / name)
+
+
+def assert_same_training(home: pods.Pod, alone: dict[str, Any], together: dict[str, Any], before: Path) -> None:
+    lines = map(json.loads, (before / "metrics.jsonl").read_text().splitlines())
+    expected = [(line["step"], line["loss"]) for line in lines]
+    assert [step for step, _ in losses(home)] == [step for step, _ in expected]
+    np.testing.assert_allclose([loss for _, loss in losses(home)], [loss for _, loss in expected], rtol=2e-4)
+    for key in ("base", "tuned"):
+        assert together[key]["evalLoss"] == pytest.approx(alone[key]["evalLoss"], rel=1e-3)
+    assert (together["steps"], together["tokens"]) == (alone["steps"], alone["tokens"])
+
+
+@pytest.fixture
+def two(pod: pods.Pod, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pods]:
+    """Two pods of one process each, and beside them what one pod did: its folder ``alone``, its ``result``."""
+    monkeypatch.setattr(train, "PACK_TOKENS", {"cpu": 128})
+    pod.check()
+    found = Pods(pod, pod.train_input() | {"nodes": 2, "checkpoint": EVERY_STEP})
+    yield found
+    found.kill()
+
+
+def test_two_pods_train_as_one_and_go_on_when_one_is_killed(two: Pods, pod: pods.Pod) -> None:
+    alone = pod.succeed(Stage.TRAIN, pod.train_input())
+    before = set_aside(pod, "alone")
+    two.start(driven={1: ("kill", 14)})
+    assert two.codes() == [77, 137], two.log(0)[-2000:]
+    assert two.said(0).reason == "PeerLost"
+    reached = losses(pod)[-1][0]
+    assert 0 < reached < alone["steps"]
+
+    two.start()
+    assert two.codes() == [0, 0], two.log(0)[-3000:] + two.log(1)[-3000:]
+    together = two.said(0).result
+    assert together is not None
+    assert together["resumes"] == 1
+    assert_same_training(pod, alone, together, before)
+    assert not (two.root(1) / "dev/termination-log").exists(), "only the leader answers"
+    two.start()  # a finished job is answered from its result, by every pod, without a meeting
+    assert two.codes() == [0, 0]
+    assert two.said(0).result == together
+
+
+def test_sigterm_of_any_pod_saves_whole_steps(two: Pods, pod: pods.Pod) -> None:
+    two.start(driven={1: ("term", 6)})
+    assert two.codes() == [143, 143], two.log(0)[-3000:] + two.log(1)[-3000:]
+    assert two.said(0).reason == "Terminated"
+    saved = sorted(path.name for path in (pod.paths.work / "train/checkpoints").glob("step-*"))
+    assert saved
+    assert not any("." in name for name in saved), "of whole steps"
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_a_step_is_the_same_whatever_the_number_of_ranks(ranks: int) -> None:
+    lengths = np.random.default_rng(3).integers(5, 300, 60)
+    for packing in (True, False):
+        rounds = spread(np.arange(60), lengths, 512, packing, ranks)
+        assert all(len(packs) == ranks for packs in rounds)
+        assert sorted(n for packs in rounds for each in packs for n in each) == list(range(60))
+        if packing:
+            assert all(lengths[each].sum() <= 512 for packs in rounds for each in packs)
+            assert len(rounds) <= -(-len(pack(np.arange(60), lengths, 512, True)) // ranks) + 1
+
+
+def test_documents_that_are_longer_than_a_pack_and_ranks_without_one() -> None:
+    assert spread(np.array([0]), np.array([9999]), 512, True, 2) == [[[0], []]]
+    assert spread(np.arange(3), np.array([700, 10, 20]), 512, True, 2) == [[[0], [2, 1]]], "longest first"
