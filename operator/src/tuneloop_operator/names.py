@@ -25,6 +25,11 @@ def stage_job(name: str, stage: Stage) -> str:
     return f"{name}-{stage.value}"
 
 
+def train_peers(name: str) -> str:
+    """Headless Service and network policy of the train pods of FineTuneJob ``name``, where they are several."""
+    return f"{name}-train"
+
+
 def model_job(name: str) -> str:
     """Job that fetches the base model of ModelDeployment ``name``."""
     return f"{name}-model"

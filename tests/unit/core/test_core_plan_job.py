@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tuneloop_core.api import DatasetStatus, FineTuneJob
+from tuneloop_core.api.formats import parse_duration
 from tuneloop_core.plan.accelerators import DEFAULTS, Accelerator, NodeGroup, PlanSettings, find, present, table
 from tuneloop_core.plan.config import read_shape
 from tuneloop_core.plan.job import DOES_NOT_FIT, SEQUENCE_TOO_LONG, TARGETS_NOT_FOUND, Facts, Plan, plan_job
@@ -51,6 +52,20 @@ def test_golden(source: Path) -> None:
 def test_every_plan_has_its_input() -> None:
     assert {path.name for path in (GOLDEN / "output").glob("plan-*.yaml")} == {path.name for path in INPUTS}
     assert len(INPUTS) >= 4
+
+
+def test_several_devices_share_training_and_are_all_paid() -> None:
+    big = ROWS.model_copy(update={"train_tokens": 50_000_000, "trained_tokens": 25_000_000, "train_rows": 200_000})
+    node = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
+    pod = {"nodeSelector": node}
+    one, many = (
+        plan(LLAMA, big, resources={"accelerators": count, "nodes": nodes}, training={"maxDuration": "999h"}, pod=pod)
+        for count, nodes in ((1, 1), (4, 2))
+    )
+    seconds = [parse_duration(found.status.estimated_duration) for found in (one, many)]
+    assert seconds[0] / 8 < seconds[1] < seconds[0] / 6, "evaluation is not shared, and gradients are exchanged"
+    assert many.status.price_per_hour == pytest.approx(8 * one.status.price_per_hour)
+    assert many.status.memory_bytes <= one.status.memory_bytes
 
 
 def plan(

@@ -15,6 +15,7 @@ from tuneloop_core.serving import Adapter, AdapterList
 from tuneloop_core.settings import HubSettings, ImageSettings, Settings
 from tuneloop_core.stages import FetchResult, Stage
 from tuneloop_operator.build import serving
+from tuneloop_operator.build.peers import build_peers
 from tuneloop_operator.build.policies import build_policies
 from tuneloop_operator.build.server import Revision, build_deployment
 from tuneloop_operator.build.stages import build_model_fetch, build_stage
@@ -62,10 +63,11 @@ def build(resource: dict[str, Any]) -> list[dict[str, Any]]:
         return [build_claim(name, SETTINGS.store), *build_policies(name, SETTINGS)]
     if resource["kind"] == "FineTuneJob":
         job = FineTuneJob.model_validate(resource)
-        return [
+        stages = [
             build_stage(stage, job, FETCHED if stage is not Stage.FETCH else None, SETTINGS, "1")
             for stage in JOB_STAGES
         ]
+        return [*stages, *build_peers(job, SETTINGS)]
     deployment = ModelDeployment.model_validate(resource)
     revision = Revision(number=1, image="registry/server:1", model_path="models/org/model/abc", replicas=2)
     adapters = AdapterList(adapters=[Adapter(name="bot", digest=DIGEST, path="artifacts/" + "d" * 64)])

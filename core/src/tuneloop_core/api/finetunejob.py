@@ -103,7 +103,7 @@ class TrainingResources(SpecModel):
     """Accelerators of the train stage; all other stages run on CPU."""
 
     accelerators: int = Field(
-        default=1, ge=0, le=8, description="Accelerators per node; 0 trains on CPU. This release: 0 or 1."
+        default=1, ge=0, le=8, description="Accelerators per node; 0 trains on CPU, with one process a node."
     )
     accelerator_resource: str = Field(
         default="nvidia.com/gpu",
@@ -111,7 +111,13 @@ class TrainingResources(SpecModel):
         description="The node resource that an accelerator is, such as nvidia.com/gpu or nvidia.com/mig-1g.10gb.",
         json_schema_extra=rules(ACCELERATOR_RESOURCE_RULE),
     )
-    nodes: int = Field(default=1, ge=1, le=64, description="Nodes that train together. This release: 1.")
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Pods that train together, each with so many accelerators. The store must be one that all their "
+        "nodes can mount (ReadWriteMany).",
+    )
 
 
 class CheckpointSettings(SpecModel):

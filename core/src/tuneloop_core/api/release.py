@@ -16,12 +16,6 @@ def _later(rule: str, words: str, path: str) -> dict[str, str]:
 
 FINETUNEJOB_LATER: Final = (
     _later(
-        "self.resources.accelerators <= 1",
-        "training on several accelerators; use 1, or 0 to train on CPU",
-        ".resources.accelerators",
-    ),
-    _later("self.resources.nodes == 1", "training on several nodes; use nodes: 1", ".resources.nodes"),
-    _later(
         "!self.model.uri.startsWith('oci://')",
         "models from oci://; use hf://ORG/NAME, s3://BUCKET/PREFIX or pvc://CLAIM/PATH",
         ".model.uri",

@@ -18,6 +18,9 @@ GENERATION_FACTOR = 4
 START_SECONDS = 45.0
 """Start of the container, imports, and the proofs before training."""
 LOAD_BYTES_PER_SECOND = 200e6
+LINK_BYTES_PER_SECOND = {"node": 20e9, "nodes": 2.5e9}
+"""Between devices of a node over PCIe, and between nodes over 25 Gbit/s: assumed, not measured. NVLink and InfiniBand
+are several times faster; only training all weights feels it."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,42 @@ def accelerator_rate(shape: ModelShape, bf16_teraflops: float) -> float:
     return bf16_teraflops * 1e12 * UTILISATION * smallness
 
 
+@dataclass(frozen=True)
+class Crew:
+    """Processes that train together, one a device; ``steps`` of them exchange this many trained numbers each."""
+
+    processes: int = 1
+    nodes: int = 1
+    steps: int = 0
+    exchanged: int = 0
+
+    @property
+    def exchange_seconds(self) -> float:
+        """Of all steps: a ring sends and receives 2 (n - 1) / n of the float32 gradients (Patarasuk and Yuan 2009)."""
+        share = 2 * (self.processes - 1) / self.processes
+        link = LINK_BYTES_PER_SECOND["nodes" if self.nodes > 1 else "node"]
+        return self.steps * share * 4 * self.exchanged / link
+
+
+ALONE = Crew()
+
+
 def stage_seconds(  # noqa: PLR0913 - each is a fact of its own
-    shape: ModelShape, work: Work, adapter: Adapter, recompute: bool, rate: float, max_seconds: float, model_bytes: int
+    shape: ModelShape,
+    work: Work,
+    adapter: Adapter,
+    recompute: bool,
+    rate: float,
+    max_seconds: float,
+    model_bytes: int,
+    crew: Crew = ALONE,
 ) -> float:
-    """Seconds of the train stage: start, loading, base evaluation, training (at most ``max_seconds``), evaluation."""
-    training = work.tokens * training_flops(shape, work, adapter, recompute) / rate
+    """Seconds of the train stage: start, loading, base evaluation, training (at most ``max_seconds``), evaluation.
+
+    ``rate`` is of one device; a crew shares the training. Every device evaluates the same, so that this takes as long.
+    """
+    training = work.tokens * training_flops(shape, work, adapter, recompute) / (rate * crew.processes)
+    training += crew.exchange_seconds
     generated = work.answers * (work.prompt_tokens + GENERATION_FACTOR * work.new_tokens)
     scoring = (work.scored_tokens + generated) * forward_flops(shape, work.mean_length, work.trained_share) / rate
     return START_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND + min(training, max_seconds) + 2 * scoring

@@ -160,22 +160,28 @@ def job_load(spec: FineTuneJobSpec, dataset: DatasetStatus) -> Load:
     """What the job asks of its device: packs as the trainer makes them, prompts as long as the longest row's."""
     device = "cuda" if spec.resources.accelerators else "cpu"
     longest = _longest(spec, dataset)
-    filled = min(PACK_TOKENS[device], max(spec.training.tokens_per_step, longest))
+    share = -(-spec.training.tokens_per_step // _processes(spec))  # of a step; each process computes its own packs
+    filled = min(PACK_TOKENS[device], max(share, longest))
     alone = longest * (2 if spec.method.objective == "DPO" else 1)  # two answers are compared in one pack
     tokens = max(longest, filled) if spec.training.packing else alone
-    share = dataset.trained_tokens / max(1, dataset.train_tokens)
+    trained = dataset.trained_tokens / max(1, dataset.train_tokens)
     return Load(
         device=device,
         number_bytes=2 if device == "cuda" else FLOAT32,
         pack_tokens=tokens,
-        trained_tokens=max(1, round(tokens * share)),
+        trained_tokens=max(1, round(tokens * trained)),
         adapter=_adapter(spec),
         rank=spec.method.lora.rank,
         target_modules=spec.method.lora.target_modules,
-        longest_prompt=round(longest * (1 - share)),
+        longest_prompt=round(longest * (1 - trained)),
         answers=min(spec.evaluation.generations, dataset.validation_rows),
         new_tokens=spec.evaluation.max_new_tokens,
     )
+
+
+def _processes(spec: FineTuneJobSpec) -> int:
+    """One a device; on CPU one a node."""
+    return spec.resources.nodes * max(1, spec.resources.accelerators)
 
 
 def _adapter(spec: FineTuneJobSpec) -> Adapter:
@@ -226,16 +232,19 @@ def _status(  # noqa: PLR0913 - the parts of a plan
 def _time(  # noqa: PLR0913 - the parts of a plan
     spec: FineTuneJobSpec, shape: ModelShape, facts: Facts, steps: StepPlan, load: Load, fit: Fit | None
 ) -> tuple[float, float, float]:
-    """Seconds of the train stage, how many accelerators or cores it holds, and the hourly price of one."""
-    settings = facts.settings
+    """Seconds of the train stage, how many accelerators or cores it holds in all, and the hourly price of one."""
+    settings, resources = facts.settings, spec.resources
     if fit is None:
-        units, hourly, rate = facts.cores, settings.cpu_price_per_hour, settings.cpu_gigaflops * 1e9 * facts.cores
+        units, hourly = facts.cores * resources.nodes, settings.cpu_price_per_hour
+        rate = settings.cpu_gigaflops * 1e9 * facts.cores
     else:
-        units = float(spec.resources.accelerators * spec.resources.nodes)
-        hourly, rate = fit.kind.price_per_hour, cost.accelerator_rate(shape, fit.kind.bf16_teraflops) * units
+        units = float(resources.accelerators * resources.nodes)
+        hourly, rate = fit.kind.price_per_hour, cost.accelerator_rate(shape, fit.kind.bf16_teraflops)
     limit = parse_duration(spec.training.max_duration)
     work = _work(spec, facts.dataset, steps, load)
-    seconds = cost.stage_seconds(shape, work, load.adapter, load.recompute, rate, limit, facts.model_bytes)
+    trained = trainable_parameters(shape, load.adapter, load.rank, load.target_modules)
+    crew = cost.Crew(_processes(spec), resources.nodes, steps.steps, trained)
+    seconds = cost.stage_seconds(shape, work, load.adapter, load.recompute, rate, limit, facts.model_bytes, crew)
     return seconds, units, hourly
 
 

@@ -36,5 +36,6 @@ def train_grace(spec: FineTuneJobSpec, status: FineTuneJobStatus) -> int:
     best = BEST_BYTES if spec.training.early_stopping else 0
     longest = status.dataset.max_tokens if status.dataset else 0
     tokens = max(PACK_TOKENS["cuda" if spec.resources.accelerators else "cpu"], longest)
-    pack_seconds = parse_duration(plan.estimated_duration) * min(1.0, tokens / plan.tokens)
+    processes = spec.resources.nodes * max(1, spec.resources.accelerators)  # they share the plan's time
+    pack_seconds = parse_duration(plan.estimated_duration) * min(1.0, processes * tokens / plan.tokens)
     return grace_seconds(plan.trainable_parameters * (PARAMETER_BYTES + best), pack_seconds)

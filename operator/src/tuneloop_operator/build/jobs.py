@@ -9,6 +9,7 @@ from typing import Any
 from tuneloop_core.api.formats import parse_duration
 from tuneloop_core.api.pod import LocalObjectReference, PodSettings
 from tuneloop_core.constants import (
+    EXIT_PEER_LOST,
     EXIT_TERMINATED,
     EXIT_USER_ERROR,
     LABEL_STAGE,
@@ -48,6 +49,8 @@ class JobParts:
     grace_seconds: int = GRACE_SECONDS
     port: int = 0
     job_labels: dict[str, str] = field(default_factory=dict)
+    nodes: int = 1
+    subdomain: str = ""  # the headless Service that gives each of several pods a name
 
 
 def stage_job(metadata: Obj, stage: Stage, parts: JobParts, settings: Settings) -> Obj:
@@ -62,8 +65,9 @@ def stage_job(metadata: Obj, stage: Stage, parts: JobParts, settings: Settings) 
             "backoffLimit": parts.retries,
             # Only the queue starts it; without its webhook nobody else would hold it back.
             **({"suspend": True} if QUEUE_LABEL in parts.job_labels else {}),
-            "completions": 1,
-            "parallelism": 1,
+            "completions": parts.nodes,
+            "parallelism": parts.nodes,
+            **(_indexed() if parts.nodes > 1 else {}),
             # A new pod only when the old one has ended: two trainers never share a checkpoint.
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": failure_policy(stage),
@@ -75,19 +79,25 @@ def stage_job(metadata: Obj, stage: Stage, parts: JobParts, settings: Settings) 
     }
 
 
+def _indexed() -> Obj:
+    """All pods at once (a queue counts them by parallelism), each with its number; the first one answers for all."""
+    return {"completionMode": "Indexed", "successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
+
+
 def failure_policy(stage: Stage) -> Obj:
     """User errors fail the Job at once, disruptions do not count as a try, everything else (also OOM) does.
 
     Training that was told to end and saved did not fail either: a pod that somebody deleted, or that a node ended as
-    it shut down, carries no such condition. (Pods of a suspended Job are never counted.)
+    it shut down, carries no such condition. (Pods of a suspended Job are never counted.) Nor did one that ended since
+    another pod of its job did: of several pods, only the one that failed of itself counts.
     """
-    saved = [_on_exit("Ignore", EXIT_TERMINATED)] if stage is Stage.TRAIN else []
+    saved = [_on_exit("Ignore", EXIT_PEER_LOST, EXIT_TERMINATED)] if stage is Stage.TRAIN else []
     disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     return {"rules": [_on_exit("FailJob", EXIT_USER_ERROR), disrupted, *saved]}
 
 
-def _on_exit(action: str, code: int) -> Obj:
-    return {"action": action, "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [code]}}
+def _on_exit(action: str, *codes: int) -> Obj:
+    return {"action": action, "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": list(codes)}}
 
 
 def _pod_spec(stage: Stage, parts: JobParts, settings: Settings) -> Obj:
@@ -98,6 +108,7 @@ def _pod_spec(stage: Stage, parts: JobParts, settings: Settings) -> Obj:
         **base_pod(settings.images, secrets),
         **placement(parts.pod),
         **account,
+        **({"subdomain": parts.subdomain} if parts.subdomain else {}),
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": parts.grace_seconds,
         # The pod's own deadline: it starts when the pod does, so waiting for a node or a quota costs nothing.

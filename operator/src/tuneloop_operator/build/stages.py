@@ -28,6 +28,7 @@ from tuneloop_operator.build import sources
 from tuneloop_operator.build.grace import train_grace
 from tuneloop_operator.build.jobs import JobParts, stage_job, train_deadline
 from tuneloop_operator.build.meta import child_metadata
+from tuneloop_operator.build.peers import rendezvous
 from tuneloop_operator.build.pods import scratch, store_mount
 from tuneloop_operator.build.sizes import stage_sizes, train_sizes
 
@@ -123,7 +124,8 @@ def _check(job: FineTuneJob, fetched: FetchResult, settings: Settings) -> JobPar
 
 
 def _train(job: FineTuneJob, fetched: FetchResult) -> JobParts:
-    spec, owner = job.spec, job.metadata
+    spec, owner, nodes = job.spec, job.metadata, job.spec.resources.nodes
+    k8s_job = attempts.train_job(owner.name, attempts.retries_used(job.status))
     inputs = TrainInput(
         owner=_words(FINETUNEJOB_KIND, owner),
         method=spec.method.to_dict(),
@@ -133,6 +135,8 @@ def _train(job: FineTuneJob, fetched: FetchResult) -> JobParts:
         accelerators=spec.resources.accelerators,
         recompute=job.status.plan is not None and job.status.plan.recompute,
         deadline_seconds=train_deadline(spec.training.max_duration),
+        nodes=nodes,
+        rendezvous=rendezvous(job, k8s_job) if nodes > 1 else "",
     )
     mounts = [
         store_mount("/model", fetched.model_path, read_only=True),
@@ -150,6 +154,8 @@ def _train(job: FineTuneJob, fetched: FetchResult) -> JobParts:
         max_duration=spec.training.max_duration,
         port=PROGRESS_PORT,
         job_labels=_queue_labels(job),
+        nodes=nodes,
+        subdomain=names.train_peers(owner.name) if nodes > 1 else "",
     )
 
 

@@ -24,6 +24,7 @@ from tuneloop_operator import attempts
 from tuneloop_operator.policy import conditions, planning, reasons, results
 from tuneloop_operator.policy.actions import Action
 from tuneloop_operator.policy.conditions import Wanted, cut, holds, timestamp
+from tuneloop_operator.policy.pods import leads
 from tuneloop_operator.policy.terminations import run_seconds
 from tuneloop_operator.policy.verdicts import Case, StageFacts, State, Verdict, judge
 
@@ -199,7 +200,7 @@ class _Draft:
         if verdict.retries_used is not None or verdict.reason in (reasons.SUCCEEDED, reasons.GATE_FAILED):
             update["retries_used"] = verdict.retries_used
         if stage is Stage.TRAIN:
-            update |= _train_attempts(previous, verdict, len(facts.pods))
+            update |= _train_attempts(previous, verdict, sum(map(leads, facts.pods)))
         elif verdict.state not in (State.STALLED, State.FAILED):
             update["attempts"] = max(previous.attempts, len(facts.pods))
         return previous.model_copy(update=update)

@@ -53,10 +53,13 @@ def feasible(found: PlanStatus | None, stage: StageStatus) -> list[Wanted]:
 
 
 def measured(job: FineTuneJob, seconds: float, training_seconds: float, peak: int) -> UsageStatus:
-    """What the train stage took so far; it never becomes less, though pods of earlier tries may be gone."""
+    """What the train stage took so far; it never becomes less, though pods of earlier tries may be gone.
+
+    ``seconds`` are of all pods together: several that train together are one stage, which holds all their devices.
+    """
     known, planned = job.status.usage or UsageStatus(), job.status.plan or PlanStatus()
     resources = job.spec.resources
-    train_seconds = max(seconds, training_seconds, known.train_seconds)
+    train_seconds = max(seconds / resources.nodes, training_seconds, known.train_seconds)
     return UsageStatus(
         accelerator_seconds=round(resources.accelerators * resources.nodes * train_seconds, 1),
         training_seconds=round(max(training_seconds, known.training_seconds), 1),

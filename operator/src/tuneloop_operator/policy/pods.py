@@ -21,6 +21,9 @@ START_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError",
 MOUNT_EVENTS = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
 
 
+INDEX_LABEL = "batch.kubernetes.io/job-completion-index"  # the Job controller sets it
+
+
 @dataclass(frozen=True)
 class Trouble:
     """What is wrong, as a condition's reason and message."""
@@ -185,6 +188,16 @@ def condition(obj: Obj, kind: str) -> Obj | None:
     """A condition of a built-in object by type."""
     found = [item for item in obj.get("status", {}).get("conditions", []) if item.get("type") == kind]
     return found[0] if found else None
+
+
+def index_of(pod: Obj) -> str:
+    """Its number among the pods of an indexed Job; empty where the Job has one pod."""
+    return str((pod["metadata"].get("labels") or {}).get(INDEX_LABEL, ""))
+
+
+def leads(pod: Obj) -> bool:
+    """Whether it is the pod that answers for its Job: the only one, or the first of several."""
+    return index_of(pod) in ("", "0")
 
 
 def containers(pod: Obj) -> list[Obj]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tuneloop_core.constants import EXIT_STEP_TIMEOUT
+from tuneloop_core.constants import EXIT_PEER_LOST, EXIT_STEP_TIMEOUT, EXIT_TERMINATED
 from tuneloop_core.stages import Reason, Stage, Termination
 from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.conditions import parse_time
-from tuneloop_operator.policy.pods import Trouble, condition, containers, node_of, oom_words
+from tuneloop_operator.policy.pods import Trouble, condition, containers, index_of, node_of, oom_words
 
 Obj = dict[str, Any]
 
@@ -32,6 +32,23 @@ def by_end(pods: Iterable[Obj]) -> list[Obj]:
     return sorted(ended, key=ended_at, reverse=True)
 
 
+def by_cause(pods: Iterable[Obj]) -> list[Obj]:
+    """Ended pods, the last to end first; but of several that train together, those that only followed come later.
+
+    What ended the last pod of each index is compared: of itself, or told to, or since another had ended.
+    """
+    ended = by_end(pods)
+    latest: dict[str, Obj] = {}
+    for pod in ended:
+        latest.setdefault(index_of(pod), pod)
+    chosen = list(map(id, latest.values()))
+    return sorted(latest.values(), key=_followed) + [pod for pod in ended if id(pod) not in chosen]
+
+
+def _followed(pod: Obj) -> bool:
+    return terminated_state(pod).get("exitCode") in (EXIT_PEER_LOST, EXIT_TERMINATED)
+
+
 def ended_at(pod: Obj) -> str:
     """When it ended, as the API server writes times: such texts compare as times do."""
     return str(terminated_state(pod).get("finishedAt") or pod["metadata"].get("creationTimestamp", ""))
@@ -39,7 +56,7 @@ def ended_at(pod: Obj) -> str:
 
 def last_termination(pods: Iterable[Obj], stage: Stage, *, outcome: str = "") -> Termination | None:
     """The last readable message of this stage; None where no pod left one."""
-    for pod in by_end(pods):
+    for pod in by_cause(pods):
         try:
             said = Termination.model_validate_json(terminated_state(pod).get("message", ""))
         except ValidationError:
@@ -51,7 +68,7 @@ def last_termination(pods: Iterable[Obj], stage: Stage, *, outcome: str = "") ->
 
 def why_failed(job: Obj, pods: Sequence[Obj], stage: Stage) -> Trouble:
     """Why a failed Job failed: what its last pod said, else how it ended, else the Job's own words."""
-    ended = by_end(pods)
+    ended = by_cause(pods)
     how = how_ended(ended[0]) if ended else None
     if how is not None and how.reason in _BY_THE_CLUSTER:
         return how

@@ -5,7 +5,6 @@ failed train stage is final until spec.retries is raised. A stage recorded as do
 its Job is gone.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -19,7 +18,7 @@ from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.actions import Action, CreateStage, DeleteJob, PatchJob
 from tuneloop_operator.policy.conditions import cut, parse_time
 from tuneloop_operator.policy.pods import Trouble, condition, find_trouble, refused
-from tuneloop_operator.policy.terminations import by_end, ended_at, last_termination, why_ended, why_failed
+from tuneloop_operator.policy.terminations import by_cause, ended_at, last_termination, why_ended, why_failed
 
 Obj = dict[str, Any]
 
@@ -199,7 +198,7 @@ def _active(case: Case, job: Obj) -> Verdict:
 
 def _between_tries(case: Case) -> Verdict | None:
     """Why the last training pod ended, until the next one runs; the Job controller makes it after a growing wait."""
-    ended = by_end(case.facts.pods) if case.stage is Stage.TRAIN else []
+    ended = by_cause(case.facts.pods) if case.stage is Stage.TRAIN else []
     why = why_ended(ended[0], case.stage) if ended else None
     if why is None or ended_at(ended[0]) < case.heard:  # a pod since then, that is gone without a trace
         return None
@@ -257,9 +256,14 @@ def _suspended(case: Case, job: Obj, *, held: bool) -> Verdict:
 
 
 def _no_pod(case: Case, job: Obj) -> Trouble | None:
-    if case.facts.pods:
+    if len(case.facts.pods) >= _wanted_pods(job):
         return None
     return refused(case.facts.events, f"Job {job['metadata']['name']}")
+
+
+def _wanted_pods(job: Obj) -> int:
+    """One, or those that train together."""
+    return int(job["spec"].get("parallelism", 1))
 
 
 def needs_events(facts: StageFacts, now: datetime) -> bool:
@@ -267,12 +271,11 @@ def needs_events(facts: StageFacts, now: datetime) -> bool:
     job = facts.job
     if job is None or _is(job, "Complete") or _is(job, "Failed") or job["spec"].get("suspend"):
         return False
-    pods: Sequence[Obj] = [
-        pod for pod in facts.pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
-    ]
-    if any(pod.get("status", {}).get("phase") == "Running" or _is_unscheduled(pod) for pod in pods):
+    alive = [pod for pod in facts.pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+    waiting = [pod for pod in alive if pod["status"]["phase"] != "Running"]
+    if any(_is_unscheduled(pod) for pod in waiting) or (not waiting and len(alive) >= _wanted_pods(job)):
         return False
-    since = (pods[0] if pods else job)["metadata"].get("creationTimestamp", "")
+    since = (waiting[0] if waiting else job)["metadata"].get("creationTimestamp", "")
     return bool(since) and (now - parse_time(since)).total_seconds() >= PATIENCE_SECONDS
 
 

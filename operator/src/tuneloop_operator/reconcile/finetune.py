@@ -7,19 +7,24 @@ from tuneloop_core.api.finetunejob import FineTuneJob
 from tuneloop_core.plan.job import Facts
 from tuneloop_core.stages import Stage
 from tuneloop_operator import attempts
+from tuneloop_operator.build.peers import build_peers
 from tuneloop_operator.build.sizes import train_cores, train_memory_limit
 from tuneloop_operator.build.stages import build_stage
 from tuneloop_operator.kube.resources import Obj
 from tuneloop_operator.names import JOB_STAGES, Key, stage_job
+from tuneloop_operator.policy.actions import CreateStage
 from tuneloop_operator.policy.finetune import Decision, JobFacts, decide, is_finished
+from tuneloop_operator.policy.pods import leads
 from tuneloop_operator.policy.results import fetch_result
 from tuneloop_operator.policy.transitions import condition_notes, stage_notes, training_notes
 from tuneloop_operator.policy.verdicts import Verdict
+from tuneloop_operator.reconcile.apply import Applier
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.jobs import StageJobs
 from tuneloop_operator.reconcile.ledger import Ledger
 from tuneloop_operator.reconcile.nodes import Nodes
 from tuneloop_operator.reconcile.status import write_status
+from tuneloop_operator.reconcile.troubles import REFUSALS, verdict_of
 
 MAX_STEPS = 8
 """Decisions in one reconcile: each stage takes one at most."""
@@ -33,10 +38,12 @@ class FineTuneReconciler:
         self._jobs = StageJobs(context)
         self._nodes = Nodes(context.client, allowed=context.settings.cluster_scoped_rights)
         self._ledger = Ledger()
+        self._applier = Applier(context.client)
 
     def forget(self, key: Key) -> None:
         """The resource is gone; nothing is kept about it."""
         self._ledger.forget(key)
+        self._applier.forget(key)
 
     async def reconcile(self, key: Key, obj: Obj) -> float | None:
         """One look; returns after how many seconds to look again, None when an event will tell."""
@@ -91,12 +98,18 @@ class FineTuneReconciler:
         def build(stage: Stage) -> Obj:
             return build_stage(stage, planned, fetch_result(decision.status), settings, version)
 
+        try:
+            if CreateStage(Stage.TRAIN) in decision.actions:
+                for manifest in build_peers(job, settings):
+                    await self._applier.ensure(manifest)
+        except REFUSALS as error:
+            return verdict_of(error)
         return await self._jobs.act(job.metadata.namespace, decision.actions, build)
 
     def _poll(self, key: Key, job: FineTuneJob, *, finished: bool) -> None:
-        """Ask the running train pod for its progress, and nobody once it has ended."""
+        """Ask the running train pod that leads for its progress, and nobody once it has ended."""
         facts = self._jobs.find(key, Stage.TRAIN, _job_name(job, Stage.TRAIN))
-        running = [pod for pod in facts.pods if pod.get("status", {}).get("phase") == "Running"]
+        running = [pod for pod in facts.pods if leads(pod) and pod.get("status", {}).get("phase") == "Running"]
         ip = running[-1]["status"].get("podIP") if running and not finished else None
         self._context.polls.watch_training(key, ip)
 
