@@ -30,8 +30,20 @@ from tuneloop_gateway.token_file import TokenFile
 
 log = logging.getLogger(__name__)
 
-OPERATIONS: Final = {b"chat/completions": "chat", b"completions": "text_completion"}
-UPSTREAM_PATHS: Final = {"chat": b"/v1/chat/completions", "text_completion": b"/v1/completions"}
+OPERATIONS: Final = {
+    b"chat/completions": "chat",
+    b"completions": "text_completion",
+    b"embeddings": "embeddings",
+    b"classify": "classify",
+    b"score": "score",
+}
+UPSTREAM_PATHS: Final = {
+    "chat": b"/v1/chat/completions",
+    "text_completion": b"/v1/completions",
+    "embeddings": b"/v1/embeddings",
+    "classify": b"/classify",  # vLLM has it outside /v1
+    "score": b"/v1/score",
+}
 MODELS: Final = "models"
 FEEDBACK: Final = "feedback"
 OTHERS: Final = {b"models": MODELS, b"feedback": FEEDBACK}

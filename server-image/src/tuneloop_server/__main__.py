@@ -1,75 +1,45 @@
-"""``python -m tuneloop_server``: read what we are told, fit it into the pod, start. Never imports vLLM itself."""
+"""``python -m tuneloop_server``: set the environment, start anew in it, then serve.
 
-import logging
+What is preloaded, and OpenMP, look at the environment only when a process starts, so this process starts itself once
+more. Until then nothing but the standard library is imported: it would be imported twice.
+"""
+
+import json
 import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
-import uvloop
-
 from tuneloop_server import environment
-from tuneloop_server.arguments import engine_arguments
-from tuneloop_server.engine import EngineStart
-from tuneloop_server.errors import StartError
-from tuneloop_server.launcher import Launcher, leave, report_failure
-from tuneloop_server.limits import Limits, read_limits
-from tuneloop_server.modelfolder import ModelFacts, read_model
-from tuneloop_server.phases import Phases
-from tuneloop_server.settings import Settings, read_settings
-from tuneloop_server.sizing import GIB, kv_cache_bytes
-
-log = logging.getLogger("tuneloop_server")
+from tuneloop_server.limits import read_limits
 
 _ENTERED: Final = "TUNELOOP_SERVER_ENTERED"
 
 
-def main() -> int:
-    """Run the server; returns the exit code."""
-    logging.basicConfig(format="%(levelname)s %(asctime)s [%(name)s] %(message)s")
-    log.setLevel(logging.INFO)  # of this package alone: the root's level is changed by what vLLM imports
-    phases = Phases()
+def enter() -> None:
+    """Start anew in the engine's environment; return where that has happened."""
+    if os.environ.get(_ENTERED) == "1":
+        environment.clear()
+        return
+    home = tempfile.mkdtemp(prefix="tuneloop-")
+    values = environment.engine_environment(read_limits(), _accelerators(), home, Path(sys.prefix))
+    environment.clear()
+    os.environ.update({**values, _ENTERED: "1"})
+    os.execv(sys.executable, [sys.executable, "-m", "tuneloop_server"])  # noqa: S606 - ourselves
+
+
+def _accelerators() -> int:
+    """As server.json says; what is wrong with that file is said later, by ``settings``."""
     try:
-        settings, limits = read_settings(), read_limits()
-        model = read_model(Path(settings.server.model_path))
-        start = _prepare(settings, limits, model, phases)
-    except StartError as error:
-        log.error("%s", error)  # noqa: TRY400 - the message says it all; a trace would only hide it
-        report_failure(str(error))
-        return 1
-    code: int = uvloop.run(_run(settings, model, start, phases))
-    return code
-
-
-async def _run(settings: Settings, model: ModelFacts, start: EngineStart, phases: Phases) -> int:
-    return await Launcher(settings, model, start, phases).run()
-
-
-def _prepare(settings: Settings, limits: Limits, model: ModelFacts, phases: Phases) -> EngineStart:
-    accelerators = settings.server.accelerators
-    kv_bytes = None if accelerators else kv_cache_bytes(settings.engine, model, limits)
-    log.info("limits: %.2f CPUs, %.1f GiB; KV cache: %s", limits.cpus, limits.memory_bytes / GIB, _shown(kv_bytes))
-    arguments = engine_arguments(settings.server, settings.engine, kv_bytes)
-    _enter(environment.engine_environment(limits, accelerators, _home(), Path(sys.prefix)))
-    return EngineStart(arguments, accelerators, model.architectures, phases)
-
-
-def _shown(kv_bytes: int | None) -> str:
-    return "measured by the engine" if kv_bytes is None else f"{kv_bytes / GIB:.2f} GiB"
-
-
-def _enter(values: dict[str, str]) -> None:
-    """Set the environment; start anew in it once, since what is preloaded and OpenMP look at it only then."""
-    entered = os.environ.get(_ENTERED) == "1"
-    environment.apply({**values, _ENTERED: "1"})
-    if not entered:
-        os.execv(sys.executable, [sys.executable, "-m", "tuneloop_server"])  # noqa: S606 - ourselves
-
-
-def _home() -> str:
-    return tempfile.mkdtemp(prefix="tuneloop-")
+        return int(json.loads(environment.config_path().read_bytes()).get("accelerators", 0))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return 0
 
 
 if __name__ == "__main__":
+    enter()
+    from tuneloop_server.launcher import leave
+    from tuneloop_server.server import main
+
     leave(main())

@@ -28,6 +28,7 @@ from tuneloop_server.modelfolder import ModelFacts
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
+SIDE_BY_SIDE: Final = 4  # adapters on their way at once
 
 
 class AdapterError(Exception):
@@ -67,6 +68,7 @@ class Adapters:
         self._engine: AdapterEngine | None = None
         self._parked: frozenset[str] = frozenset()
         self._lock = asyncio.Lock()
+        self._places = asyncio.Semaphore(SIDE_BY_SIDE)
 
     @property
     def settled(self) -> bool:
@@ -122,9 +124,8 @@ class Adapters:
         todo = adapterplan.plan(self._desired.at(now), self._records, now)
         for record in todo.unload:
             await self._hide(engine, record)
-        for record in todo.load:
-            self._records[record.name] = record
-            self._records[record.name] = await self._load(engine, record)
+        self._records |= {record.name: record for record in todo.load}
+        await asyncio.gather(*(self._load_one(engine, record) for record in todo.load))
         for name, record in list(self._records.items()):
             if record.state == "Unloading" and not engine.running(name):
                 await engine.drop_adapter(name)
@@ -150,6 +151,11 @@ class Adapters:
 
     def _vanished(self, records: list[Record]) -> list[Record]:
         return [record for record in records if not is_complete(folder_of(record.adapter, self._artifacts))]
+
+    async def _load_one(self, engine: AdapterEngine, record: Record) -> None:
+        """Side by side with others: one is read from the store while another is taken in by the engine."""
+        async with self._places:
+            self._records[record.name] = await self._load(engine, record)
 
     async def _load(self, engine: AdapterEngine, record: Record) -> Record:
         began = time.monotonic()

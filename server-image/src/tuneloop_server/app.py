@@ -15,6 +15,7 @@ from tuneloop_core.serving import AdapterList, ServerStatus
 from tuneloop_server.adapters import Adapters
 from tuneloop_server.phases import Phases
 from tuneloop_server.responses import send_bytes, send_error, send_json
+from tuneloop_server.tasks import Task, misfit
 
 POKE_LIMIT: Final = 1 << 20  # bytes
 POKE_SECONDS: Final = 10.0  # a poke waits this long for its round, then answers with what is
@@ -32,6 +33,7 @@ class State:
     model: str
     adapters: Adapters
     phases: Phases
+    task: Task = "generate"
     engine_app: ASGIApp | None = None
     engine_failed: Callable[[], bool] = field(default=lambda: False)
     ready: bool = False
@@ -97,6 +99,9 @@ class ServerApp:
     async def _engine(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._state.engine_app is None:
             await send_error(send, 503, "The model is starting.", {"retry-after": "5"})
+            return
+        if wrong := misfit(self._state.task, scope["path"]):
+            await send_error(send, 400, wrong)
             return
         if scope["method"] == "GET":
             await self._state.engine_app(scope, receive, send)

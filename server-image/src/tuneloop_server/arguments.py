@@ -10,16 +10,20 @@ from typing import Final
 from tuneloop_core.api.engine import ALLOWED_FLAGS, LORA_RANKS, EngineSettings
 from tuneloop_core.serving import ServerConfig
 from tuneloop_server.errors import StartError
+from tuneloop_server.modelfolder import ModelFacts
+from tuneloop_server.tasks import engine_flags
 
 _FLAG: Final = re.compile(rf"--({'|'.join(ALLOWED_FLAGS)})(=[A-Za-z0-9_.,:-]{{1,64}})?")
 
-_QUANTIZATION: Final = {"FP8": "fp8", "AWQ": "awq", "GPTQ": "gptq", "BitsAndBytes": "bitsandbytes"}
+_QUANTIZATION: Final = {"FP8": "fp8", "AWQ": "awq", "GPTQ": "gptq"}
 
 # No host has this name (RFC 6761): whoever sends a picture must send its bytes, the server fetches nothing.
 NO_MEDIA_DOMAIN: Final = "media-urls-are-refused.invalid"
 
 
-def engine_arguments(config: ServerConfig, engine: EngineSettings, kv_bytes: int | None) -> list[str]:
+def engine_arguments(
+    config: ServerConfig, engine: EngineSettings, model: ModelFacts, kv_bytes: int | None
+) -> list[str]:
     """vLLM's arguments. ``kv_bytes`` is None on GPU, where the engine measures. Raises StartError."""
     arguments = [
         f"--model={config.model_path}",
@@ -32,7 +36,8 @@ def engine_arguments(config: ServerConfig, engine: EngineSettings, kv_bytes: int
         f"--allowed-media-domains={NO_MEDIA_DOMAIN}",
         "--disable-fastapi-docs",
         "--disable-uvicorn-access-log",
-        *_lora(engine),
+        *(_lora(engine) if model.task == "generate" else ()),
+        *engine_flags(model.task, model.architectures, on_cpu=config.accelerators == 0),
     ]
     if kv_bytes is not None:
         arguments.append(f"--kv-cache-memory-bytes={kv_bytes}")

@@ -19,10 +19,14 @@ from uuid import uuid4
 from starlette.types import ASGIApp
 
 from tuneloop_server import enginelog
+from tuneloop_server.adapterfolder import AdapterRefusedError
 from tuneloop_server.adapters import AdapterError
 from tuneloop_server.errors import StartError
 from tuneloop_server.forking import prepare_fork
+from tuneloop_server.imports import leave_out, read_ahead, uncollected
+from tuneloop_server.modelfolder import ModelFacts
 from tuneloop_server.phases import Phases, read_reported
+from tuneloop_server.tasks import Task, classes_to_import
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +34,9 @@ log = logging.getLogger(__name__)
 class Engine:
     """A running engine. All methods belong to the event loop that ``running`` was entered in."""
 
-    def __init__(self, client: Any, app: Any) -> None:
+    def __init__(self, client: Any, app: Any, task: Task) -> None:
         self._client = client
+        self._task = task
         self._models = app.state.openai_serving_models
         self.app: ASGIApp = app
         self._hidden: dict[str, Any] = {}
@@ -43,14 +48,26 @@ class Engine:
 
     async def answer_once(self) -> None:
         """One real token through the whole engine. Raises what the engine raises."""
-        from vllm import SamplingParams  # noqa: PLC0415 - vLLM is imported only where the engine runs
-
-        options = SamplingParams(max_tokens=1, temperature=0.0)
-        async for _ in self._client.generate({"prompt_token_ids": [1]}, options, f"tuneloop-warm-up-{uuid4()}"):
+        async for _ in self._ask({"prompt_token_ids": [1]}, f"tuneloop-warm-up-{uuid4()}"):
             pass
+
+    def _ask(self, prompt: dict[str, list[int]], name: str) -> AsyncIterator[Any]:
+        from vllm import PoolingParams, SamplingParams  # noqa: PLC0415 - vLLM is imported only where the engine runs
+
+        if self._task == "generate":
+            answers: AsyncIterator[Any] = self._client.generate(
+                prompt, SamplingParams(max_tokens=1, temperature=0.0), name
+            )
+        else:
+            answers = self._client.encode(prompt, PoolingParams(task=self._task), name)
+        return answers
 
     async def load_adapter(self, name: str, path: Path) -> None:
         """See ``AdapterEngine``. A name that still runs hidden carries the same digest: it is shown again."""
+        if self._task != "generate":
+            raise AdapterRefusedError(
+                "this model does not generate text, and adapters are served over models that do: publish it merged"
+            )
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse  # noqa: PLC0415
         from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest  # noqa: PLC0415
 
@@ -93,26 +110,32 @@ class Engine:
 class EngineStart:
     """The start of an engine: ``build`` blocks and belongs in a thread, then ``running`` in the event loop."""
 
-    def __init__(self, arguments: list[str], accelerators: int, architectures: tuple[str, ...], phases: Phases) -> None:
+    def __init__(self, arguments: list[str], accelerators: int, model: ModelFacts, phases: Phases) -> None:
         self._arguments = arguments
         self._on_cpu = accelerators == 0
-        self._architectures = architectures
+        self._model = model
         self._phases = phases
         self._reports = Path(tempfile.mkdtemp(prefix="tuneloop-phases-"))
 
     def build(self) -> tuple[Any, Namespace]:
         """Import vLLM, read its configuration, start the engine core. Raises StartError for what a user can mend."""
-        with self._phases.phase("imports"):
+        read_ahead(list(self._model.files))
+        with self._phases.phase("imports"), uncollected():
+            leave_out(on_cpu=self._on_cpu, multimodal=self._model.multimodal)
             self._import()
         try:
             with self._phases.phase("configuration"):
                 arguments, config = self._configure()
             with self._phases.phase("engine"):
                 client = self._start(config, arguments)
+        except RuntimeError as error:
+            # vLLM only says that its process failed; the process itself said why.
+            why = enginelog.read_failure(self._reports) or f"{error}. The log says more"
+            raise StartError(f"the engine could not load this model: {why}") from error
         except (ValueError, TypeError, NotImplementedError, ImportError) as error:
             raise StartError(f"the engine does not take this model or these settings: {error}") from error
         for phase, seconds in read_reported(self._reports).items():
-            self._phases.add(phase, seconds)
+            self._phases.take_out("engine", phase, seconds)
         return client, arguments
 
     @asynccontextmanager
@@ -121,10 +144,11 @@ class EngineStart:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state  # noqa: PLC0415
         from vllm.entrypoints.launchers.app import build_app  # noqa: PLC0415
 
-        tasks = await client.get_supported_tasks()
-        app = build_app(arguments, tasks, client.model_config)
-        await init_app_state(client, app.state, arguments, tasks)
-        engine = Engine(client, app)
+        with self._phases.phase("http"):
+            tasks = await client.get_supported_tasks()
+            app = build_app(arguments, tasks, client.model_config)
+            await init_app_state(client, app.state, arguments, tasks)
+            engine = Engine(client, app, self._model.task)
         async with app.router.lifespan_context(app):
             yield engine
 
@@ -145,7 +169,7 @@ class EngineStart:
         from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415
 
         if self._on_cpu:
-            _inspect(self._architectures)
+            _inspect(self._model.architectures)
         try:
             arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(self._arguments)
         except SystemExit as error:
@@ -172,6 +196,6 @@ def _inspect(architectures: tuple[str, ...]) -> None:
     """
     from vllm import ModelRegistry  # noqa: PLC0415
 
-    for name in architectures:
+    for name in classes_to_import(architectures):
         with suppress(Exception):
             ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())

@@ -1,7 +1,7 @@
-"""The engine's log, as seen from within its process: how long the weights took.
+"""The engine's log, as seen from within its process: how long weights and compilation took, and why it failed.
 
-vLLM loads weights in a process of its own and tells the time only in its log. Its logging is configured by a file
-(VLLM_LOGGING_CONFIG_PATH), so a handler of ours can sit there and write the number down. Never changes a record.
+vLLM loads weights in a process of its own and tells these only in its log. Its logging is configured by a file
+(VLLM_LOGGING_CONFIG_PATH), so a handler of ours can sit there and write them down. Never changes a record.
 """
 
 import logging
@@ -9,20 +9,43 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-_WEIGHTS: Final = re.compile(r"Loading weights took ([0-9.]+) seconds")
+_FAILURE: Final = "failure.txt"
+_FAILURE_LIMIT: Final = 800  # characters; a termination message holds 1024 in all
+
+_TIMES: Final = {
+    "weights": re.compile(r"Loading weights took ([0-9.]+) seconds"),
+    "compile": re.compile(r"torch\.compile took ([0-9.]+) s in total"),
+}
 
 
 class PhaseHandler(logging.Handler):
-    """Writes the seconds of a phase into ``folder``/weights."""
+    """Writes the seconds of a phase into a file of its name in ``folder``."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(logging.INFO)
         self._folder = Path(folder)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One record; only the one about weights matters."""
-        if found := _WEIGHTS.search(record.getMessage()):
-            (self._folder / "weights").write_text(found[1])
+        """One record; only those about times matter."""
+        message = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None and record.levelno >= logging.ERROR:
+            _keep_failure(self._folder, record.exc_info[1])
+        for phase, pattern in _TIMES.items():
+            if found := pattern.search(message):
+                (self._folder / phase).write_text(found[1])
+
+
+def _keep_failure(folder: Path, error: BaseException) -> None:
+    """The first one: what came after it are its consequences."""
+    file = folder / _FAILURE
+    if not file.exists():
+        file.write_text(f"{type(error).__name__}: {error}"[:_FAILURE_LIMIT])
+
+
+def read_failure(folder: Path) -> str:
+    """What the engine's process said when it failed; empty where it said nothing (the kernel killed it)."""
+    file = folder / _FAILURE
+    return file.read_text() if file.exists() else ""
 
 
 def logging_config(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The environment that vLLM and its processes start with, set before it is imported. Pure but for ``apply``."""
+"""The environment that vLLM and its processes start with, set before it is imported. Pure but for ``clear``.
+
+Standard library only: it runs before the process starts anew (``__main__``).
+"""
 
 import os
 import sys
@@ -7,6 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from tuneloop_server.limits import Limits
+
+CONFIG_ENV: Final = "TUNELOOP_SERVER_CONFIG"
+DEFAULT_CONFIG: Final = "/etc/tuneloop/server.json"
 
 # Whoever sets these in the pod would open what the guard closes, or send data out.
 _REMOVED: Final = (
@@ -27,7 +33,15 @@ _FIXED: Final = {
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "TOKENIZERS_PARALLELISM": "false",
+    # As vllm/env_override.py sets them, which imports.py leaves out on CPU.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
 }
+
+
+def config_path(given: Mapping[str, str] = os.environ) -> Path:
+    """Where server.json lies."""
+    return Path(given.get(CONFIG_ENV) or DEFAULT_CONFIG)
 
 
 def engine_environment(
@@ -76,10 +90,9 @@ def _preload(prefix: Path) -> str:
 _SYSTEM_ALLOCATORS: Final = (Path("/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"),)
 
 
-def apply(values: Mapping[str, str]) -> None:
-    """Set ``values`` and remove what opens holes, in this process and so for all it starts."""
+def clear() -> None:
+    """Remove what opens holes, in this process and so for all it starts."""
     if "vllm" in sys.modules:
         raise RuntimeError("the environment must be set before vLLM is imported")
     for name in _REMOVED:
         os.environ.pop(name, None)
-    os.environ.update(values)

@@ -53,7 +53,7 @@ class Launcher:
         self._start = start
         file, lora = settings.folder / "adapters.json", settings.engine.lora
         self._adapters = Adapters(file, settings.artifacts, lora, model)
-        self._state = State(settings.server.served_name, self._adapters, phases)
+        self._state = State(settings.server.served_name, self._adapters, phases, model.task)
         self._stop = asyncio.Event()
 
     async def run(self) -> int:

@@ -4,17 +4,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from pydantic import ValidationError
 
 from tuneloop_core.api.engine import EngineSettings
 from tuneloop_core.constants import SERVER_PORT
 from tuneloop_core.serving import ServerConfig
+from tuneloop_server.environment import CONFIG_ENV, config_path
 from tuneloop_server.errors import StartError
-
-CONFIG_ENV: Final = "TUNELOOP_SERVER_CONFIG"
-DEFAULT_CONFIG: Final = "/etc/tuneloop/server.json"
 
 
 @dataclass(frozen=True)
@@ -29,10 +26,15 @@ class Settings:
     grace_seconds: float  # after SIGTERM requests may run this long; keep it under terminationGracePeriodSeconds
     settle_seconds: float  # after SIGTERM new requests are still served: endpoints take a moment to disappear
 
+    @property
+    def model(self) -> Path:
+        """The model's folder."""
+        return Path(self.server.model_path)
+
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Settings from the environment and the file it names. Raises StartError."""
-    path = Path(environment.get(CONFIG_ENV) or DEFAULT_CONFIG)
+    path = config_path(environment)
     server = _server(path)
     return Settings(
         server=server,

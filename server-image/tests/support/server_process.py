@@ -1,5 +1,6 @@
 """A real server for tests: ``python -m tuneloop_server`` on a tiny random model, on a free port."""
 
+import contextlib
 import json
 import os
 import signal
@@ -66,7 +67,9 @@ class ServerProcess:
         }
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "tuneloop_server"]
-            self.process = subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command, env=variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
@@ -74,12 +77,12 @@ class ServerProcess:
         return self.process.wait(timeout=WAIT_SECONDS)
 
     def close(self) -> None:
-        """End the callers' connections, and the server where it still runs."""
+        """End the callers' connections, and the server where it still runs, with its engine's process."""
         for caller in (self.gateway, self.operator, self.nobody):
             caller.close()
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # killed alone, the server would leave its engine running
+        self.process.wait()
 
     def health(self) -> int:
         """The status of /health; 0 while nobody listens."""

@@ -112,13 +112,15 @@ def test_model_facts(tmp_path: Path) -> None:
         "num_hidden_layers": 30,
     }
     folder = model_folder(tmp_path, json.dumps({**config, "num_key_value_heads": 3, "dtype": "bfloat16"}))
-    assert read_model(folder) == ModelFacts(("LlamaForCausalLM",), 576, 30, 3, 64, 2, 8)
+    files = (str(folder / "model.safetensors"),)
+    assert read_model(folder) == ModelFacts(("LlamaForCausalLM",), 576, 30, 3, 64, 2, 8, files=files)
 
 
 def test_model_facts_of_a_nested_config(tmp_path: Path) -> None:
     text = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "head_dim": 32}
     folder = model_folder(tmp_path, json.dumps({"architectures": ["X"], "text_config": text}))
-    assert read_model(folder) == ModelFacts(("X",), 64, 2, 4, 32, 2, 8)
+    files = (str(folder / "model.safetensors"),)
+    assert read_model(folder) == ModelFacts(("X",), 64, 2, 4, 32, 2, 8, multimodal=True, files=files)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_an_absent_model(tmp_path: Path) -> None:
 
 def arguments(accelerators: int = 0, kv_bytes: int | None = 1000, **engine: Any) -> list[str]:
     config = ServerConfig(served_name="m", engine={}, accelerators=accelerators)
-    return engine_arguments(config, EngineSettings.model_validate(engine), kv_bytes)
+    return engine_arguments(config, EngineSettings.model_validate(engine), SMOLLM2, kv_bytes)
 
 
 def test_arguments_on_cpu() -> None:
@@ -215,9 +217,9 @@ def test_environment_on_gpu_leaves_threads_alone(tmp_path: Path) -> None:
     assert found["VLLM_NO_USAGE_STATS"] == "1"
 
 
-def test_apply_removes_what_opens_holes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clear_removes_what_opens_holes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "vllm", raising=False)  # the engine's tests may have run before
     monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
     monkeypatch.setenv("VLLM_API_KEY", "x")
-    environment.apply({})
+    environment.clear()
     assert not {"VLLM_SERVER_DEV_MODE", "VLLM_API_KEY"} & set(environment.os.environ)

@@ -60,6 +60,20 @@ CASES = {
         reasons.CRASHING,
         "(restart 4): engine died",
     ),
+    "crash, started anew": (
+        {
+            "containerStatuses": [
+                {
+                    "state": {"running": {}},
+                    "ready": False,
+                    "restartCount": 2,
+                    "lastState": {"terminated": {"exitCode": 1, "message": "engine died"}},
+                }
+            ]
+        },
+        reasons.CRASHING,
+        "(restart 2): engine died",
+    ),
     "crash of memory": (
         waiting("CrashLoopBackOff", lastState={"terminated": {"reason": "OOMKilled", "exitCode": 137}}),
         reasons.OOM_KILLED,

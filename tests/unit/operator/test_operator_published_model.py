@@ -65,13 +65,11 @@ def test_an_adapter_is_refused_with_the_way_to_serve_it() -> None:
     assert "model.uri hf://o/m and adapters: [{name: one, from: {fineTuneJob: one}}]" in found.verdict.message
 
 
-def test_a_classifier_is_not_served() -> None:
+def test_a_classifier_is_served_as_any_whole_model() -> None:
     found = job("Model")
     method = found.spec.method.model_copy(update={"task": "SequenceClassification"})
     made = found.model_copy(update={"spec": found.spec.model_copy(update={"method": method})})
-    refused = judge_published(deployment(), made)
-    assert (refused.model, refused.verdict.reason) == (None, reasons.WRONG_ARTIFACT)
-    assert refused.verdict.message.startswith("FineTuneJob one published a classifier")
+    assert judge_published(deployment(), made).model == SERVED
 
 
 def test_another_artifact_is_another_revision() -> None:

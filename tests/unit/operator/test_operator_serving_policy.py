@@ -360,3 +360,20 @@ def test_latency_is_written_when_it_moved_by_a_tenth() -> None:
     assert not latency.moved(old, old.model_copy(update={"ttft_p50": "109ms"}))
     assert latency.moved(old, old.model_copy(update={"ttft_p50": "120ms"}))
     assert latency.moved(None, old)
+
+
+def test_an_engine_that_refuses_the_model_stalls_in_its_own_words_while_the_old_revision_serves() -> None:
+    broken = pod("10.0.0.2", ready=False)
+    broken["metadata"]["labels"]["tuneloop.dev/revision"] = "r2"
+    words = "the engine could not load this model: ValueError: NobodysModel"
+    ended = {"terminated": {"exitCode": 1, "message": words}}
+    waits = {"waiting": {"reason": "CrashLoopBackOff"}}
+    broken["status"]["containerStatuses"] = [{"state": waits, "lastState": ended, "restartCount": 3}]
+    found = [revision(name="r2", ready=False, ready_replicas=0), revision()]
+    facts = ServingFacts(now=NOW, model=DONE, model_status=MODEL, revisions=found, pods=[pod(), broken], replicas=1)
+    status = summarize(deployment(adapters=[]), facts)
+    stalled = next(item for item in status.conditions if item.type == "Stalled")
+    assert (stalled.status, stalled.reason) == ("True", reasons.CRASHING)
+    assert words in stalled.message
+    assert stalled.message.endswith("r1 serves meanwhile")
+    assert status.models[0].ready

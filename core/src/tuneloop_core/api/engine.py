@@ -92,8 +92,11 @@ class EngineSettings(SpecModel):
     dtype: Literal["Auto", "BFloat16", "Float16", "Float32"] = Field(
         default="Auto", description="Number format of weights and activations; Auto is the model's own."
     )
-    quantization: Literal["None", "FP8", "AWQ", "GPTQ", "BitsAndBytes"] = Field(
-        default="None", description="Smaller weights at some loss of quality. This release: None."
+    quantization: Literal["None", "FP8", "AWQ", "GPTQ"] = Field(
+        default="None",
+        description="Smaller weights at some loss of quality. None: as the model's own config.json says, which also "
+        "serves models that are published quantized. FP8 makes weights of 16 bits smaller while they load, GPU only "
+        "(compute capability 7.5 and up). AWQ and GPTQ insist on a model that is published so.",
     )
     lora: EngineLoRA = Field(default=EngineLoRA(), description="Room for adapters.")
     extra_args: list[EngineFlag] = Field(

@@ -175,6 +175,17 @@ class ServingResources(SpecModel):
 class ModelDeploymentSpec(SpecModel):
     """A base model, its adapters, and how they are served."""
 
+    model_config = {
+        "json_schema_extra": rules(
+            cel(
+                "self.resources.accelerators > 0 || self.engine.quantization != 'FP8'",
+                "FP8 needs accelerators: on CPU (resources.accelerators: 0) use None, or AWQ or GPTQ with a model that "
+                "is published so",
+                ".engine.quantization",
+            )
+        )
+    }
+
     model: ServedModel = Field(description="The base model.")
     adapters: Annotated[list[AdapterSpec], Field(max_length=128)] = Field(
         default=[],

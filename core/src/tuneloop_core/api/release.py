@@ -34,11 +34,6 @@ MODELDEPLOYMENT_LATER: Final = (
         ".model.uri",
     ),
     _later(
-        "self.engine.quantization == 'None'",
-        "quantization; use None, or a model that is published quantized",
-        ".engine.quantization",
-    ),
-    _later(
         "!has(self.access) || (!has(self.access.limits.requestsPerMinute) && !has(self.access.limits.tokensPerMinute))",
         "rate limits; leave access.limits out",
         ".access.limits",

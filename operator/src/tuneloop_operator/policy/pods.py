@@ -125,7 +125,7 @@ def _crashing(pod: Obj, _events: Sequence[Obj]) -> Trouble | None:
     for status in containers(pod):
         ended = status.get("lastState", {}).get("terminated", {})
         waiting = status.get("state", {}).get("waiting", {})
-        if waiting.get("reason") != "CrashLoopBackOff":
+        if waiting.get("reason") != "CrashLoopBackOff" and not _tries_again(status, ended):
             continue
         if ended.get("reason") == "OOMKilled":
             return Trouble(reasons.OOM_KILLED, oom_words(pod))
@@ -134,6 +134,11 @@ def _crashing(pod: Obj, _events: Sequence[Obj]) -> Trouble | None:
             reasons.CRASHING, f"the container ends again and again (restart {status.get('restartCount')}): {words}"
         )
     return None
+
+
+def _tries_again(status: Obj, ended: Obj) -> bool:
+    """Whether it runs just now, but only because it is started anew each time: what ended it last is still true."""
+    return status.get("restartCount", 0) >= 2 and not status.get("ready") and ended.get("exitCode", 0) != 0
 
 
 def _volume(pod: Obj, events: Sequence[Obj]) -> Trouble | None:

@@ -41,11 +41,6 @@ def _wrong(name: str, job: FineTuneJob, artifact: ArtifactStatus) -> str:
             f"FineTuneJob {name} published an adapter, not a whole model. Serve it over its base: model.uri {base} and "
             f"adapters: [{{name: {name}, from: {{fineTuneJob: {name}}}}}], or train with method.adapter None or DoRA"
         )
-    if job.spec.method.classifies:
-        return (
-            f"FineTuneJob {name} published a classifier, and this release serves models that answer in words. Load "
-            f"{artifact.path} of the claim tuneloop-store with transformers, or name another job in model.fineTuneJob"
-        )
     return ""
 
 

@@ -22,7 +22,7 @@ from tuneloop_operator.policy.adapters import Resolved
 from tuneloop_operator.policy.coldstart import cold_start
 from tuneloop_operator.policy.conditions import Wanted
 from tuneloop_operator.policy.course import Course, condition_of, with_canary
-from tuneloop_operator.policy.pods import condition, find_trouble, quota_words
+from tuneloop_operator.policy.pods import Trouble, condition, find_trouble, quota_words
 from tuneloop_operator.policy.scalingstatus import scaling_status
 from tuneloop_operator.policy.schedules import problems
 from tuneloop_operator.policy.verdicts import State, Verdict
@@ -108,7 +108,7 @@ def _pods_verdict(facts: ServingFacts) -> Verdict | None:
     own = [pod for pod in facts.pods if pod["metadata"]["labels"].get(LABEL_REVISION) == newest.name]
     trouble = find_trouble(own, facts.events)
     if trouble is not None:
-        return Verdict(State.PENDING, trouble.reason, f"{newest.name}: {trouble.message}", look_again=30.0)
+        return _stuck_or_waiting(newest, trouble, [each for each in facts.revisions if each.name != newest.name])
     words = f"{newest.name}: {newest.ready_replicas} of {facts.replicas} replicas answer; the engine loads the model"
     return Verdict(State.PENDING, reasons.ROLLING_OUT, words)
 
@@ -117,6 +117,14 @@ def _judged(facts: ServingFacts) -> RevisionStatus | None:
     """The revision that must be ready: the one that serves while another succeeds it, else the newest."""
     serving = [each for each in facts.revisions if each.name == facts.course.serving]
     return next(iter([*serving, *facts.revisions]), None)
+
+
+def _stuck_or_waiting(newest: RevisionStatus, trouble: Trouble, older: Sequence[RevisionStatus]) -> Verdict:
+    """A server that ends again and again needs a person: the engine refuses the model, or it does not fit."""
+    serving = next((item.name for item in older if item.ready_replicas), "")
+    words = f"{newest.name}: {trouble.message}" + (f". {serving} serves meanwhile" if serving else "")
+    state = State.STALLED if trouble.reason in (reasons.CRASHING, reasons.OOM_KILLED) else State.PENDING
+    return Verdict(state, trouble.reason, words, look_again=30.0)
 
 
 def _refusal(deployment: Obj | None) -> Verdict | None:
