@@ -106,6 +106,11 @@ class Exchange:
         return self._client
 
     @property
+    def identity(self) -> bytes:
+        """The request's id, as the client knows it."""
+        return self._request.id
+
+    @property
     def reached_nobody(self) -> bool:
         """Whether no server got the request, on the last attempt or before."""
         return self.failure == "connect" and self.withheld is None

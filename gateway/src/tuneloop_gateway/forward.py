@@ -38,7 +38,7 @@ class Parcel:
     addresses: tuple[Address, ...]
     path: bytes
     body: bytes
-    identity: bytes  # the request's id, the same on every attempt
+    identity: bytes  # what the server is told as the request's id, the same on every attempt
     key: int | None = None  # of the prompt's beginning, for affinity
 
 
@@ -105,7 +105,7 @@ class Forwarder:
             if len(tried) == min(ATTEMPTS, len(endpoints)) or not self._may_retry(outcome, budget):
                 break
             self._count(self.retries, parcel.owner, outcome.value)
-        return exchange.withheld or errors.upstream_failed("No model server could be reached.", parcel.identity)
+        return exchange.withheld or errors.upstream_failed("No model server could be reached.", exchange.identity)
 
     def _pick(self, endpoints: Sequence[Endpoint], tried: Sequence[Endpoint], key: int | None) -> Endpoint | None:
         now = time.monotonic()
@@ -174,7 +174,7 @@ class Forwarder:
         namespace, deployment = parcel.owner
         about = {"namespace": namespace, "deployment": deployment, "model": parcel.model}
         about |= {"replica": endpoint.host.decode(), "code": exchange.code}
-        about |= {"request": parcel.identity.decode(), "why": exchange.why}
+        about |= {"request": exchange.identity.decode(), "why": exchange.why}
         if not seconds:
             return log.warning("a model server did not answer as it should", extra=about)
         self._count(self.ejections, parcel.owner, exchange.failure)
