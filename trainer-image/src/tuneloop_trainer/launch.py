@@ -5,10 +5,15 @@ ends badly ends its pod, and the Job makes the pods anew: all of them, since no 
 Never trains.
 """
 
+import contextlib
 import logging
 import os
+import socket
 import sys
+import time
+from datetime import timedelta
 
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
@@ -26,6 +31,8 @@ WORKER = ("-m", "tuneloop_trainer", Stage.TRAIN.value)
 RUN_ID = "tuneloop"  # also the name of a folder
 ALONE = "127.0.0.1:29500"
 MEETING_SECONDS = 1800  # for all pods to be there: the last one may pull its image or wait for a node
+KNOCK_SECONDS = 2.0
+KNOCK = timedelta(seconds=10)
 STOPPING_SECONDS = 600  # for a checkpoint after SIGTERM; the kubelet's grace ends it before
 
 log = logging.getLogger("tuneloop")
@@ -44,17 +51,38 @@ def index() -> int:
 def launch(stage_input: TrainInput, paths: Paths) -> int:
     """Run this pod's processes to their end; the exit code of the first that failed, 143 after SIGTERM."""
     try:
+        _await_first(stage_input.rendezvous)
         elastic_launch(_settings(stage_input), sys.executable)(*WORKER)
     except SignalException:
         return EXIT_TERMINATED
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         return failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
-    except (RuntimeError, RendezvousError) as error:
-        if not isinstance(error, RendezvousError) and not is_lost(error):
+    except (RuntimeError, RendezvousError, TimeoutError) as error:
+        if isinstance(error, RuntimeError) and not is_lost(error):
             raise
         return fail(Stage.TRAIN, _missed(stage_input, error), paths)
     return 0
+
+
+def _await_first(rendezvous: str) -> None:
+    """Wait until a first pod listens that no pod of this index met before; raises ``TimeoutError``.
+
+    After a failure this pod may begin while the first pod of the round before is still ending: what it would meet
+    there never comes. And torch looks a name up once, while each new first pod has another address.
+    """
+    if index() == 0 or not rendezvous:
+        return
+    host, _, port = rendezvous.rpartition(":")
+    until = time.monotonic() + MEETING_SECONDS
+    while time.monotonic() < until:
+        with contextlib.suppress(RuntimeError, OSError):
+            socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+            store = TCPStore(host, int(port), is_master=False, timeout=KNOCK, wait_for_workers=False)
+            if store.add(f"tuneloop/pod/{index()}", 1) == 1:
+                return
+        time.sleep(KNOCK_SECONDS / 2)
+    raise TimeoutError(f"{rendezvous} does not answer")
 
 
 def _settings(stage_input: TrainInput) -> LaunchConfig:

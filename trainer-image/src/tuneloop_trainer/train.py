@@ -58,7 +58,9 @@ def run(stage_input: TrainInput, paths: Paths) -> TrainResult:
     server = ProgressServer(board) if peers.leads else None
     try:
         with stopping() as stop, deadline(stage_input.deadline_seconds, stop):
-            return _Run(stage_input, paths, board, stop, peers).run()
+            result = _Run(stage_input, paths, board, stop, peers).run()
+            peers.leave()  # not after a failure: saying good-bye to those who are gone takes long
+            return result
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise out_of_memory(Training.model_validate(stage_input.training), error) from error
     except RuntimeError as error:
@@ -66,7 +68,6 @@ def run(stage_input: TrainInput, paths: Paths) -> TrainResult:
             raise
         raise peer_lost(error) from error
     finally:
-        peers.leave()
         if server is not None:
             server.close()
 
