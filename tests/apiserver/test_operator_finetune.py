@@ -1,10 +1,11 @@
 """FineTuneJob, the whole path on the real API server; the Job controller and the kubelet are played."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from operator_api import Api, wait_for
+from operator_api import Api, Obj, wait_for
 from operator_world import TRAINED, World, world_of
 
 pytestmark = pytest.mark.usefixtures("crds")
@@ -178,3 +179,23 @@ def test_a_failed_job_goes_on_when_its_retries_are_raised(world: World) -> None:
     world.succeed_stage("publish")
     world.wait_condition("Complete")
     assert world.api.get("Job", world.namespace, "one-train-3") is None
+
+
+def test_a_store_that_went_with_its_namespace_is_made_again(world: World) -> None:
+    """A namespace deleted and made again under its name keeps no claim, whatever the operator remembers of it."""
+    world.start()
+    world.job("before")
+    world.wait_job("before-fetch")
+    kind, name = "PersistentVolumeClaim", "tuneloop-store"
+    first = world.api.must(kind, world.namespace, name)
+    world.api.patch(kind, world.namespace, name, {"metadata": {"finalizers": None}})
+    world.api.delete(kind, world.namespace, name)
+    numbers = itertools.count()
+
+    def asked_again() -> Obj | None:
+        """One more job a look: the first may come before the watch has told that the claim is gone."""
+        world.job(f"after-{next(numbers)}")
+        return world.api.get(kind, world.namespace, name)
+
+    again = wait_for("the claim to be made again", asked_again)
+    assert again["metadata"]["uid"] != first["metadata"]["uid"]

@@ -48,6 +48,7 @@ class Namespaces:
     def __init__(self, client: Client, cache: Cache, settings: Settings) -> None:
         self._client, self._cache, self._settings = client, cache, settings
         self._seen: dict[str, float] = {}
+        self._ours: set[str] = set()  # namespaces whose claim carries our label, so that the watch tells when it goes
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def ensure(self, namespace: str) -> None:
@@ -63,20 +64,36 @@ class Namespaces:
             self._seen[namespace] = time.monotonic()
 
     def _is_fresh(self, namespace: str) -> bool:
+        """Seen to lately, and its claim still there: a namespace may be deleted and made again under its name."""
+        if namespace in self._ours and self._cache.get(CLAIMS.kind, namespace, STORE_CLAIM) is None:
+            return False
         return time.monotonic() - self._seen.get(namespace, float("-inf")) < LOOK_AGAIN_SECONDS
 
     async def _claim(self, namespace: str) -> None:
         """A claim that somebody made under this name before us is used as it is."""
-        if self._cache.get(CLAIMS.kind, namespace, STORE_CLAIM) is not None:
-            return
+        known = self._cache.get(CLAIMS.kind, namespace, STORE_CLAIM) is not None
+        if known or (not await self._is_there(namespace) and await self._make_claim(namespace)):
+            self._ours.add(namespace)
+        else:
+            self._ours.discard(namespace)
+
+    async def _is_there(self, namespace: str) -> bool:
+        """Whether somebody else made one: asked first, for a quota refuses a second claim before its name does."""
         try:
             await self._client.get(CLAIMS, namespace, STORE_CLAIM)
         except NotFoundError:
-            try:
-                await self._client.create(CLAIMS, build_claim(namespace, self._settings.store))
-                logger.info("made claim %s in namespace %s", STORE_CLAIM, namespace)
-            except ConflictError:
-                return
+            return False
+        return True
+
+    async def _make_claim(self, namespace: str) -> bool:
+        """Whether this call made it."""
+        try:
+            made = await self._client.create(CLAIMS, build_claim(namespace, self._settings.store))
+        except ConflictError:
+            return False
+        self._cache.put(made)
+        logger.info("made claim %s in namespace %s", STORE_CLAIM, namespace)
+        return True
 
     async def _policy(self, manifest: Obj) -> None:
         metadata = manifest["metadata"]
