@@ -51,7 +51,7 @@ def get(path: str, key: str = KEY) -> bytes:
         (post(CHAT, HI, key="wrong"), 401, "invalid_api_key", "opens no model"),
         (post("/elsewhere/v1/chat/completions", HI), 401, "invalid_api_key", "namespace"),
         (post(CHAT, b'{"model":"gpt-4o"}'), 404, "model_not_found", "Models you may use here: qa, support-bot."),
-        (post("/team/v1/embeddings", HI), 404, "not_found", "/NAMESPACE/v1/chat/completions"),
+        (post("/team/v1/audio/speech", HI), 404, "not_found", "/NAMESPACE/v1/chat/completions"),
         (post("/v1/chat/completions", HI), 404, "not_found", "/NAMESPACE/v1/models"),
         (get(CHAT), 405, "method_not_allowed", "POST only"),
         (post("/team/v1/models", b""), 405, "method_not_allowed", "GET only"),
