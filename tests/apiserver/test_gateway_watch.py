@@ -25,6 +25,7 @@ from tuneloop_localcluster.apiserver import ControlPlane
 from tuneloop_localcluster.paths import State, cache
 
 KIND, SLICE = "ModelDeployment", "EndpointSlice"
+HARDLY_HELD = {"hold": {"maxSeconds": 0.2}}  # a request without a replica is answered soon
 
 
 def own_address() -> str:
@@ -111,7 +112,7 @@ async def answers(gateway: Process, namespace: str, model: str, status: int) -> 
 
 async def test_resources_become_routes(admin: Api, kubeconfig: Path, server: world.ModelServer, tmp_path: Path) -> None:
     space = new_namespace(admin)
-    async with started(tmp_path, kubeconfig) as gateway:
+    async with started(tmp_path, kubeconfig, gateway=HARDLY_HELD) as gateway:
         admin.create(deployment(space, "qa", ("bot",)))
         await gateway.becomes(["qa"], space)
         await answers(gateway, space, "qa", 503)
@@ -143,7 +144,7 @@ async def test_slices_without_our_label_are_not_seen(
     del foreign["metadata"]["labels"]["app.kubernetes.io/managed-by"]
     admin.create(foreign)
     admin.create(deployment(space, "qa"))
-    async with started(tmp_path, kubeconfig) as gateway:
+    async with started(tmp_path, kubeconfig, gateway=HARDLY_HELD) as gateway:
         await gateway.becomes(["qa"], space)
         assert await status_of_chat(gateway, space, "qa") == 503
 
