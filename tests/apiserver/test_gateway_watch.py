@@ -12,9 +12,10 @@ import crd_rules
 import gateway_world as world
 import openai as sdk
 import pytest
-from gateway_process import Process, free_port, started
+from gateway_process import Process, started
 from gateway_world import DIGEST12, HASH, order
 from operator_api import Api
+from ports import free_port
 
 from tuneloop_gateway.cluster import from_kubeconfig
 from tuneloop_gateway.routes import Deployment, parse_deployment
@@ -199,7 +200,7 @@ def plane(tmp_path: Path, kubeconfig: Path) -> Iterator[ControlPlane]:
     """An etcd and API server of this test's own, so that it may be ended under nobody else's feet."""
     assert kubeconfig, "the programs are built by now"
     here = ControlPlane(
-        State(tmp_path / "plane"), "127.0.0.1", free_port(), _two_free_ports(), "198.18.145.0/24", alone=True
+        State(tmp_path / "plane"), "127.0.0.1", free_port(), free_port(count=2), "198.18.145.0/24", alone=True
     )
     controlplane.prepare(here)
     _start(here)
@@ -211,15 +212,6 @@ def plane(tmp_path: Path, kubeconfig: Path) -> Iterator[ControlPlane]:
 
 def _start(here: ControlPlane) -> None:
     controlplane.start(cache(), here, lambda daemon, command: daemon.start(command))
-
-
-def _two_free_ports() -> int:
-    """etcd takes a port and the next."""
-    while True:
-        port = free_port()
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port + 1)):
-                return port
 
 
 async def test_a_restart_of_the_api_server(

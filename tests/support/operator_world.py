@@ -6,7 +6,6 @@ Statuses are written as the real controllers write them: the API server's own va
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import uuid
@@ -20,6 +19,7 @@ from typing import Any
 import httpx
 import yaml
 from operator_api import Api, Obj, wait_for
+from ports import free_port
 
 FETCHED: Obj = {
     "modelUri": "hf://org/model@0123456789abcdef0123456789abcdef01234567",
@@ -66,12 +66,6 @@ PUBLISHED: Obj = {
     "bytes": 12345,
 }
 RESULTS = {"fetch": FETCHED, "check": CHECKED, "train": TRAINED, "publish": PUBLISHED}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @dataclass

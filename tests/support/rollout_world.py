@@ -18,7 +18,8 @@ from typing import Any, Self
 import httpx
 from operator_api import Obj, wait_for
 from operator_servers import FakeServer
-from operator_world import World, free_port
+from operator_world import World
+from ports import free_port
 
 INTERNAL_PORT = 9090  # where the operator asks every gateway
 

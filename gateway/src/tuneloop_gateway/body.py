@@ -31,12 +31,7 @@ def parse(raw: bytes) -> Asked:
     Raises:
         ApiError: 400, with the field that is wrong.
     """
-    try:
-        fields = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise ApiError(errors.broken_json(f"{error.msg} at line {error.lineno} column {error.colno}")) from None
-    if not isinstance(fields, dict):
-        raise ApiError(errors.not_an_object(KINDS[type(fields)]))
+    fields = parse_object(raw)
     model = fields.get("model")
     stream = _boolean(fields, "stream")
     options = fields.get("stream_options")
@@ -44,6 +39,21 @@ def parse(raw: bytes) -> Asked:
         raise ApiError(errors.bad_field("stream_options", "'stream_options' must be an object or left out."))
     wants = _boolean(options, "include_usage", "stream_options.") if options else False
     return Asked(fields, model if isinstance(model, str) else "", stream, wants)
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object that a body must be.
+
+    Raises:
+        ApiError: 400, with where it breaks or what it is instead.
+    """
+    try:
+        fields = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(errors.broken_json(f"{error.msg} at line {error.lineno} column {error.colno}")) from None
+    if not isinstance(fields, dict):
+        raise ApiError(errors.not_an_object(KINDS[type(fields)]))
+    return fields
 
 
 def _boolean(fields: dict[str, Any], name: str, prefix: str = "") -> bool:

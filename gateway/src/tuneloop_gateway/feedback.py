@@ -10,7 +10,7 @@ import orjson
 
 from tuneloop_gateway import arms, errors
 from tuneloop_gateway.arms import Arm
-from tuneloop_gateway.body import KINDS
+from tuneloop_gateway.body import parse_object
 from tuneloop_gateway.errors import ApiError, Reply
 from tuneloop_gateway.routes import Route
 
@@ -24,12 +24,7 @@ def parse(raw: bytes) -> tuple[str, float]:
     Raises:
         ApiError: 400, with the field that is wrong.
     """
-    try:
-        fields = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise ApiError(errors.broken_json(f"{error.msg} at line {error.lineno} column {error.colno}")) from None
-    if not isinstance(fields, dict):
-        raise ApiError(errors.not_an_object(KINDS[type(fields)]))
+    fields = parse_object(raw)
     return _identity(fields), _score(fields.get("score"))
 
 

@@ -17,6 +17,7 @@ from tuneloop_localcluster.shell import run
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _STAGES_KEPT = 6
 _LIST_ATTEMPTS = 10
+_LAYER_GONE = "layer not known"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -59,7 +60,14 @@ class Buildah:
         for key, value in arguments.items():
             flags += ["--build-arg", f"{key}={value}"]
         file = ["--file", str(context / image.dockerfile), "--tag", reference]
-        run([*self._buildah, "build", *flags, *file, context], log=self._log(image.name))
+        command: list[str | Path] = [*self._buildah, "build", *flags, *file, context]
+        try:
+            run(command, log=self._log(image.name))
+        except ClusterError as error:
+            # Another build has deleted the layer that this one was about to take from the store's cache.
+            if _LAYER_GONE not in str(error):
+                raise
+            run(command, log=self._log(image.name))
 
     def build_base(self, reference: str) -> None:
         """Make a minimal Debian with Python by debootstrap, straight into an empty image."""

@@ -58,7 +58,10 @@ def _certificates(plane: ControlPlane) -> Authority:
 
 def start(cache: Cache, plane: ControlPlane, launch: Launcher) -> None:
     """Start both and wait until the API server says that it is ready. Processes that run already are left alone."""
-    launch(daemon(plane, ETCD), etcd_command(plane, shutil.which("etcd") or "etcd"))
+    etcd = daemon(plane, ETCD)
+    launch(etcd, etcd_command(plane, shutil.which("etcd") or "etcd"))
+    # kube-apiserver gives up after 20 s without etcd, and its last words would not say why etcd is not there.
+    waiting.until("etcd to listen", lambda: etcd.listens(plane.etcd_port), daemon=etcd)
     launch(daemon(plane, APISERVER), apiserver_command(plane, programs.program(cache, APISERVER)))
     wait(plane)
 

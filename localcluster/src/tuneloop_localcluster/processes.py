@@ -19,6 +19,7 @@ from tuneloop_localcluster.errors import ClusterError
 
 _START_TIME_FIELD = 21  # proc(5): field 22 of /proc/PID/stat, counted from 0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_LISTEN = "0A"  # proc(5): the state of a listening socket
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,15 @@ class Daemon:
         if identity is None:
             raise ClusterError(f"{self.name} ended at once: {self.last_words()}")
         self._pid_file.write_text(identity.encode())
+
+    def listens(self, port: int) -> bool:
+        """Whether somebody listens on this TCP port (IPv4) in the network namespace where it runs."""
+        try:
+            lines = Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
+        except OSError:
+            return False
+        sockets = [line.split() for line in lines]
+        return any(int(words[1].rpartition(":")[2], 16) == port and words[3] == _LISTEN for words in sockets)
 
     def last_words(self, lines: int = 15) -> str:
         """The end of its log, for error messages."""

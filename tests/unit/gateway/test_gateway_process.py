@@ -20,8 +20,9 @@ import httpx
 import pytest
 import yaml
 from aiohttp import web
-from gateway_process import Process, free_port, started
+from gateway_process import Process, started
 from gateway_world import KEY, order, until
+from ports import free_port
 
 SLICES, DEPLOYMENTS = "endpointslices", "modeldeployments"
 

@@ -3,9 +3,11 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from tuneloop_localcluster import waiting
 from tuneloop_localcluster.errors import ClusterError
@@ -113,3 +115,15 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_end_of_nothing_is_fine() -> None:
     end([], patience=0)
     end([2**30], patience=0)
+
+
+def test_a_daemon_that_listens_is_told_from_one_that_does_not_yet(tmp_path: Path) -> None:
+    port = free_port()
+    server = daemon(tmp_path)
+    assert not server.listens(port), "it was never started"
+    server.start([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)])
+    try:
+        waiting.until("it to listen", lambda: server.listens(port), daemon=server)
+        assert not server.listens(free_port())
+    finally:
+        server.stop()

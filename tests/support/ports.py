@@ -1,0 +1,30 @@
+"""Ports for the processes that tests start."""
+
+import random
+import socket
+from pathlib import Path
+
+_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST = 10_000
+
+
+def free_port(count: int = 1) -> int:
+    """The first of ``count`` ports in a row that nobody holds on loopback.
+
+    They lie below the range from which the kernel gives ports to outgoing connections: one out of that range can be
+    taken by any client on the machine before the process that it is meant for has started.
+    """
+    highest = int(_RANGE.read_text().split()[0]) - count
+    while True:
+        port = random.SystemRandom().randint(_LOWEST, highest)  # two test processes must not draw the same row
+        if all(_is_free(port + place) for place in range(count)):
+            return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
