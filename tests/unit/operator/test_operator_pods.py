@@ -101,6 +101,14 @@ def test_a_running_or_ended_pod_has_no_trouble() -> None:
     assert find_trouble([pod(phase="Failed", **waiting("ErrImagePull"))], ()) is None
 
 
+def test_a_conflict_that_the_scheduler_tries_again_is_no_trouble() -> None:
+    message = (
+        'running PreBind plugin "VolumeBinding": Operation cannot be fulfilled on persistentvolumeclaims '
+        '"tuneloop-store": the object has been modified; please apply your changes to the latest version and try again'
+    )
+    assert find_trouble([pod(**unscheduled(message, "SchedulerError"))], ()) is None
+
+
 def test_a_mount_event_of_this_pod_is_lifted_up() -> None:
     event = {
         "reason": "FailedMount",

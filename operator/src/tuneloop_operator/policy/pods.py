@@ -19,8 +19,8 @@ PULL_REASONS = frozenset(
 )
 START_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"})
 MOUNT_EVENTS = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
-
-
+# The scheduler met another writer as it bound a claim: it tries again within seconds.
+_CONFLICT = "the object has been modified"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"  # the Job controller sets it
 
 
@@ -90,6 +90,8 @@ def _unschedulable(pod: Obj, _events: Sequence[Obj]) -> Trouble | None:
     if not scheduled or scheduled.get("status") != "False":
         return None
     message = scheduled.get("message", "").removesuffix(" ")
+    if _CONFLICT in message:
+        return None
     if "persistentvolumeclaim" in message.lower() and "not found" in message:
         return Trouble(reasons.CLAIM_PENDING, f"{message}. Make the claim, or correct its name in the spec")
     if "unbound immediate PersistentVolumeClaims" in message:
