@@ -129,7 +129,8 @@ def gateway(folder: Path, behind: int) -> Iterator[Side]:
     }
     with (
         (folder / "gateway.log").open("wb") as log,
-        _running([sys.executable, "-m", "tuneloop_gateway"], env=env, stderr=log) as process,
+        (folder / "access.log").open("wb") as lines,
+        _running([sys.executable, "-m", "tuneloop_gateway"], env=env, stdout=lines, stderr=log) as process,
     ):
         _wait(port, "the gateway")
         time.sleep(1)  # the first table

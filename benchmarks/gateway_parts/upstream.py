@@ -149,7 +149,13 @@ def resources(port: int, key_hash: str) -> dict[str, Any]:
             "resourceVersion": "1",
             "creationTimestamp": "2026-01-01T00:00:00Z",
         },
-        "spec": {"model": {"uri": "hf://org/model"}, "access": {"keys": [{"name": "bench", "hash": key_hash}]}},
+        "spec": {
+            "model": {"uri": "hf://org/model"},
+            "access": {
+                "keys": [{"name": "bench", "hash": key_hash}],
+                "limits": {"requestsPerMinute": 10_000_000, "tokensPerMinute": 1_000_000_000},  # on, and never reached
+            },
+        },
         "status": {},
     }
     labels = {"kubernetes.io/service-name": f"{MODEL}-server", "app.kubernetes.io/managed-by": "tuneloop"}

@@ -63,9 +63,9 @@ async def started(tmp_path: Path, kubeconfig: Path, **settings: Any) -> AsyncIte
         "TUNELOOP_GATEWAY_LAME_SECONDS": os.environ.get("TUNELOOP_GATEWAY_LAME_SECONDS", "0.5"),
         "POD_NAME": "gateway-7",
     }
-    log = tmp_path / "log"
-    with log.open("wb") as out:
-        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tuneloop_gateway", env=env, stderr=out)
+    log, command = tmp_path / "log", [sys.executable, "-m", "tuneloop_gateway"]
+    with log.open("wb") as out, (tmp_path / "access.log").open("wb") as lines:
+        process = await asyncio.create_subprocess_exec(*command, env=env, stdout=lines, stderr=out)
     try:
         yield Process(process, *ports, log)
     finally:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,10 @@ from aiohttp import web
 
 from tuneloop_core.serving import GatewayLoad
 from tuneloop_core.settings import HoldSettings
+from tuneloop_gateway.accesslog import AccessLog
 from tuneloop_gateway.config import Limits
 from tuneloop_gateway.http_server import ServerConnection, ServerState
+from tuneloop_gateway.ledger import Ledger
 from tuneloop_gateway.load import gateway_load
 from tuneloop_gateway.measure import Measures
 from tuneloop_gateway.proxy import Proxy
@@ -235,6 +238,15 @@ class World:
     measures: Measures
     server: ModelServer
     port: int
+    lines: int  # where the access log can be read
+
+    def access_log(self) -> list[dict[str, Any]]:
+        """What was written since the last time; 64 KiB at most."""
+        self.proxy.ledger.log.flush()
+        os.set_blocking(self.lines, False)
+        with contextlib.suppress(BlockingIOError):
+            return [json.loads(line) for line in os.read(self.lines, 65536).splitlines()]
+        return []
 
     @property
     def url(self) -> str:
@@ -258,14 +270,16 @@ async def gateway(
 ) -> AsyncIterator[World]:
     """The public listener on a free port, swept ten times a second."""
     measures = Measures("gw-0", "2026-01-01T00:00:00+00:00")
-    proxy = Proxy(limits, allow, measures, token, hold or HoldSettings())
+    lines, written = os.pipe()
+    ledger = Ledger(AccessLog(descriptor=written))
+    proxy = Proxy(limits, allow, measures, token, ledger, hold or HoldSettings())
     state = ServerState(proxy, limits)
     state.refused = lambda reply: measures.reject(reply.status, reply.reason)
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(lambda: ServerConnection(state), "127.0.0.1", 0)
     sweeper = loop.create_task(_sweep(proxy, state))
     try:
-        yield World(proxy, state, measures, server, listener.sockets[0].getsockname()[1])
+        yield World(proxy, state, measures, server, listener.sockets[0].getsockname()[1], lines)
     finally:
         sweeper.cancel()
         listener.close()
@@ -273,6 +287,8 @@ async def gateway(
         for connection in list(state.connections):
             connection.abort()
         proxy.close()
+        os.close(lines)
+        os.close(written)
         await asyncio.sleep(0)
 
 

@@ -79,6 +79,7 @@ gateway:
     maxBytes: {{ .Values.gateway.hold.maxBytes | int64 }}
     maxSeconds: {{ .Values.gateway.hold.maxSeconds }}
     heartbeatSeconds: {{ .Values.gateway.hold.heartbeatSeconds }}
+  accessLog: {{ .Values.gateway.accessLog | toJson }}
 stages:
   cpuRequest: {{ .Values.stages.cpuRequest | quote }}
   memoryRequest: {{ .Values.stages.memoryRequest | quote }}

@@ -65,6 +65,13 @@ class HoldSettings(Wire):
     heartbeat_seconds: float = Field(default=5.0, gt=0)  # between comments to a waiting stream, and before the first
 
 
+class AccessLogSettings(Wire):
+    """One line of JSON a request on the gateway's standard output."""
+
+    enabled: bool = True
+    prompts: bool = False
+
+
 class GatewaySettings(Wire):
     """How users and the operator reach the gateway."""
 
@@ -76,6 +83,7 @@ class GatewaySettings(Wire):
     timeouts: GatewayTimeouts = GatewayTimeouts()
     balance: BalanceSettings = BalanceSettings()
     hold: HoldSettings = HoldSettings()
+    access_log: AccessLogSettings = AccessLogSettings()
 
 
 class StageResources(Wire):

@@ -26,18 +26,20 @@ def admit(namespace: Namespace | None, name: str, digest: bytes | None, allow_wi
     raise ApiError(errors.no_key() if digest is None else errors.wrong_key())
 
 
-def opens(route: Route, digest: bytes | None, allow_without_keys: bool) -> bool:
-    """Whether the key (or its absence) may use the route."""
+def opener(route: Route, digest: bytes | None, allow_without_keys: bool) -> str | None:
+    """The name of the key that opens the route, empty where none is asked for; None if it stays closed."""
     keys = route.deployment.keys
     if not keys:
-        return allow_without_keys
+        return "" if allow_without_keys else None
     key = auth.find(keys, digest) if digest is not None else None
-    return key is not None and key.opens(route.model)
+    return key.name if key is not None and key.opens(route.model) else None
 
 
 def usable(namespace: Namespace, digest: bytes | None, allow_without_keys: bool) -> list[Route]:
     """All routes that the key opens, by name."""
-    return [route for _, route in sorted(namespace.models.items()) if opens(route, digest, allow_without_keys)]
+    return [
+        route for _, route in sorted(namespace.models.items()) if opener(route, digest, allow_without_keys) is not None
+    ]
 
 
 def find(namespace: Namespace, model: str, digest: bytes | None, allow_without_keys: bool) -> Route:
@@ -47,6 +49,6 @@ def find(namespace: Namespace, model: str, digest: bytes | None, allow_without_k
         ApiError: 404 that lists what the key may use.
     """
     route = namespace.models.get(model)
-    if route is not None and opens(route, digest, allow_without_keys):
+    if route is not None and opener(route, digest, allow_without_keys) is not None:
         return route
     raise ApiError(errors.unknown_model(model, (each.model for each in usable(namespace, digest, allow_without_keys))))

@@ -28,9 +28,10 @@ class Reply:
 class ApiError(Exception):
     """An error that is answered to the client as it is."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Reply, logged: bool = False) -> None:
         super().__init__(reply.reason)
         self.reply = reply
+        self.logged = logged  # the access log has its line already
 
 
 def error_body(message: str, kind: str, code: str | None = None, param: str | None = None) -> bytes:
@@ -149,10 +150,11 @@ def head_too_large(limit: int) -> Reply:
     return _error(431, "invalid_request_error", "headers_too_large", f"The headers are larger than {limit} bytes.")
 
 
-def too_many(message: str, retry_after: int) -> Reply:
-    """429."""
+def rate_limited(key: str, what: str, limit: int, retry_after: int) -> Reply:
+    """429: ``what`` (requests or tokens) of a key are used up; OpenAI's clients wait and ask again by themselves."""
+    text = f"Key '{key}' has used up its {limit} {what} per minute. Try again in {retry_after} s."
     headers = ((b"retry-after", b"%d" % retry_after),)
-    return _error(429, "rate_limit_error", "rate_limit_exceeded", message, headers=headers)
+    return _error(429, what, "rate_limit_exceeded", text, headers=headers)
 
 
 def upstream_failed(message: str, identity: bytes = b"") -> Reply:

@@ -24,6 +24,7 @@ GAUGES = {
     "watch_stale_seconds": "Seconds since the API server was last heard of.",
     "ready_endpoints": "Server pods in the routing table.",
     "models": "Names that clients may ask for.",
+    "ready_gateways": "Ready gateways, among which limits per key are shared.",
     "client_connections": "Open connections of clients.",
     "buffered_bytes": "Request bodies held in memory.",
 }

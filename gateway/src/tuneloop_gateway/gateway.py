@@ -16,15 +16,18 @@ from typing import Any
 import aiohttp
 
 from tuneloop_core.constants import API_VERSION, LABEL_MANAGED_BY, MANAGED_BY, MODELDEPLOYMENT_PLURAL
+from tuneloop_gateway.accesslog import AccessLog
 from tuneloop_gateway.cluster import Access
 from tuneloop_gateway.config import Config
 from tuneloop_gateway.errors import Reply
 from tuneloop_gateway.exposition import registry
 from tuneloop_gateway.http_server import Application, ServerConnection, ServerState
 from tuneloop_gateway.internal import Internal
+from tuneloop_gateway.ledger import Ledger
 from tuneloop_gateway.measure import Measures
+from tuneloop_gateway.peers import ready_gateways
 from tuneloop_gateway.proxy import Proxy
-from tuneloop_gateway.routes import Deployment, Slice, build_table, parse_deployment, parse_slice
+from tuneloop_gateway.routes import SERVICE_LABEL, Deployment, Slice, build_table, parse_deployment, parse_slice
 from tuneloop_gateway.token_file import TokenFile
 from tuneloop_gateway.upstream_metrics import UpstreamCollector
 from tuneloop_gateway.watch import Pace, Watcher
@@ -47,7 +50,9 @@ class Gateway:
         settings = config.settings.gateway
         self._token = TokenFile(config.token_path)
         self.measures = Measures(config.instance, datetime.now(UTC).isoformat(timespec="seconds"))
-        self.proxy = Proxy(config.limits, settings.allow_without_keys, self.measures, self._token, settings.hold)
+        ledger = Ledger(AccessLog(settings.access_log.enabled, settings.access_log.prompts))
+        allow = settings.allow_without_keys
+        self.proxy = Proxy(config.limits, allow, self.measures, self._token, ledger, settings.hold)
         self._rebuilding: asyncio.TimerHandle | None = None
         self._deployments = [
             Watcher(path, parse_deployment, self._changed, pace=pace)
@@ -58,8 +63,10 @@ class Gateway:
             Watcher(path, parse_slice, self._changed, selector, pace)
             for path in _paths("/apis/discovery.k8s.io/v1", "endpointslices", config.settings.namespaces)
         ]
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{config.settings.namespace}/endpointslices"
+        self._peers = Watcher(path, parse_slice, self._count_peers, f"{SERVICE_LABEL}={settings.service}", pace)
         self._public = self._state(self.proxy)
-        metrics = registry(self.measures, self._gauges, [UpstreamCollector(self.proxy.forwarder)])
+        metrics = registry(self.measures, self._gauges, [UpstreamCollector(self.proxy.forwarder), ledger.usage])
         self._internal = self._state(Internal(self.measures, self.proxy.holds, metrics, self._is_ready))
         self._public.refused = self._count_refusal
 
@@ -69,7 +76,8 @@ class Gateway:
         async with contextlib.AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
             tasks = [asyncio.create_task(self._sweep())]
-            tasks += [asyncio.create_task(each.run(session, self._access)) for each in self._watchers()]
+            watchers = (*self._watchers(), self._peers)
+            tasks += [asyncio.create_task(each.run(session, self._access)) for each in watchers]
             stack.push_async_callback(_cancel, tasks)
             internal = await self._listen(self._internal, self._config.internal_port)
             public = await self._listen(self._public, self._config.port)
@@ -88,6 +96,11 @@ class Gateway:
         """Something was seen; rebuild soon, once everything was listed."""
         if self._rebuilding is None and all(each.synced.is_set() for each in self._watchers()):
             self._rebuilding = asyncio.get_running_loop().call_later(REBUILD_SECONDS, self._rebuild)
+
+    def _count_peers(self) -> None:
+        """Limits per key are shared among the ready gateways; serving waits for no news of them."""
+        service = self._config.settings.gateway.service
+        self.proxy.ledger.gateways = ready_gateways(self._peers.objects.values(), service)
 
     def _rebuild(self) -> None:
         self._rebuilding = None
@@ -119,6 +132,7 @@ class Gateway:
             "watch_stale_seconds": time.monotonic() - heard,
             "ready_endpoints": len({address for route in routes for address in route.addresses}),
             "models": len(routes),
+            "ready_gateways": self.proxy.ledger.gateways,
             "client_connections": len(self._public.connections),
             "buffered_bytes": self._public.buffered,
         }

@@ -28,7 +28,7 @@ class Request:
     """One request of a client. Header names are lower-case; of a repeated header the first counts."""
 
     __slots__ = (
-        "context", "head_size", "headers", "http10", "id", "keep_alive", "method", "parts", "path", "received",
+        "context", "extra", "head_size", "headers", "http10", "id", "keep_alive", "method", "parts", "path", "received",
         "refusal", "size", "url",
     )  # fmt: skip
 
@@ -44,6 +44,7 @@ class Request:
         self.keep_alive = True
         self.http10 = False
         self.id = b""
+        self.extra = b""  # headers of the answer to it, as lines
         self.context: object = None  # the application's
         self.refusal: Reply | None = None
 
@@ -69,20 +70,20 @@ def _lines(status: int, headers: tuple[tuple[bytes, bytes], ...], close: bool, i
     return lines
 
 
-def reply_bytes(reply: Reply, close: bool, identity: bytes = b"") -> bytes:
-    """A whole answer."""
+def reply_bytes(reply: Reply, close: bool, identity: bytes = b"", extra: bytes = b"") -> bytes:
+    """A whole answer; ``extra`` is more headers, as lines."""
     lines = _lines(reply.status, reply.headers, close, identity)
     lines.append(b"content-type: " + reply.content_type)
-    lines.append(b"content-length: %d\r\n\r\n" % len(reply.body))
-    return b"\r\n".join(lines) + reply.body
+    lines.append(b"content-length: %d\r\n%b\r\n%b" % (len(reply.body), extra, reply.body))
+    return b"\r\n".join(lines)
 
 
-def stream_head(head: Head, chunked: bool, close: bool, identity: bytes) -> bytes:
-    """The head of an answer of unknown length."""
+def stream_head(head: Head, chunked: bool, close: bool, identity: bytes, extra: bytes = b"") -> bytes:
+    """The head of an answer of unknown length; ``extra`` is more headers, as lines."""
     lines = _lines(head.status, head.headers, close, identity)
     if chunked:
         lines.append(b"transfer-encoding: chunked")
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+    return b"\r\n".join(lines) + b"\r\n" + extra + b"\r\n"
 
 
 def post_bytes(path: bytes, host: bytes, token: bytes, identity: bytes, body: bytes) -> bytes:

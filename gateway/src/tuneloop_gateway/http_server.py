@@ -254,7 +254,7 @@ class ServerConnection(asyncio.Protocol):
     def reply(self, request: Request, reply: Reply) -> None:
         """A whole answer in one write."""
         self.answered = True
-        self._transport.write(reply_bytes(reply, self._will_close(request), request.id))
+        self._transport.write(reply_bytes(reply, self._will_close(request), request.id, request.extra))
 
     def begin_stream(self, request: Request, head: Head) -> None:
         """The head of an answer whose length is not known yet."""
@@ -262,7 +262,7 @@ class ServerConnection(asyncio.Protocol):
         self._chunked = not request.http10
         if request.http10:
             request.keep_alive = False
-        self._transport.write(stream_head(head, self._chunked, self._will_close(request), request.id))
+        self._transport.write(stream_head(head, self._chunked, self._will_close(request), request.id, request.extra))
 
     def send(self, data: bytes) -> None:
         """A piece of a streamed answer; never empty."""

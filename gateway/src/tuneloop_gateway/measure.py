@@ -106,6 +106,11 @@ class Meter:
         self.usage: Usage | None = None
         series.ongoing += 1
 
+    @property
+    def ttft(self) -> float | None:
+        """Seconds to the first output, of a stream that had one."""
+        return round(self._first - self._received, 6) if self._first else None
+
     def output(self, events: int, now: float) -> None:
         """``events`` events with output came in one piece."""
         if self._first:

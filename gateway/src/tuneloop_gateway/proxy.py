@@ -24,6 +24,7 @@ from tuneloop_gateway.forward import Forwarder, Parcel
 from tuneloop_gateway.hold import Holds, tell
 from tuneloop_gateway.http_messages import Request, request_id
 from tuneloop_gateway.http_server import ServerConnection
+from tuneloop_gateway.ledger import Ledger
 from tuneloop_gateway.measure import Labels, Measures
 from tuneloop_gateway.routes import Address, Route, Table
 from tuneloop_gateway.token_file import TokenFile
@@ -63,12 +64,13 @@ class Call:
 class Proxy:
     """Answers everything on the public port."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of one process
         self,
         limits: Limits,
         allow_without_keys: bool,
         measures: Measures,
         token: TokenFile,
+        ledger: Ledger,
         hold: HoldSettings = HoldSettings(),  # noqa: B008 - frozen
     ) -> None:
         self._limits = limits
@@ -77,6 +79,7 @@ class Proxy:
         self.forwarder = Forwarder(limits, measures, token)
         self.holds = Holds(hold, measures)
         self._changed = asyncio.Event()  # set, and replaced, when the table changes
+        self.ledger = ledger
         self.table: Table | None = None  # None until the first complete look at the cluster
         self.draining = False
 
@@ -86,7 +89,9 @@ class Proxy:
         """Route by this table from now on."""
         self.table = table
         routes = [route for namespace in table.values() for route in namespace.models.values()]
-        self.forwarder.set_owners({(r.deployment.namespace, r.deployment.name): arms.addresses(r) for r in routes})
+        owners = {(r.deployment.namespace, r.deployment.name): arms.addresses(r) for r in routes}
+        self.forwarder.set_owners(owners)
+        self.ledger.forget_all_but(set(owners))
         self._measures.forget_all_but(arms.versions(table.values()))
         self.holds.look(lambda key: next((route for route in routes if route.deployment.key == key), None))
         self._changed.set()
@@ -100,10 +105,12 @@ class Proxy:
     def sweep(self, now: float) -> None:
         """Look for silent servers and old connections; called about once a second."""
         self.forwarder.sweep(now)
+        self.ledger.log.flush()
 
     def close(self) -> None:
         """Close the kept connections to servers."""
         self.forwarder.close()
+        self.ledger.log.flush()
 
     @property
     def ready(self) -> bool:
@@ -119,6 +126,7 @@ class Proxy:
         try:
             request.context = self._call(request)
         except ApiError as error:
+            self.ledger.refused(request, error.reply)
             return error.reply
         return None
 
@@ -134,6 +142,8 @@ class Proxy:
                 connection.reply(request, self._answer(call))
         except ApiError as error:
             self._measures.reject(error.reply.status, error.reply.reason)
+            if not error.logged:
+                self.ledger.refused(request, error.reply, call.namespace)
             tell(connection, request, error.reply)
         except Exception:
             log.exception("a request failed in the gateway itself", extra={"request": request.id.decode()})
@@ -209,6 +219,8 @@ class Proxy:
             if found is None:
                 return
             asked, route = found
+        key = access.opener(route, call.digest, self._allow)
+        entry = self.ledger.open(request, route, key or "", asked, time.monotonic())
         labels = _labels(call, route)
         meter = self._measures.meter(labels, request.received, route.deployment.objective, request.id)
         exchange = Exchange(request, connection, meter, self._limits, drop=not asked.wants_usage)
@@ -220,13 +232,15 @@ class Proxy:
                 exchange.code, exchange.failure = str(reply.status), exchange.failure or reply.reason
                 tell(connection, request, reply)
         except ApiError as error:
-            exchange.code = str(error.reply.status)
+            exchange.code, error.logged = str(error.reply.status), True
             raise
         except asyncio.CancelledError:
             exchange.code = CLIENT_LEFT
             raise
         finally:
-            meter.end(exchange.code, bool(exchange.failure), time.monotonic())
+            now = time.monotonic()
+            meter.end(exchange.code, bool(exchange.failure), now)
+            self.ledger.close(entry, exchange, meter, now)
 
     async def _forward(
         self, call: Call, request: Request, route: Route, asked: Asked, exchange: Exchange
@@ -260,6 +274,7 @@ class Proxy:
                 meter.end(code, code >= "500", time.monotonic())
         if not isinstance(found, Reply):
             return found
+        self.ledger.refused(request, found, call.namespace)
         tell(connection, request, found)
         return None
 

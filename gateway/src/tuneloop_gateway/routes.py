@@ -15,6 +15,7 @@ from tuneloop_core.api.formats import parse_duration
 from tuneloop_core.constants import SERVER_PORT
 from tuneloop_gateway.auth import Key, digest_of_hash
 from tuneloop_gateway.measure import Objective
+from tuneloop_gateway.ratelimit import Quota
 
 SERVICE_LABEL: Final = "kubernetes.io/service-name"
 SERVER_SUFFIX: Final = "-server"
@@ -53,6 +54,8 @@ class Deployment:
     def key(self) -> tuple[str, str]:
         """(namespace, name)."""
         return self.namespace, self.name
+
+    quota: Quota = field(default_factory=Quota)
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ def parse_deployment(raw: Mapping[str, Any]) -> Deployment:
         objective=_objective(spec.get("slo") or {}),
         stalled=_stalled({found["type"]: found for found in status.get("conditions") or ()}),
         shares={model["name"]: _share(model["canary"]) for model in status.get("models") or () if model.get("canary")},
+        quota=_quota((spec.get("access") or {}).get("limits") or {}),
     )
 
 
@@ -153,6 +157,10 @@ def _share(raw: Mapping[str, Any]) -> Share:
 
 def _keys(raw: Iterable[Mapping[str, Any]]) -> tuple[Key, ...]:
     return tuple(Key(key["name"], digest_of_hash(key["hash"]), frozenset(key.get("models") or ())) for key in raw)
+
+
+def _quota(raw: Mapping[str, Any]) -> Quota:
+    return Quota(int(raw.get("requestsPerMinute") or 0), int(raw.get("tokensPerMinute") or 0))
 
 
 def parse_slice(raw: Mapping[str, Any]) -> Slice:

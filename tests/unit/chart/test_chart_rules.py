@@ -61,7 +61,9 @@ def test_the_gateway_reads_deployments_and_endpoints_only(rendered: list[Obj]) -
 def test_rights_lie_only_in_the_listed_namespaces() -> None:
     found = objects(TWO_NAMESPACES)
     places = {
-        obj["metadata"]["namespace"] for obj in of_kind(found, "Role") if not obj["metadata"]["name"].endswith("leader")
+        obj["metadata"]["namespace"]
+        for obj in of_kind(found, "Role")
+        if not obj["metadata"]["name"].endswith(("leader", "peers"))
     }
     assert places == {"team-a", "team-b"}
     bound = [obj["roleRef"]["name"] for obj in of_kind(found, "ClusterRoleBinding")]

@@ -44,13 +44,16 @@ class AccessKey(SpecModel):
 
 
 class AccessLimits(SpecModel):
-    """Limits per key, over all gateways."""
+    """Limits per key, over all gateways: each of N ready ones gives out 1/N."""
 
     requests_per_minute: int | None = Field(
-        default=None, ge=1, le=10_000_000, description="Requests. Not in this release."
+        default=None, ge=1, le=10_000_000, description="Requests a minute; as many may come at once."
     )
     tokens_per_minute: int | None = Field(
-        default=None, ge=1, le=1_000_000_000, description="Prompt and answer tokens. Not in this release."
+        default=None,
+        ge=1,
+        le=1_000_000_000,
+        description="Prompt and answer tokens a minute. A request reserves what it asks for; its usage settles it.",
     )
 
 
@@ -63,4 +66,4 @@ class Access(SpecModel):
         description="Keys that open it.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
-    limits: AccessLimits = Field(default=AccessLimits(), description="Limits per key. Not in this release.")
+    limits: AccessLimits = Field(default=AccessLimits(), description="Limits of each key; 429 beyond them.")

@@ -33,9 +33,4 @@ MODELDEPLOYMENT_LATER: Final = (
         "models from oci://; use hf://ORG/NAME, s3://BUCKET/PREFIX or pvc://CLAIM/PATH",
         ".model.uri",
     ),
-    _later(
-        "!has(self.access) || (!has(self.access.limits.requestsPerMinute) && !has(self.access.limits.tokensPerMinute))",
-        "rate limits; leave access.limits out",
-        ".access.limits",
-    ),
 )
