@@ -106,12 +106,18 @@ def unknown_namespace(namespace: str) -> Reply:
 
 
 def unknown_model(model: str, models: Iterable[str]) -> Reply:
-    """404: no such model, or not for this key; lists what the key may use."""
-    text = (
-        f"The model '{_shown(model)}' does not exist or you do not have access to it. "
-        f"Models you may use here: {_listed(models)}."
-    )
+    """404: no such model; lists what the key may use."""
+    text = f"The model '{_shown(model)}' does not exist here. Models you may use here: {_listed(models)}."
     return _error(404, "invalid_request_error", "model_not_found", text, param="model")
+
+
+def closed_model(model: str, models: Iterable[str]) -> Reply:
+    """403: the model is there, and the key does not open it."""
+    text = (
+        f"This API key does not open the model '{_shown(model)}'. Models it opens here: {_listed(models)}. Ask for one "
+        "of them, or for the model's name to be added to the key in spec.access.keys."
+    )
+    return _error(403, "invalid_request_error", "model_not_allowed", text, param="model")
 
 
 def unknown_response() -> Reply:

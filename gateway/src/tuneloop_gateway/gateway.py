@@ -66,7 +66,9 @@ class Gateway:
         path = f"/apis/discovery.k8s.io/v1/namespaces/{config.settings.namespace}/endpointslices"
         self._peers = Watcher(path, parse_slice, self._count_peers, f"{SERVICE_LABEL}={settings.service}", pace)
         self._public = self._state(self.proxy)
-        metrics = registry(self.measures, self._gauges, [UpstreamCollector(self.proxy.forwarder), ledger.usage])
+        metrics = registry(
+            self.measures, self._gauges, [UpstreamCollector(self.proxy.forwarder), ledger.usage, ledger.log]
+        )
         self._internal = self._state(Internal(self.measures, self.proxy.holds, metrics, self._is_ready))
         self._public.refused = self._count_refusal
 

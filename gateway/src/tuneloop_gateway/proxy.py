@@ -108,9 +108,9 @@ class Proxy:
         self.ledger.log.flush()
 
     def close(self) -> None:
-        """Close the kept connections to servers."""
+        """Close the kept connections to servers, and write the last lines of the access log."""
         self.forwarder.close()
-        self.ledger.log.flush()
+        self.ledger.log.finish()
 
     @property
     def ready(self) -> bool:

@@ -237,7 +237,7 @@ async def test_a_key_that_is_taken_away_while_it_waits(openai: AsyncOpenAI, asle
     await held(asleep)
     closed = world.deployment("qa", access={"keys": [{"name": "other", "hash": world.OTHER_HASH}]})
     asleep.route(closed, world.endpoint_slice("qa", ["127.0.0.1"], asleep.server.port))
-    with pytest.raises(sdk.NotFoundError):
+    with pytest.raises(sdk.AuthenticationError):
         await asking
     assert asleep.server.seen == []
 

@@ -171,6 +171,18 @@ async def test_a_key_over_its_limit_gets_429_and_another_does_not(openai: AsyncO
     assert team.measures.rejected == {("429", "rate_limit_exceeded"): 1}
 
 
+async def test_a_key_for_one_model_gets_403_for_another(openai: AsyncOpenAI, team: world.World) -> None:
+    access = {"keys": [{"name": "app", "hash": HASH, "models": ["support-bot"]}]}
+    qa = world.deployment("qa", adapters=["support-bot"], access=access)
+    team.route(qa, world.endpoint_slice("qa", ["127.0.0.1"], team.server.port))
+    await openai.chat.completions.create(model="support-bot", messages=order(do="answer"))
+    with pytest.raises(sdk.PermissionDeniedError, match="Models it opens here: support-bot") as caught:
+        await openai.chat.completions.create(model="qa", messages=order(do="answer"))
+    assert (caught.value.code, caught.value.param) == ("model_not_allowed", "model")
+    assert [model.id for model in (await openai.models.list()).data] == ["support-bot"]
+    assert len(team.server.seen) == 1
+
+
 async def test_tokens_are_settled_by_usage(openai: AsyncOpenAI, team: world.World) -> None:
     """Each answer uses 10 tokens and reserves over 40: eight reservations would be over 200, their usage is not."""
     limited(team, tokensPerMinute=200)
