@@ -6,8 +6,19 @@ from typing import Any
 
 import pytest
 from operator_api import Api, Obj, wait_for
-from operator_world import FETCHED, World, world_of
-from rollout_world import AnsweringServer, Traffic, gateway, publish, slice_of
+from operator_world import World, world_of
+from rollout_world import (
+    AnsweringServer,
+    Traffic,
+    condition,
+    gateway,
+    name_job,
+    publish,
+    rollout,
+    serve,
+    start_pod,
+    wait_rollout,
+)
 
 pytestmark = pytest.mark.usefixtures("crds")
 
@@ -39,60 +50,6 @@ def server() -> Iterator[AnsweringServer]:
 def traffic(world: World, tmp_path: Path) -> Iterator[Traffic]:
     with gateway(world, tmp_path) as made:
         yield made
-
-
-def rollout(world: World) -> Obj:
-    return dict(world.status("chat", "ModelDeployment").get("rollout") or {})
-
-
-def condition(world: World, kind: str) -> Obj:
-    return world.condition(kind, "chat", "ModelDeployment") or {}
-
-
-def wait_rollout(world: World, what: str, **wanted: Any) -> Obj:
-    def probe() -> Obj | None:
-        found = rollout(world)
-        return found if wanted.items() <= found.items() else None
-
-    return dict(wait_for(what, probe, show=lambda: world.status("chat", "ModelDeployment")))
-
-
-def name_job(world: World, job: str) -> None:
-    adapters = [{"name": "bot", "from": {"fineTuneJob": job}}]
-    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"adapters": adapters}})
-
-
-def serve(world: World, server: AnsweringServer, canary: Obj) -> Obj:
-    """The deployment with its first version, ready and in the gateway's table; the Deployment of r1."""
-    spec = {
-        "model": {"uri": "hf://org/model"},
-        "resources": {"accelerators": 0},
-        "adapters": [{"name": "bot", "from": {"fineTuneJob": "first"}}],
-        "rollout": {"strategy": "Canary", "canary": canary},
-    }
-    metadata = {"name": "chat", "namespace": world.namespace}
-    world.api.create(
-        {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata, "spec": spec}
-    )
-    job = world.wait_job("chat-model")
-    world.end_pod(world.run_pod(world.make_pod(job)), {"stage": "fetch", "outcome": "Succeeded", "result": FETCHED})
-    world.complete(job)
-    found = dict(wait_for("Deployment chat-r1", lambda: world.api.get("Deployment", world.namespace, "chat-r1")))
-    start_pod(world, found, server)
-    world.wait_condition("Ready", "chat", resource="ModelDeployment")
-    return found
-
-
-def start_pod(world: World, found: Obj, server: AnsweringServer) -> None:
-    template, name = found["spec"]["template"], found["metadata"]["name"]
-    metadata = {"name": f"{name}-5d5f-x", "namespace": world.namespace, "labels": template["metadata"]["labels"]}
-    pod = world.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
-    running = world.run_pod(pod, server.ip)
-    world.pod_status(pod, running["status"] | {"conditions": [{"type": "Ready", "status": "True"}]})
-    counts = {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1, "updatedReplicas": 1}
-    ready = counts | {"observedGeneration": found["metadata"]["generation"]}
-    world.api.patch("Deployment", world.namespace, name, {"status": ready}, "status")
-    slice_of(world, "chat-server", server.port, metadata["name"])
 
 
 def drive(world: World, traffic: Traffic, what: str, score: Any = None, **wanted: Any) -> Obj:

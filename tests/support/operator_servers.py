@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -21,6 +22,8 @@ class FakeServer:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if self.path == "/v1/chat/completions":
+                    if body.get("stream"):
+                        return self._stream(fake.stream(body, self.headers["X-Request-Id"]))
                     code, answer = fake.chat(body, self.headers["X-Request-Id"])
                     return self._answer(answer, code)
                 fake._adapters = [f"{item['name']}@{item['digest'][7:19]}" for item in body["adapters"]]
@@ -34,6 +37,15 @@ class FakeServer:
                 self.end_headers()
                 self.wfile.write(data)
 
+            def _stream(self, events: Iterator[dict[str, Any] | str]) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.end_headers()
+                for event in events:
+                    text = event if isinstance(event, str) else json.dumps(event)
+                    self.wfile.write(f"data: {text}\n\n".encode())
+                    self.wfile.flush()
+
             def log_message(self, *_: Any) -> None:
                 """Silence."""
 
@@ -44,6 +56,11 @@ class FakeServer:
     def chat(self, body: dict[str, Any], identity: str) -> tuple[int, dict[str, Any]]:
         """An answer; this one has no engine."""
         return 503, {"error": {"message": f"no engine for {body['model']} in {identity}"}}
+
+    def stream(self, body: dict[str, Any], identity: str) -> Iterator[dict[str, Any] | str]:
+        """Events of a streamed answer; this one has no engine."""
+        yield {"error": {"message": f"no engine for {body['model']} in {identity}"}}
+        yield "[DONE]"
 
     def status(self) -> dict[str, Any]:
         adapters = [{"engineName": name, "state": "Loaded"} for name in self._adapters]

@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any, Self
 import httpx
 from operator_api import Obj, wait_for
 from operator_servers import FakeServer
-from operator_world import World
+from operator_world import FETCHED, World
 from ports import free_port
 
 INTERNAL_PORT = 9090  # where the operator asks every gateway
@@ -39,6 +41,7 @@ class AnsweringServer(FakeServer):
         self._public = ThreadingHTTPServer((own_address(), 0), self.handler)
         self._serving = threading.Thread(target=self._public.serve_forever, daemon=True)
         self.broken: set[str] = set()
+        self.slow: dict[str, tuple[float, float]] = {}  # seconds before the first token, and between tokens
         self.answers: list[str] = []
 
     @property
@@ -65,6 +68,17 @@ class AnsweringServer(FakeServer):
         choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         return 200, {"id": f"chatcmpl-{identity}", "model": model, "choices": [choice], "usage": usage}
+
+    def stream(self, body: Obj, identity: str) -> Iterator[Obj | str]:
+        """Two tokens, then what they came to; as slow as ``slow`` says."""
+        first, between = self.slow.get(body["model"], (0.0, 0.0))
+        chunk = {"id": f"chatcmpl-{identity}", "model": body["model"], "object": "chat.completion.chunk"}
+        for seconds in (first, between):
+            time.sleep(seconds)
+            yield chunk | {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]}
+        yield chunk | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+        yield chunk | {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}}
+        yield "[DONE]"
 
 
 def slice_of(world: World, service: str, port: int, pod: str = "") -> Obj:
@@ -111,6 +125,18 @@ class Traffic:
                 scored = {"id": body["id"], "score": score(body["model"])}
                 assert self._client.post("feedback", json=scored).status_code in (200, 404), "404: it went meanwhile"
         return codes
+
+    def stream(self, model: str, users: int) -> list[int]:
+        """One streamed chat a user, eight at a time; the statuses."""
+
+        def ask(number: int) -> int:
+            asked = {"model": model, "user": f"user-{number}", "messages": [{"role": "user", "content": "x"}]}
+            with self._client.stream("POST", "chat/completions", json=asked | {"stream": True}) as answer:
+                answer.read()
+                return answer.status_code
+
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(ask, range(users)))
 
 
 @contextmanager
@@ -164,3 +190,63 @@ def publish(world: World, name: str, letter: str) -> Obj:
         "digest": f"sha256:{letter * 64}",
     }
     return world.succeed_stage("publish", name, artifact | {"bytes": 1})
+
+
+def rollout(world: World) -> Obj:
+    """``status.rollout`` of the deployment."""
+    return dict(world.status("chat", "ModelDeployment").get("rollout") or {})
+
+
+def condition(world: World, kind: str) -> Obj:
+    """A condition of it; empty where it has none of this type."""
+    return world.condition(kind, "chat", "ModelDeployment") or {}
+
+
+def wait_rollout(world: World, what: str, **wanted: Any) -> Obj:
+    """Wait until the rollout has these fields."""
+
+    def probe() -> Obj | None:
+        found = rollout(world)
+        return found if wanted.items() <= found.items() else None
+
+    return dict(wait_for(what, probe, show=lambda: world.status("chat", "ModelDeployment")))
+
+
+def name_job(world: World, job: str) -> None:
+    """Another job's adapter under the same name."""
+    adapters = [{"name": "bot", "from": {"fineTuneJob": job}}]
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"adapters": adapters}})
+
+
+def serve(world: World, server: AnsweringServer, canary: Obj | None, **more: Any) -> Obj:
+    """The deployment with its first version, ready and in the gateway's table; the Deployment of r1."""
+    spec = {
+        "model": {"uri": "hf://org/model"},
+        "resources": {"accelerators": 0},
+        "adapters": [{"name": "bot", "from": {"fineTuneJob": "first"}}],
+        "rollout": {"strategy": "Canary", "canary": canary} if canary else {"strategy": "RollingUpdate"},
+    } | more
+    metadata = {"name": "chat", "namespace": world.namespace}
+    world.api.create(
+        {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata, "spec": spec}
+    )
+    job = world.wait_job("chat-model")
+    world.end_pod(world.run_pod(world.make_pod(job)), {"stage": "fetch", "outcome": "Succeeded", "result": FETCHED})
+    world.complete(job)
+    found = dict(wait_for("Deployment chat-r1", lambda: world.api.get("Deployment", world.namespace, "chat-r1")))
+    start_pod(world, found, server)
+    world.wait_condition("Ready", "chat", resource="ModelDeployment")
+    return found
+
+
+def start_pod(world: World, found: Obj, server: AnsweringServer) -> None:
+    """The pod of a Deployment, ready and in the gateway's table; and the Deployment's status."""
+    template, name = found["spec"]["template"], found["metadata"]["name"]
+    metadata = {"name": f"{name}-5d5f-x", "namespace": world.namespace, "labels": template["metadata"]["labels"]}
+    pod = world.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+    running = world.run_pod(pod, server.ip)
+    world.pod_status(pod, running["status"] | {"conditions": [{"type": "Ready", "status": "True"}]})
+    counts = {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1, "updatedReplicas": 1}
+    ready = counts | {"observedGeneration": found["metadata"]["generation"]}
+    world.api.patch("Deployment", world.namespace, name, {"status": ready}, "status")
+    slice_of(world, "chat-server", server.port, metadata["name"])

@@ -6,6 +6,7 @@ vLLM loads weights in a process of its own and tells these only in its log. Its 
 
 import logging
 import re
+import traceback
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +40,13 @@ def _keep_failure(folder: Path, error: BaseException) -> None:
     """The first one: what came after it are its consequences."""
     file = folder / _FAILURE
     if not file.exists():
-        file.write_text(f"{type(error).__name__}: {error}"[:_FAILURE_LIMIT])
+        file.write_text(f"{type(error).__name__}: {str(error) or _where(error)}"[:_FAILURE_LIMIT])
+
+
+def _where(error: BaseException) -> str:
+    """The line that raised it: an assertion without words says nothing else."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].line} ({Path(frames[-1].filename).name}, in {frames[-1].name})" if frames else ""
 
 
 def read_failure(folder: Path) -> str:

@@ -61,6 +61,22 @@ def test_the_engines_own_reason_is_kept_and_its_consequences_are_not(tmp_path: P
     assert read_reported(tmp_path) == {}
 
 
+def test_an_assertion_without_words_is_told_by_its_line(tmp_path: Path) -> None:
+    import logging  # noqa: PLC0415
+
+    def check(found: int) -> None:
+        assert found == 1
+
+    with pytest.raises(AssertionError) as caught:
+        check(2)
+    bare = AssertionError().with_traceback(caught.tb)
+    info = (AssertionError, bare, None)
+    handler = enginelog.PhaseHandler(str(tmp_path))
+    handler.emit(logging.LogRecord("vllm", logging.ERROR, __file__, 1, "EngineCore failed to start.", None, info))
+    assert "assert found == 1" in enginelog.read_failure(tmp_path)
+    assert "in check)" in enginelog.read_failure(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("on_cpu", "multimodal", "gone", "kept"),
     [

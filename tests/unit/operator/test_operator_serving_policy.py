@@ -149,6 +149,15 @@ def test_the_old_revision_goes_when_the_new_one_is_ready() -> None:
     assert revisions.obsolete(found | {2: k8s_deployment(2, 1, generation=2)}, chosen, 1) == [], "its status is old"
 
 
+def test_what_has_not_answered_before_all_went_to_sleep_does_not_take_the_old_ones_place() -> None:
+    chosen = revisions.Chosen(2, "server:1", "f", new=False)
+    asleep = {1: k8s_deployment(1, 0, replicas=0), 2: k8s_deployment(2, 0, replicas=0)}
+    assert revisions.obsolete(asleep, chosen, 0) == []
+    assert revisions.sizes(chosen, [1], 0) == {1: 0, 2: 0}
+    assert revisions.sizes(chosen, [1], 3) == {1: 3, 2: 3}, "they wake together"
+    assert revisions.obsolete({1: asleep[1]}, chosen, 0) == [1], "made while nothing runs, it is the only one"
+
+
 def test_known_revisions_are_what_is_there_and_the_newest_that_vanished() -> None:
     there = revisions.known([revision()], {1: k8s_deployment(1, 1), 2: k8s_deployment(2, 0)})
     assert [item.name for item in there] == ["r2", "r1"]

@@ -135,7 +135,16 @@ def is_ready(found: Obj | None, replicas: int) -> bool:
 
 
 def obsolete(found: Mapping[int, Obj], chosen: Chosen, replicas: int) -> list[int]:
-    """Older revisions that may go: all of them once the newest is ready."""
-    if not is_ready(found.get(chosen.number), replicas):
+    """Older revisions that may go: all of them once the newest is ready, or where nothing runs when it comes.
+
+    One that came and has not answered before all went to sleep is not ready by having no pod to wait for.
+    """
+    asleep = replicas == 0 and chosen.number not in found
+    if not asleep and not (replicas and is_ready(found.get(chosen.number), replicas)):
         return []
     return sorted(number for number in found if number != chosen.number)
+
+
+def sizes(chosen: Chosen, kept: Sequence[int], replicas: int) -> dict[int, int]:
+    """Pods by revision: an older one is kept because the newest has not answered yet, and is scaled as if it were."""
+    return dict.fromkeys(sorted({*kept, chosen.number}), replicas)

@@ -79,7 +79,7 @@ class Rollouts:
         ready = [pod["status"].get("podIP") for pod in self._pods(key) if is_pod_ready(pod)]
         statuses, engine_name = self._context.polls.statuses(key), f"{before.name}@{before.canary}"
         said = [s for ip in ready if ip in statuses for s in statuses[ip].adapters if s.engine_name == engine_name]
-        loaded = sum(state.state == "Loaded" for state in said)
+        loaded = sum(state.answers for state in said)
         failed = next((state.message for state in said if state.state == "Failed"), "") if not before.step else ""
         words = f"{loaded} of {len(ready)} ready pods have it"
         return Seen(ready=bool(ready) and loaded >= len(ready), idle=not look.replicas, failure=failed, waits_for=words)
@@ -94,7 +94,7 @@ class Rollouts:
             ready=running >= size and is_ready(there, size),
             full=running >= look.replicas and is_ready(there, look.replicas),
             idle=not look.replicas,
-            failure=words if reason == reasons.CRASHING else "",
+            failure=words if reason in (reasons.CRASHING, reasons.OOM_KILLED) else "",
             waits_for=words,
         )
 

@@ -59,9 +59,11 @@ class Servers:
         await self._applier.ensure(build.build_budget(deployment))
         await self._config_map(key, wanted, found, chosen)
         replicas = wanted.replicas
-        for number in gone(deployment, found, chosen, replicas, wanted.sizes):
+        leaving = gone(deployment, found, chosen, replicas, wanted.sizes)
+        for number in leaving:
             await self._remove(found[number])
-        for number, size in (wanted.sizes or {chosen.number: replicas}).items():
+        kept = [number for number in found if number not in leaving]
+        for number, size in (wanted.sizes or revisions.sizes(chosen, kept, replicas)).items():
             if number in found:
                 await self._scale(found[number], size)
             elif number == chosen.number:
