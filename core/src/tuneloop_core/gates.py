@@ -30,9 +30,16 @@ def all_passed(results: Iterable[GateResult]) -> bool:
     return all(result.passed for result in results)
 
 
+def _score(scores: Scores, metric: str) -> float | None:
+    """A metric of ours, or TASK/METRIC."""
+    if "/" in metric:
+        return scores.tasks.get(metric)
+    found: float | None = getattr(scores, _SCORES[metric])
+    return found
+
+
 def _judge_one(gate: Gate, base: Scores, tuned: Scores) -> GateResult:
-    base_score = getattr(base, _SCORES[gate.metric])
-    score = getattr(tuned, _SCORES[gate.metric])
+    base_score, score = _score(base, gate.metric), _score(tuned, gate.metric)
     if score is None:
         return GateResult(metric=gate.metric, passed=False, message=_unmeasured(gate.metric))
     if gate.max is not None:
@@ -64,4 +71,6 @@ def _ratio_verdict(gate: Gate, base: float | None, score: float) -> GateResult:
 
 
 def _unmeasured(what: str) -> str:
+    if "/" in what:
+        return f"{what} was not measured"
     return f"{what} was not measured; set evaluation.generations above 0 for exactMatch and rougeL"

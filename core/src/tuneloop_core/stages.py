@@ -73,12 +73,14 @@ class FetchInput(Wire):
     model: dict[str, Any] = {}  # spec.model, camelCase
     dataset: dict[str, Any] | None = None  # spec.dataset, camelCase
     adapter: dict[str, Any] | None = None  # spec.adapters[].from with a uri, camelCase
+    tasks: list[dict[str, Any]] = []  # spec.evaluation.tasks, camelCase; their rows go to /work/tasks/NAME
     hub_endpoint: str = ""  # HF_ENDPOINT; empty is the library's default
     refused_addresses: list[str] = []  # CIDRs of API server and nodes, besides loopback, link-local, metadata
     max_bytes: int = 0  # cap per download, bytes; 0 is no cap
     pvc_model_path: str = ""  # for pvc:// the mount below which the files lie
     pvc_dataset_path: str = ""
     pvc_adapter_path: str = ""
+    task_paths: dict[str, str] = {}  # of each task from a pvc://, the mount below which its files lie
 
 
 class CheckInput(Wire):
@@ -90,6 +92,7 @@ class CheckInput(Wire):
     dataset_digest: str = ""  # FetchResult.dataset_digest; empty keeps no tokens for other jobs
     method: dict[str, Any]
     training: dict[str, Any]
+    evaluation: dict[str, Any] = {}  # spec.evaluation: its tasks are tried without a model, its gates looked up
 
 
 class TrainInput(Wire):
@@ -192,6 +195,7 @@ class Scores(Wire):
     reward_margin: float | None = None
     accuracy: float | None = None
     f1: float | None = None
+    tasks: dict[str, float] = {}  # TASK/METRIC of evaluation.tasks
     samples: int = 0
     generations: int = 0
 

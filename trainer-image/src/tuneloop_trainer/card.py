@@ -98,7 +98,17 @@ def _score_table(evaluation: dict[str, Any], learns: str) -> list[str]:
         for key, words in _SCORES
         if key == "evalLoss" or tuned.get(key) is not None
     ]
-    return ["| | base | tuned |", "|---|---|---|", *rows]
+    return [
+        "| | base | tuned |",
+        "|---|---|---|",
+        *rows,
+        *_task_rows(base.get("tasks") or {}, tuned.get("tasks") or {}),
+    ]
+
+
+def _task_rows(base: dict[str, float], tuned: dict[str, float]) -> list[str]:
+    """Scores of evaluation.tasks."""
+    return [f"| {name} (lm-eval) | {_number(base.get(name))} | {_number(tuned[name])} |" for name in tuned]
 
 
 def _words(key: str, words: str, learns: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 
-from tuneloop_core.api.finetunejob import Method, Training
+from tuneloop_core.api.finetunejob import EvaluationSettings, Method, Training
 from tuneloop_core.api.sources import DatasetSource
 from tuneloop_core.data.columns import Columns
 from tuneloop_core.data.files import DatasetError, DatasetFiles, Record, find_files
@@ -27,6 +27,7 @@ from tuneloop_trainer.dataset_report import EXAMPLE_CHARACTERS, Report, Side, me
 from tuneloop_trainer.encode import Encoder, load_encoder
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import folder_aside, sync_folder, write_json
+from tuneloop_trainer.lmeval.scores import dry_run
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.token_cache import TokenCache, cache_key
 from tuneloop_trainer.tokenizing import Item, Task, Tokenized, allowed_workers, tokenized
@@ -40,6 +41,7 @@ STATUS_EXAMPLE_CHARACTERS = 600
 
 def run(stage_input: CheckInput, paths: Paths) -> CheckResult:
     """Check the dataset; raises ``DatasetInvalid`` with the first bad lines and what was expected."""
+    _try_tasks(stage_input, paths)
     cache = TokenCache(paths.tokens, cache_key(stage_input, paths.model))
     if (kept := cache.restore(paths.data)) is not None:
         log.info("the same data was checked before, with the same tokenizer and settings: its tokens are taken")
@@ -54,6 +56,14 @@ def run(stage_input: CheckInput, paths: Paths) -> CheckResult:
         write_json(paths.work / REPORT, asdict(report))
     cache.keep(paths.data, result, report)
     return result
+
+
+def _try_tasks(stage_input: CheckInput, paths: Paths) -> None:
+    """Ask a row of each of evaluation.tasks, and look its gates up: what does not work must not hold an accelerator."""
+    evaluation = EvaluationSettings.model_validate(stage_input.evaluation)
+    if evaluation.tasks:
+        names = dry_run(evaluation, load_encoder(paths.model), paths)
+        log.info("evaluation.tasks will give %s", ", ".join(names))
 
 
 def _check(stage_input: CheckInput, paths: Paths, report: Report) -> CheckResult:

@@ -24,6 +24,7 @@ from tuneloop_core.stages import FetchInput, FetchResult, Reason
 from tuneloop_core.uris import S3Object, parse_model_uri
 
 from tuneloop_trainer.adapterfetch import fetch_adapter
+from tuneloop_trainer.claims import claim_folder
 from tuneloop_trainer.download import Downloader, S3Credentials
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import (
@@ -39,6 +40,7 @@ from tuneloop_trainer.files import (
 )
 from tuneloop_trainer.guard import AddressGuard
 from tuneloop_trainer.hub import Hub, Repository, check_config, is_wanted
+from tuneloop_trainer.lmeval.sources import fetch_tasks, tasks_hold
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.s3models import S3Model
 
@@ -49,7 +51,7 @@ REPORT_SECONDS = 5.0
 
 
 def run(stage_input: FetchInput, paths: Paths, guard: AddressGuard | None = None) -> FetchResult | AdapterFetchResult:
-    """Fetch the model, then the dataset if there is one; or an adapter alone."""
+    """Fetch the rows of evaluation tasks, the model, then the dataset if there is one; or an adapter alone."""
     guard = guard or AddressGuard(stage_input.refused_addresses)
     if stage_input.adapter is not None:
         _remove_stale(paths.artifacts)
@@ -59,6 +61,7 @@ def run(stage_input: FetchInput, paths: Paths, guard: AddressGuard | None = None
 
 def _fetch(stage_input: FetchInput, paths: Paths, guard: AddressGuard) -> FetchResult:
     _remove_stale(paths.models, paths.datasets)
+    fetch_tasks(stage_input, paths, guard)
     result = _fetch_model(stage_input, ModelSource.model_validate(stage_input.model), paths, guard)
     if stage_input.dataset is None:
         return result
@@ -83,7 +86,7 @@ def holds(earlier: dict[str, Any], paths: Paths) -> bool:
     folders = [paths.models.parent / result.model_path]
     if result.dataset_path:
         folders.append(paths.datasets.parent / result.dataset_path)
-    return all(sealed_digest(folder) for folder in folders)
+    return all(sealed_digest(folder) for folder in folders) and tasks_hold(paths)
 
 
 # ---- models --------------------------------------------------------------------------------------------------------
@@ -94,7 +97,7 @@ def _fetch_model(stage_input: FetchInput, model: ModelSource, paths: Paths, guar
         hub = Hub(stage_input.hub_endpoint, paths.secret("model", "token"), guard)
         return _hub_model(hub, model, paths, stage_input.max_bytes)
     if model.uri.startswith("pvc://"):
-        return _claim_model(model, _claim_folder(paths, stage_input.pvc_model_path, model.uri, "model"), paths)
+        return _claim_model(model, claim_folder(paths, stage_input.pvc_model_path, model.uri, "model"), paths)
     place = parse_model_uri(model.uri)
     if isinstance(place, S3Object):
         keys = (paths.secret("model", key) for key in ("accessKeyId", "secretAccessKey", "sessionToken"))
@@ -173,7 +176,7 @@ def _fetch_dataset(
     stage_input: FetchInput, dataset: DatasetSource, paths: Paths, guard: AddressGuard
 ) -> tuple[Path, bool]:
     if dataset.uri.startswith("pvc://"):
-        source = _claim_folder(paths, stage_input.pvc_dataset_path, dataset.uri, "dataset")
+        source = claim_folder(paths, stage_input.pvc_dataset_path, dataset.uri, "dataset")
         files = [source] if source.is_file() else _claim_files(source, dataset.files or ())
         if not files and dataset.files:
             fitting = ", ".join(dataset.files)
@@ -245,16 +248,6 @@ def _copy_sealed(files: list[Path], root: Path, parent: Path, uri: str) -> tuple
         cached = bool(sealed_digest(target))
         seal(aside, target)
         return target, cached
-
-
-def _claim_folder(paths: Paths, mount: str, uri: str, which: str) -> Path:
-    """The path of a ``pvc://`` URI below its mount; links that lead out of the claim are refused."""
-    base = (paths.root / mount.lstrip("/") if mount else paths.claim(which)).resolve()
-    inner = uri.removeprefix("pvc://").partition("/")[2].strip("/")
-    folder = (base / inner).resolve()
-    if not folder.is_relative_to(base):
-        raise StageError(Reason.URI_REFUSED, f"{uri} leads out of its claim through a link.")
-    return folder
 
 
 def _require_allowed(repository: Repository, max_bytes: int, uri: str) -> None:

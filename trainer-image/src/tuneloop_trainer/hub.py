@@ -109,6 +109,12 @@ class Hub:
             raise _no_dataset_files(f"hf://datasets/{name}", file, patterns, found)
         return Repository("dataset", name, str(info.sha), files)
 
+    def resolve_chosen(self, name: str, choose: Callable[[list[str]], list[str]]) -> Repository:
+        """The newest commit of a dataset and those of its files that are chosen; what chooses may refuse."""
+        info = self._ask("dataset", name, "main", lambda: self._info(self._api.dataset_info, name, "main"))
+        found = _sizes(info)
+        return Repository("dataset", name, str(info.sha), {path: found[path] for path in choose(sorted(found))})
+
     def download(self, repository: Repository, folder: Path) -> None:
         """Put the wanted files into ``folder``, each verified by the hub client against size and digest."""
         for path, size in repository.files.items():

@@ -61,6 +61,15 @@ class Paths:
         """Normalised rows and their tokens."""
         return self.work / "data"
 
+    @property
+    def tasks(self) -> Path:
+        """The rows of ``evaluation.tasks``, a folder for each."""
+        return self.work / "tasks"
+
+    def task(self, name: str) -> Path:
+        """The rows of one task, and the task itself where its source brings it."""
+        return self.tasks / name
+
     def secret(self, which: str, key: str) -> str:
         """A key of a mounted Secret, or an empty string where it is not there."""
         path = self.root / "secrets" / which / key

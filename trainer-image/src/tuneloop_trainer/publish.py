@@ -38,6 +38,7 @@ from tuneloop_trainer.files import (
 )
 from tuneloop_trainer.guard import AddressGuard
 from tuneloop_trainer.hub import is_wanted
+from tuneloop_trainer.lmeval.sources import task_sources
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.report import report_html
 from tuneloop_trainer.reported import report_document
@@ -89,7 +90,7 @@ def _publish(stage_input: PublishInput, paths: Paths) -> PublishResult:
     if not is_whole(trained):
         raise StageError(Reason.CHECKPOINT_CORRUPT, f"{trained} does not match its digest; the disk may be failing.")
     gates = judge(spec.evaluation.gates, train.base, train.tuned)
-    manifest = _manifest(stage_input, spec, check, train, gates)
+    manifest = _manifest(stage_input, spec, check, train, gates, paths)
     with folder_aside(paths.artifacts) as aside:
         _assemble(aside, trained, paths, manifest)
         _write_report(aside, manifest, stage_input, paths, with_samples=spec.evaluation.publish_samples)
@@ -112,7 +113,12 @@ def _kind(spec: FineTuneJobSpec) -> Literal["Adapter", "Model"]:
 
 
 def _manifest(
-    stage_input: PublishInput, spec: FineTuneJobSpec, check: CheckResult, train: TrainResult, gates: list[GateResult]
+    stage_input: PublishInput,
+    spec: FineTuneJobSpec,
+    check: CheckResult,
+    train: TrainResult,
+    gates: list[GateResult],
+    paths: Paths,
 ) -> Manifest:
     fetch = stage_input.fetch
     return Manifest(
@@ -140,6 +146,7 @@ def _manifest(
             "tuned": train.tuned.model_dump(mode="json", by_alias=True),
             "gates": [gate.model_dump(mode="json", by_alias=True) for gate in gates],
             "curve": train.curve,
+            **task_sources(spec.evaluation.tasks, paths),
         },
     )
 

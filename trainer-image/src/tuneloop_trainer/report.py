@@ -99,9 +99,16 @@ def _head(manifest: Document) -> str:
 
 
 def _scores(evaluation: Document) -> str:
-    base, tuned = evaluation["base"], evaluation["tuned"]
+    base, tuned = (each | (each.get("tasks") or {}) for each in (evaluation["base"], evaluation["tuned"]))
     names = [name for name in {**SCORES, **base, **tuned} if _is_score(name, base, tuned)]
-    rows = [[_t(SCORES.get(name) or _words(name)), _value(base.get(name)), _value(tuned.get(name))] for name in names]
+    rows = [
+        [
+            _t(SCORES.get(name) or (name if "/" in name else _words(name))),
+            _value(base.get(name)),
+            _value(tuned.get(name)),
+        ]
+        for name in names
+    ]
     counted = f"{number(tuned.get('samples') or 0)} held-out rows, {number(tuned.get('generations') or 0)} answers"
     table = _table(["", "Base", "Tuned"], rows, numbers=(1, 2), caption=f"Measured on {counted}.")
     return f"<h2>Base and tuned</h2>\n{table}{_gates(evaluation.get('gates') or [])}"

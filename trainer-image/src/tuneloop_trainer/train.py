@@ -30,6 +30,7 @@ from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.evaluation import Evaluated, HeldOut, evaluate, evaluation_loss, generation_tokens
 from tuneloop_trainer.files import folder_aside, remove_asides, seal, write_atomic
 from tuneloop_trainer.learning import Learning, Side
+from tuneloop_trainer.lmeval.scores import score
 from tuneloop_trainer.loop import PACK_TOKENS, Loop, out_of_memory
 from tuneloop_trainer.machine import Machine, peak_memory, prepare_machine
 from tuneloop_trainer.model import TunedModel, load_model, verify
@@ -145,7 +146,7 @@ class _Run:
         loop.checkpoints.fence.check()
         self._save(model)
         self.board.enter("TunedEvaluation")
-        tuned = evaluate(model, encoder, held_out, scored, self._tick)
+        tuned = self._evaluate(model, encoder, held_out, scored)
         if self.peers.leads:
             self._write_samples(encoder, held_out, base, tuned)
         self.board.enter("Done")
@@ -204,13 +205,19 @@ class _Run:
             return Evaluated.model_validate(kept)
         self.board.enter("BaseEvaluation")
         with model.as_base():
-            base = evaluate(model, encoder, held_out, scored, self._tick)
+            base = self._evaluate(model, encoder, held_out, scored)
         base = _without_rewards(base)
         if not self.peers.leads:
             return base
         write_atomic(path, _Kept(input_digest=self.digest, evaluated=base).model_dump_json().encode())
         log.info("base model: %s", base.scores.model_dump_json(exclude_none=True))
         return base
+
+    def _evaluate(self, model: TunedModel, encoder: Encoder, held_out: HeldOut, scored: Objective) -> Evaluated:
+        """Scores on the held-out rows and on evaluation.tasks, of the model as it is now."""
+        found = evaluate(model, encoder, held_out, scored, self._tick)
+        tasks = score(model, encoder, self.evaluation.tasks, self.paths, self._tick)
+        return found.model_copy(update={"scores": found.scores.model_copy(update={"tasks": tasks})})
 
     def _train(self, loop: Loop) -> TrainingState:
         """Go on from the last checkpoint or begin; what it found is told with the phase, so that no poll sees less."""

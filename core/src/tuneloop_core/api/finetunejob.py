@@ -9,6 +9,7 @@ from pydantic import Field
 
 from tuneloop_core.api.base import SpecModel, StatusModel, cel, rules
 from tuneloop_core.api.conditions import ObjectMeta
+from tuneloop_core.api.evaltasks import GATES_NAME_LISTED_TASKS, METRIC_RULE, TaskList
 from tuneloop_core.api.finetunejob_status import FineTuneJobStatus
 from tuneloop_core.api.formats import Decimal, Duration, ResourceName, decimal_rule, duration_rule
 from tuneloop_core.api.method import LoRASettings, Method
@@ -155,11 +156,14 @@ class Gate(SpecModel):
         )
     }
 
-    metric: Literal["evalLoss", "perplexity", "exactMatch", "rougeL", "rewardAccuracy", "accuracy", "f1"] = Field(
+    metric: str = Field(
+        max_length=128,
+        json_schema_extra=rules(METRIC_RULE),
         description="evalLoss: nats per trained token, with DPO, KTO and classes the loss per row, lower is better; "
         "perplexity: exp of it; exactMatch and rougeL: 0 to 1 over the generated answers, higher is better; "
         "rewardAccuracy (DPO, KTO): share of held-out rows whose liked answer gained more; accuracy "
-        "and f1 (SequenceClassification): share of right classes, and F1 averaged over classes; all 0 to 1."
+        "and f1 (SequenceClassification): share of right classes, and F1 averaged over classes; all 0 to 1. "
+        "TASK/METRIC: a score of evaluation.tasks, such as arc_easy/acc or gsm8k/exact_match/strict-match.",
     )
     max: Decimal | None = Field(default=None, description="The tuned score must be at most this.")
     min: Decimal | None = Field(default=None, description="The tuned score must be at least this.")
@@ -181,7 +185,8 @@ class EvaluationSettings(SpecModel):
                 "!self.gates.exists(g, g.metric in ['exactMatch', 'rougeL'])",
                 "gates on exactMatch and rougeL need generated answers: set evaluation.generations above 0",
                 ".generations",
-            )
+            ),
+            GATES_NAME_LISTED_TASKS,
         )
     }
 
@@ -192,6 +197,10 @@ class EvaluationSettings(SpecModel):
     max_new_tokens: int = Field(default=64, ge=1, le=4096, description="Longest generated answer, tokens.")
     gates: Annotated[list[Gate], Field(max_length=8)] = Field(
         default=[], description="All must pass, or nothing is published and the work is kept."
+    )
+    tasks: TaskList = Field(
+        default=[],
+        description="lm-eval tasks that base and tuned model are asked, offline; status.evaluation has their scores.",
     )
     publish_samples: bool = Field(
         default=True,
@@ -268,6 +277,12 @@ class FineTuneJobSpec(SpecModel):
                 "self.evaluation.gates.all(g, g.metric in ['evalLoss', 'accuracy', 'f1'])",
                 "a classifier is measured by evalLoss, accuracy and f1: gate on these",
                 ".evaluation.gates",
+            ),
+            cel(
+                "self.method.task == 'TextGeneration' || !has(self.evaluation.tasks) || "
+                "self.evaluation.tasks.size() == 0",
+                "evaluation.tasks are asked of models that write text; a classifier is measured on its held-out rows",
+                ".evaluation.tasks",
             ),
             cel(
                 "self.method.task != 'TextGeneration' || !has(self.evaluation.gates) || "

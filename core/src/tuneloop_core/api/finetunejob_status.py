@@ -163,6 +163,9 @@ class ScoresStatus(StatusModel):
     )
     accuracy: float | None = Field(default=None, description="Classification: share of right classes, 0 to 1.")
     f1: float | None = Field(default=None, description="Classification: F1 averaged over the classes, 0 to 1.")
+    tasks: dict[str, float] = Field(
+        default={}, max_length=24, description="TASK/METRIC of evaluation.tasks, as lm-eval computes it."
+    )
     samples: int = Field(default=0, ge=0, description="Rows that the loss is over.")
     generations: int = Field(default=0, ge=0, description="Answers generated.")
 
@@ -170,7 +173,7 @@ class ScoresStatus(StatusModel):
 class GateStatus(StatusModel):
     """One gate: what was asked and what was found."""
 
-    metric: str = Field(max_length=32, description="The score.")
+    metric: str = Field(max_length=128, description="The score.")
     passed: bool = Field(description="Whether it was reached.")
     message: str = Field(default="", max_length=512, description="By how much it was passed or missed.")
 

@@ -24,7 +24,7 @@ from tuneloop_core.constants import (
 from tuneloop_core.settings import Settings
 from tuneloop_core.stages import CheckInput, FetchInput, FetchResult, PublishInput, Stage, TrainInput
 from tuneloop_operator import attempts, names
-from tuneloop_operator.build import sources
+from tuneloop_operator.build import sources, tasks
 from tuneloop_operator.build.grace import train_grace
 from tuneloop_operator.build.jobs import JobParts, stage_job, train_deadline
 from tuneloop_operator.build.meta import child_metadata
@@ -88,6 +88,8 @@ def _fetch(job: FineTuneJob, settings: Settings) -> JobParts:
         owner=_words(FINETUNEJOB_KIND, owner),
         model=spec.model.to_dict(),
         dataset=spec.dataset.to_dict(),
+        tasks=[task.to_dict() for task in spec.evaluation.tasks],
+        task_paths=tasks.claim_paths(spec.evaluation.tasks),
         pvc_model_path=sources.claim_path("model") if sources.claim_of(spec.model.uri) else "",
         pvc_dataset_path=sources.claim_path("dataset") if sources.claim_of(spec.dataset.uri) else "",
         **_hub(settings),
@@ -97,7 +99,7 @@ def _fetch(job: FineTuneJob, settings: Settings) -> JobParts:
     return JobParts(
         inputs=inputs,
         mounts=_fetch_mounts(owner.uid),
-        volumes=model + dataset,
+        volumes=model + dataset + tasks.volumes(spec.evaluation.tasks),
         resources=stage_sizes(settings),
         service_account=spec.dataset.service_account_name,
         pull_secrets=spec.pod.image_pull_secrets,
@@ -112,6 +114,7 @@ def _check(job: FineTuneJob, fetched: FetchResult, settings: Settings) -> JobPar
         dataset_digest=fetched.dataset_digest,
         method=spec.method.to_dict(),
         training=spec.training.to_dict(),
+        evaluation=spec.evaluation.to_dict(),
     )
     mounts = [
         store_mount("/model", fetched.model_path, read_only=True),

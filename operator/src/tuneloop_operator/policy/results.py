@@ -138,7 +138,7 @@ def _scores(found: Scores) -> ScoresStatus:
     rounded = {
         name: round(value, 4) if isinstance(value, float) else value for name, value in found.model_dump().items()
     }
-    return ScoresStatus(**rounded)
+    return ScoresStatus(**rounded | {"tasks": {name: round(value, 4) for name, value in found.tasks.items()}})
 
 
 def _published(found: PublishResult) -> Fields:

@@ -1,0 +1,162 @@
+"""Scores of ``evaluation.tasks``: of a model, and which there will be, tried without one.
+
+A score is named ``TASK/METRIC``, with the filter where lm-eval names one (``gsm8k/exact_match/strict-match``). Never
+chooses or changes a metric: the number is lm-eval's.
+"""
+
+import copy
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tuneloop_core.api.evaltasks import EvaluationTask
+from tuneloop_core.api.finetunejob import EvaluationSettings
+from tuneloop_core.stages import Reason
+
+from tuneloop_trainer.encode import Encoder
+from tuneloop_trainer.errors import StageError
+from tuneloop_trainer.lmeval.loading import load, unfit
+from tuneloop_trainer.model import TunedModel
+from tuneloop_trainer.objectives import Tick
+from tuneloop_trainer.paths import Paths
+
+log = logging.getLogger("tuneloop")
+
+MOST_SCORES, MOST_CHARACTERS = 24, 800  # of their names: status and termination message are bounded
+LOGITS_BYTES = 2**28  # of a batch, on CPU
+TYPICAL_TOKENS = 512
+LONGEST_TOKENS = 4096
+MOST_AT_ONCE = 16
+
+
+def score(
+    model: TunedModel, encoder: Encoder, tasks: Sequence[EvaluationTask], paths: Paths, tick: Tick
+) -> dict[str, float]:
+    """What lm-eval measures of the model as it is now."""
+    if not tasks:
+        return {}
+    training = model.causal.training
+    found: dict[str, float] = {}
+    try:
+        with model.generating():
+            asked = _wrapped(model, encoder, tick)
+            for task in tasks:
+                log.info("asking %s", task.name)
+                found |= _ask(asked, task, paths, task.limit or None)
+    finally:
+        model.causal.train(training)
+    return found
+
+
+def dry_run(evaluation: EvaluationSettings, encoder: Encoder, paths: Paths) -> list[str]:
+    """The names of the scores there will be, by asking one row of each task with no model behind it.
+
+    Raises ``DatasetInvalid`` for rows that a task cannot ask, for a gate on a score that there is not, and for more
+    scores than a status holds.
+    """
+    if not evaluation.tasks:
+        return []
+    blank = _blank(encoder)
+    names = [name for task in evaluation.tasks for name in _ask(blank, task, paths, 1)]
+    if len(names) > MOST_SCORES or sum(map(len, names)) > MOST_CHARACTERS:
+        message = (
+            f"evaluation.tasks: {len(names)} scores are more than a status holds ({MOST_SCORES}); list fewer tasks."
+        )
+        raise StageError(Reason.DATASET_INVALID, message)
+    _require_measured(evaluation, names)
+    return names
+
+
+def _require_measured(evaluation: EvaluationSettings, names: Sequence[str]) -> None:
+    for gate in evaluation.gates:
+        if "/" in gate.metric and gate.metric not in names:
+            task = gate.metric.partition("/")[0]
+            there = ", ".join(name for name in names if name.startswith(f"{task}/"))
+            message = f"evaluation.gates: {gate.metric} is not measured; of {task} there are {there or 'no scores'}."
+            raise StageError(Reason.DATASET_INVALID, message)
+
+
+def _ask(model: Any, task: EvaluationTask, paths: Paths, limit: int | None) -> dict[str, float]:
+    from lm_eval.evaluator import evaluate  # noqa: PLC0415 - slow to import
+
+    loaded = load(task, paths)
+    try:
+        results = evaluate(
+            model,
+            loaded,
+            limit=limit,
+            bootstrap_iters=0,
+            log_samples=False,
+            apply_chat_template=task.chat_template,
+            fewshot_as_multiturn=task.chat_template,
+        )
+    except (StageError, MemoryError):
+        raise
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise unfit(task.name, error) from error
+    except Exception as error:
+        if type(error).__module__.startswith("jinja2"):
+            raise unfit(task.name, error) from error
+        raise
+    return _named(task.name, results)
+
+
+def _named(task: str, results: Any) -> dict[str, float]:
+    """``{"acc,none": 0.5}`` of the task, or of the group, as ``{"task/acc": 0.5}``; no errors of the mean."""
+    measured = (results.get("groups") or {}).get(task) or results["results"].get(task) or {}
+    found: dict[str, float] = {}
+    for key, value in measured.items():
+        metric, _, chosen = key.partition(",")
+        usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if chosen and usable and not metric.endswith("_stderr"):
+            found["/".join([task, metric] + ([chosen] if chosen != "none" else []))] = round(float(value), 6)
+    if not found:
+        message = (
+            f"evaluation.tasks {task}: lm-eval gives no score of its own for {task}; list the tasks that it is made of."
+        )
+        raise StageError(Reason.DATASET_INVALID, message)
+    return found
+
+
+def _wrapped(model: TunedModel, encoder: Encoder, tick: Tick) -> Any:
+    """lm-eval's wrapper around the loaded model; each call looks whether the pod is to end."""
+    from lm_eval.models.huggingface import HFLM  # noqa: PLC0415 - slow to import
+
+    class Asked(HFLM):  # type: ignore[misc]
+        """The model that is being tuned."""
+
+        def _model_call(self, *args: Any, **kwargs: Any) -> Any:
+            tick(1.0)
+            return super()._model_call(*args, **kwargs)
+
+        def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+            tick(1.0)
+            return super()._model_generate(*args, **kwargs)
+
+    config = model.causal.config
+    longest = min(LONGEST_TOKENS, getattr(config, "max_position_embeddings", None) or LONGEST_TOKENS)
+    return Asked(
+        pretrained=model.causal,
+        tokenizer=copy.deepcopy(encoder.tokenizer),  # it sets a token for padding
+        backend="causal",
+        max_length=longest,
+        batch_size=_batch_size(model, config.vocab_size),
+        max_batch_size=64,
+    )
+
+
+def _batch_size(model: TunedModel, vocabulary: int) -> str | int:
+    """On a device lm-eval finds it by trying; there is no such trial on CPU."""
+    if model.machine.device.type != "cpu":
+        return "auto"
+    return max(1, min(MOST_AT_ONCE, LOGITS_BYTES // (4 * TYPICAL_TOKENS * vocabulary)))
+
+
+def _blank(encoder: Encoder) -> Any:
+    """A model that is none: lm-eval's own for trying tasks, with this model's chat template."""
+    from lm_eval.models.dummy import DummyLM  # noqa: PLC0415 - slow to import
+
+    blank = DummyLM()
+    blank.tokenizer = encoder.tokenizer
+    return blank

@@ -1,0 +1,192 @@
+"""evaluation.tasks with the real lm-eval, a tiny model and rows on this machine; nothing is asked of a network."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import hubs
+import pods
+import pytest
+from tuneloop_core.api.evaltasks import EvaluationTask
+from tuneloop_core.stages import FetchInput, Reason, Stage
+
+from tuneloop_trainer import fetch
+from tuneloop_trainer.errors import StageError
+from tuneloop_trainer.files import folder_aside, seal
+from tuneloop_trainer.guard import AddressGuard
+from tuneloop_trainer.lmeval import known, names
+from tuneloop_trainer.lmeval.loading import load
+from tuneloop_trainer.paths import Paths
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of lm-eval's dependencies
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+ON_LOOPBACK = AddressGuard(allowed=lambda address: address.is_loopback)
+COLOURS = """
+task: {name}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
+doc_to_target: answer
+doc_to_choice: choices
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
+"""
+ROWS = [{"question": f"which is {n}?", "choices": ["red", "green", "blue"], "answer": n % 3} for n in range(6)]
+ARC = [
+    {"id": str(n), "question": "what is warm?", "choices": {"text": ["ice", "fire"], "label": ["A", "B"]}, "answerKey": "B"}
+    for n in range(4)
+]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def own_task(folder: Path, name: str = "colours", text: str = COLOURS) -> Path:
+    """A source with a task of its own and its rows."""
+    write_rows(folder / "test.jsonl", ROWS)
+    (folder / f"{name}.yaml").write_text(text.format(name=name))
+    return folder
+
+
+def bring(paths: Paths, guard: AddressGuard = ON_LOOPBACK, hub: str = "", **task: Any) -> None:
+    """Fetch one task's rows as the fetch stage does."""
+    inputs = {"owner": "FineTuneJob t/j", "tasks": [task], "hubEndpoint": hub}
+    fetch.fetch_tasks(FetchInput.model_validate(inputs), paths, guard)
+
+
+def refusal(paths: Paths, **task: Any) -> str:
+    with pytest.raises(StageError) as caught:
+        bring(paths, **task)
+    assert caught.value.reason in (Reason.DATASET_INVALID, Reason.DATASET_NOT_FOUND)
+    return caught.value.message
+
+
+def evaluation(*gates: dict[str, Any], **task: Any) -> dict[str, Any]:
+    return {"generations": 0, "maxSamples": 20, "tasks": [{"name": "colours", **task}], "gates": list(gates)}
+
+
+def ready(pod: pods.Pod) -> None:
+    """A pod whose fetch stage brought the task ``colours``."""
+    own_task(pod.paths.claim("task-0") / "evals")
+    bring(pod.paths, name="colours", source={"uri": "pvc://claim/evals"})
+
+
+def test_a_task_of_ones_own_is_asked_of_base_and_tuned_model(pod: pods.Pod) -> None:
+    ready(pod)
+    settings = evaluation({"metric": "colours/acc", "min": "0"}, fewShot=0)
+    pod.succeed(Stage.CHECK, pods.Pod.check_input() | {"evaluation": settings})
+    result = pod.succeed(Stage.TRAIN, pods.Pod.train_input(epochs=1) | {"evaluation": settings})
+    for side in ("base", "tuned"):
+        scores = result[side]["tasks"]
+        assert set(scores) == {"colours/acc", "colours/acc_norm"}
+        assert all(score * 6 == pytest.approx(round(score * 6), abs=1e-4) for score in scores.values())  # of six rows
+
+
+def test_a_gate_on_a_score_that_there_is_not_is_refused_by_check(pod: pods.Pod) -> None:
+    ready(pod)
+    gate = {"metric": "colours/f1", "min": "0.5"}
+    code, said = pod.run(Stage.CHECK, pods.Pod.check_input() | {"evaluation": evaluation(gate)})
+    assert (code, said.reason) == (42, Reason.DATASET_INVALID)
+    assert "colours/f1 is not measured; of colours there are colours/acc, colours/acc_norm" in said.message
+
+
+def test_rows_that_a_task_cannot_ask_are_refused_by_check(pod: pods.Pod) -> None:
+    folder = own_task(pod.paths.claim("task-0") / "evals")
+    write_rows(folder / "test.jsonl", [{"frage": "was?"}])
+    bring(pod.paths, name="colours", source={"uri": "pvc://claim/evals"})
+    code, said = pod.run(Stage.CHECK, pods.Pod.check_input() | {"evaluation": evaluation()})
+    assert (code, said.reason) == (42, Reason.DATASET_INVALID)
+    assert "evaluation.tasks colours: lm-eval cannot ask the rows of its source" in said.message
+
+
+def test_a_task_of_lm_evals_takes_its_rows_from_the_hub_that_it_names(bare_pod: pods.Pod) -> None:
+    card = b"---\nconfigs:\n- config_name: ARC-Easy\n  data_files:\n  - {split: test, path: ARC-Easy/test.jsonl}\n---\n"
+    rows = "".join(json.dumps(row) + "\n" for row in ARC).encode()
+    state = hubs.HubState()
+    state.datasets = {"allenai/ai2_arc": hubs.Repository({"ARC-Easy/test.jsonl": rows, "README.md": card})}
+    with hubs.serve(hubs.hub_handler(state)) as endpoint:
+        bring(bare_pod.paths, hub=endpoint, name="arc_easy")
+    task = load(EvaluationTask(name="arc_easy"), bare_pod.paths)["tasks"]["arc_easy"]
+    assert len(task.test_docs()) == 4
+    assert task.doc_to_text(task.test_docs()[0]) == "Question: what is warm?\nAnswer:"
+
+
+def test_plain_rows_do_for_a_task_that_the_hub_divides(bare_pod: pods.Pod) -> None:
+    write_rows(bare_pod.paths.claim("task-0") / "arc/test.jsonl", ARC)
+    bring(bare_pod.paths, name="arc_easy", source={"uri": "pvc://claim/arc/test.jsonl"})
+    (task,) = load(EvaluationTask(name="arc_easy", few_shot=0), bare_pod.paths)["tasks"].values()
+    assert [row["answerKey"] for row in task.test_docs()] == ["B"] * 4
+
+
+def test_a_misspelt_name_ends_fetch_with_the_names_near_it(bare_pod: pods.Pod) -> None:
+    assert "arc_easi is no task of lm-eval's" in refusal(bare_pod.paths, name="arc_easi")
+    assert "arc_easy" in refusal(bare_pod.paths, name="arc_easi")
+    write_rows(bare_pod.paths.claim("task-0") / "rows/test.jsonl", ROWS)
+    said = refusal(bare_pod.paths, name="colour_quiz", source={"uri": "pvc://claim/rows"})
+    assert "pvc://claim/rows has no colour_quiz.yaml" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("humaneval", "runs code that the model wrote"),
+        ("squadv2", "is a program that fetches its own rows"),
+        ("leaderboard", "is a group over several repositories"),
+    ],
+)
+def test_what_cannot_be_asked_here_is_refused_by_name(bare_pod: pods.Pod, name: str, words: str) -> None:
+    assert words in refusal(bare_pod.paths, name=name)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("process_docs: !function utils.evil", "It may hold no code (!function)"),
+        ("include: /etc/passwd", "has include, which is not taken"),
+        ("metric_list: [{metric: /tmp/evil.py, hf_evaluate: true}]", "needs a metric_list"),
+        ("metric_list: [{metric: /tmp/evil.py}]", "names the metric /tmp/evil.py"),
+    ],
+)
+def test_a_task_may_bring_no_code(bare_pod: pods.Pod, line: str, words: str) -> None:
+    text = f"task: mine\noutput_type: generate_until\ntest_split: test\n{line}\n"
+    own_task(bare_pod.paths.claim("task-0") / "evals", "mine", text.replace("{", "{{").replace("}", "}}"))
+    bring(bare_pod.paths, name="mine", source={"uri": "pvc://claim/evals"})
+    with pytest.raises(StageError, match="evaluation.tasks mine") as caught:
+        load(EvaluationTask(name="mine"), bare_pod.paths)
+    assert words in caught.value.message
+
+
+def test_a_template_has_no_way_to_pythons_inside(bare_pod: pods.Pod) -> None:
+    text = COLOURS.replace("{{{{question}}}}", "{{{{ question.__class__.__mro__ }}}}")
+    own_task(bare_pod.paths.claim("task-0") / "evals", text=text)
+    bring(bare_pod.paths, name="colours", source={"uri": "pvc://claim/evals"})
+    (task,) = load(EvaluationTask(name="colours"), bare_pod.paths)["tasks"].values()
+    with pytest.raises(Exception, match="unsafe"):
+        task.doc_to_text(task.test_docs()[0])
+
+
+def test_a_group_stands_for_its_tasks() -> None:
+    found = known.find("mmlu")
+    assert found is not None
+    assert found.is_group
+    assert found.repository == "cais/mmlu"
+    assert len(known.leaves("mmlu", found.index)) == 57
+
+
+def test_rows_that_lie_there_whole_are_not_fetched_again(bare_pod: pods.Pod) -> None:
+    with folder_aside(bare_pod.paths.tasks) as aside:
+        write_rows(aside / "test.jsonl", ARC)
+        seal(aside, bare_pod.paths.task("arc_easy"))
+    bring(bare_pod.paths, hub="http://127.0.0.1:9", name="arc_easy")
+
+
+def test_names_are_near_by_spelling_and_by_part() -> None:
+    assert names.near("gsm8l")[0] == "gsm8k"
+    assert "hellaswag" in names.near("hellaswg")
+    assert names.near("qqqqqqqqqq") == []
