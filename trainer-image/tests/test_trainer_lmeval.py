@@ -1,6 +1,7 @@
 """evaluation.tasks with the real lm-eval, a tiny model and rows on this machine; nothing is asked of a network."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,12 @@ metric_list:
 """
 ROWS = [{"question": f"which is {n}?", "choices": ["red", "green", "blue"], "answer": n % 3} for n in range(6)]
 ARC = [
-    {"id": str(n), "question": "what is warm?", "choices": {"text": ["ice", "fire"], "label": ["A", "B"]}, "answerKey": "B"}
+    {
+        "id": str(n),
+        "question": "what is warm?",
+        "choices": {"text": ["ice", "fire"], "label": ["A", "B"]},
+        "answerKey": "B",
+    }
     for n in range(4)
 ]
 
@@ -106,14 +112,19 @@ def test_rows_that_a_task_cannot_ask_are_refused_by_check(pod: pods.Pod) -> None
 
 
 def test_a_task_of_lm_evals_takes_its_rows_from_the_hub_that_it_names(bare_pod: pods.Pod) -> None:
-    card = b"---\nconfigs:\n- config_name: ARC-Easy\n  data_files:\n  - {split: test, path: ARC-Easy/test.jsonl}\n---\n"
+    splits = "".join(
+        f"  - {{split: {each}, path: ARC-Easy/{each}.jsonl}}\n" for each in ("train", "validation", "test")
+    )
+    card = f"---\nconfigs:\n- config_name: ARC-Easy\n  data_files:\n{splits}---\n".encode()
     rows = "".join(json.dumps(row) + "\n" for row in ARC).encode()
+    files = {f"ARC-Easy/{each}.jsonl": rows for each in ("train", "validation", "test")}
     state = hubs.HubState()
-    state.datasets = {"allenai/ai2_arc": hubs.Repository({"ARC-Easy/test.jsonl": rows, "README.md": card})}
-    with hubs.serve(hubs.hub_handler(state)) as endpoint:
+    state.datasets = {"allenai/ai2_arc": hubs.Repository(files | {"README.md": card, "run.py": b"evil()"})}
+    with hubs.serving(partial(hubs.hub_answer, state)) as endpoint:
         bring(bare_pod.paths, hub=endpoint, name="arc_easy")
     task = load(EvaluationTask(name="arc_easy"), bare_pod.paths)["tasks"]["arc_easy"]
     assert len(task.test_docs()) == 4
+    assert not (bare_pod.paths.task("arc_easy") / "run.py").exists()
     assert task.doc_to_text(task.test_docs()[0]) == "Question: what is warm?\nAnswer:"
 
 
@@ -157,7 +168,7 @@ def test_a_task_may_bring_no_code(bare_pod: pods.Pod, line: str, words: str) -> 
     text = f"task: mine\noutput_type: generate_until\ntest_split: test\n{line}\n"
     own_task(bare_pod.paths.claim("task-0") / "evals", "mine", text.replace("{", "{{").replace("}", "}}"))
     bring(bare_pod.paths, name="mine", source={"uri": "pvc://claim/evals"})
-    with pytest.raises(StageError, match="evaluation.tasks mine") as caught:
+    with pytest.raises(StageError, match=r"evaluation\.tasks mine") as caught:
         load(EvaluationTask(name="mine"), bare_pod.paths)
     assert words in caught.value.message
 
@@ -166,9 +177,8 @@ def test_a_template_has_no_way_to_pythons_inside(bare_pod: pods.Pod) -> None:
     text = COLOURS.replace("{{{{question}}}}", "{{{{ question.__class__.__mro__ }}}}")
     own_task(bare_pod.paths.claim("task-0") / "evals", text=text)
     bring(bare_pod.paths, name="colours", source={"uri": "pvc://claim/evals"})
-    (task,) = load(EvaluationTask(name="colours"), bare_pod.paths)["tasks"].values()
-    with pytest.raises(Exception, match="unsafe"):
-        task.doc_to_text(task.test_docs()[0])
+    with pytest.raises(StageError, match="access to attribute '__class__' of 'str' object is unsafe"):
+        load(EvaluationTask(name="colours"), bare_pod.paths)
 
 
 def test_a_group_stands_for_its_tasks() -> None:

@@ -89,8 +89,7 @@ def _publish(stage_input: PublishInput, paths: Paths) -> PublishResult:
     trained = paths.work / ("train/model" if spec.method.publishes_model else "train/adapter")
     if not is_whole(trained):
         raise StageError(Reason.CHECKPOINT_CORRUPT, f"{trained} does not match its digest; the disk may be failing.")
-    gates = judge(spec.evaluation.gates, train.base, train.tuned)
-    manifest = _manifest(stage_input, spec, check, train, gates, paths)
+    manifest = _manifest(stage_input, spec, check, train, paths)
     with folder_aside(paths.artifacts) as aside:
         _assemble(aside, trained, paths, manifest)
         _write_report(aside, manifest, stage_input, paths, with_samples=spec.evaluation.publish_samples)
@@ -98,7 +97,14 @@ def _publish(stage_input: PublishInput, paths: Paths) -> PublishResult:
         digest = seal(aside, target)
     log.info("published %s", digest)
     path = f"{STORE_ARTIFACTS}/{target.name}"
-    return PublishResult(kind=_kind(spec), path=path, digest=digest, bytes=folder_bytes(target), gates=gates)
+    return PublishResult(
+        kind=_kind(spec), path=path, digest=digest, bytes=folder_bytes(target), gates=gates_of(spec, train)
+    )
+
+
+def gates_of(spec: FineTuneJobSpec, train: TrainResult) -> list[GateResult]:
+    """The verdicts, as the operator found them too."""
+    return judge(spec.evaluation.gates, train.base, train.tuned)
 
 
 def _result_of(stage: Stage, paths: Paths) -> dict[str, Any]:
@@ -113,12 +119,7 @@ def _kind(spec: FineTuneJobSpec) -> Literal["Adapter", "Model"]:
 
 
 def _manifest(
-    stage_input: PublishInput,
-    spec: FineTuneJobSpec,
-    check: CheckResult,
-    train: TrainResult,
-    gates: list[GateResult],
-    paths: Paths,
+    stage_input: PublishInput, spec: FineTuneJobSpec, check: CheckResult, train: TrainResult, paths: Paths
 ) -> Manifest:
     fetch = stage_input.fetch
     return Manifest(
@@ -144,7 +145,7 @@ def _manifest(
         evaluation={
             "base": train.base.model_dump(mode="json", by_alias=True),
             "tuned": train.tuned.model_dump(mode="json", by_alias=True),
-            "gates": [gate.model_dump(mode="json", by_alias=True) for gate in gates],
+            "gates": [gate.model_dump(mode="json", by_alias=True) for gate in gates_of(spec, train)],
             "curve": train.curve,
             **task_sources(spec.evaluation.tasks, paths),
         },

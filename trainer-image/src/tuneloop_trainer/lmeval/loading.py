@@ -4,6 +4,7 @@ The same for the dry run of check and for train, so that what was tried is what 
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def _own_task(path: Path, task: EvaluationTask, folder: Path) -> Any:
 
     _sandbox()
     config = custom.read_task(path, task.name)
-    return ConfigurableTask(config=config | _overrides(task, folder, config.get("dataset_name")))
+    return ConfigurableTask(config=config | _overrides(task, folder, [config]))
 
 
 def _known_task(task: EvaluationTask, folder: Path) -> Any:
@@ -57,19 +58,33 @@ def _known_task(task: EvaluationTask, folder: Path) -> Any:
     if found is None:
         raise known.unknown(task.name)
     _sandbox()
-    names = {each.get("dataset_name") for each in known.leaves(task.name, found.index).values()}
-    overrides = _overrides(task, folder, *names)
+    members = list(known.leaves(task.name, found.index).values())
+    overrides = _overrides(task, folder, members)
     return TaskFactory().build(found.index[task.name], overrides=overrides, registry=found.index)
 
 
-def _overrides(task: EvaluationTask, folder: Path, *configurations: str | None) -> dict[str, Any]:
-    """Rows from the folder; without the repository's division into configurations where the folder has none."""
-    from datasets import get_dataset_config_names  # noqa: PLC0415 - slow to import
+def _overrides(task: EvaluationTask, folder: Path, members: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rows from the folder, and what of the settings it makes needless."""
+    from datasets import get_dataset_config_names, get_dataset_split_names  # noqa: PLC0415 - slow to import
 
     found: dict[str, Any] = {"dataset_path": str(folder)}
-    if get_dataset_config_names(str(folder)) == ["default"] and set(configurations) != {None}:
+    plain = get_dataset_config_names(str(folder)) == ["default"]
+    if plain:  # no division into configurations, such as ARC-Easy and ARC-Challenge
         found["dataset_name"] = None
-    return found | ({} if task.few_shot is None else {"num_fewshot": task.few_shot})
+    if task.few_shot is not None:
+        found["num_fewshot"] = task.few_shot
+    shown = task.few_shot if task.few_shot is not None else max(each.get("num_fewshot") or 0 for each in members)
+    if plain and not shown:
+        found |= _unneeded_splits(members, get_dataset_split_names(str(folder), "default"))
+    return found
+
+
+def _unneeded_splits(members: Sequence[dict[str, Any]], there: Sequence[str]) -> dict[str, Any]:
+    """Where no examples are shown, the rows that are asked are enough."""
+    asked = {each.get("test_split") or each.get("validation_split") for each in members}
+    kept = {*there, *asked}
+    keys = ("training_split", "validation_split", "fewshot_split")
+    return {key: None for key in keys if not {each.get(key) for each in members} & kept}
 
 
 def _settled(made: Any) -> dict[str, Any]:
