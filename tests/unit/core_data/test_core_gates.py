@@ -6,8 +6,8 @@ from tuneloop_core.api.finetunejob import Gate
 from tuneloop_core.gates import all_passed, judge
 from tuneloop_core.stages import Scores
 
-BASE = Scores(eval_loss=4.0, perplexity=54.6, exact_match=0.0, rouge_l=0.2)
-TUNED = Scores(eval_loss=2.0, perplexity=7.4, exact_match=0.1, rouge_l=0.3)
+BASE = Scores(eval_loss=4.0, perplexity=54.6, exact_match=0.0, rouge_l=0.2, tasks={"arc_easy/acc": 0.4})
+TUNED = Scores(eval_loss=2.0, perplexity=7.4, exact_match=0.1, rouge_l=0.3, tasks={"arc_easy/acc": 0.5})
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,8 @@ TUNED = Scores(eval_loss=2.0, perplexity=7.4, exact_match=0.1, rouge_l=0.3)
             True,
             "rougeL tuned/base (0.3/0.2) is 1.5, asked for at least 1.2",
         ),
+        ({"metric": "arc_easy/acc", "min": "0.5"}, True, "arc_easy/acc is 0.5, asked for at least 0.5"),
+        ({"metric": "arc_easy/f1", "min": "0.5"}, False, "arc_easy/f1 was not measured"),
         ({"metric": "exactMatch", "ratioToBaseMin": "1.2"}, True, "exactMatch is 0.1, the base's is 0"),
     ],
 )
