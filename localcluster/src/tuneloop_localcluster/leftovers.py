@@ -10,6 +10,7 @@ from tuneloop_localcluster.shell import run, try_run
 
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _CNI_RESULTS = Path("/var/lib/cni/results")
+_CNI_LOCK = Path("/etc/cni/net.d/cni.lock")  # empty; containerd makes it, and its folder where there was none
 _CONTAINER_LOGS = Path("/var/log/containers")
 _SHIM_SOCKETS = Path("/run/containerd/s")
 _DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
@@ -17,10 +18,13 @@ _DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
 _FOLDERS = (
     _CNI_RESULTS,
     _CNI_RESULTS.parent,
-    Path("/etc/cni/net.d"),
-    Path("/etc/cni"),
+    _CNI_LOCK.parent,
+    _CNI_LOCK.parent.parent,
     _CONTAINER_LOGS,
     _SHIM_SOCKETS,
+    Path("/run/containerd/fifo"),
+    Path("/run/containerd/runc/k8s.io"),
+    Path("/run/containerd/runc"),
     _SHIM_SOCKETS.parent,
     _DEVICE_PLUGINS,
     _DEVICE_PLUGINS.parent,
@@ -70,6 +74,8 @@ def delete_traces(state: Path) -> None:
     sockets = [*_SHIM_SOCKETS.glob("*"), *_DEVICE_PLUGINS.glob("*.sock")]
     for socket in unused_sockets(sockets, Path("/proc/net/unix").read_text()):
         socket.unlink(missing_ok=True)
+    if [*_CNI_LOCK.parent.glob("*")] == [_CNI_LOCK]:
+        _CNI_LOCK.unlink()
     for folder in _FOLDERS:
         with contextlib.suppress(OSError):
             folder.rmdir()
