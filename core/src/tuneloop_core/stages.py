@@ -49,6 +49,8 @@ class Reason(StrEnum):
     EARLY_STOPPED = "EarlyStopped"  # a notice: the held-out loss no longer fell
     BEST_KEPT = "BestKept"  # a notice: the weights of an earlier step were better than the last
     EXPORT_FAILED = "ExportFailed"
+    TRACKED = "Tracked"  # a notice: the tracker has the run
+    TRACKING_FAILED = "TrackingFailed"  # a notice: the tracker was not told, the artifact is published
     TERMINATED = "Terminated"  # SIGTERM obeyed, checkpoint saved
     INTERNAL_ERROR = "InternalError"
 
@@ -237,6 +239,7 @@ class PublishResult(Wire):
     bytes: int
     exported_uri: str = ""
     gates: list[GateResult] = []
+    notices: Annotated[list[Notice], Field(max_length=2)] = []
 
 
 class Termination(Wire):

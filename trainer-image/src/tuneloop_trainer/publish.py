@@ -43,6 +43,7 @@ from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.report import report_html
 from tuneloop_trainer.reported import report_document
 from tuneloop_trainer.stage import read_record
+from tuneloop_trainer.tracking import Told, track
 
 log = logging.getLogger("tuneloop")
 
@@ -68,12 +69,15 @@ class Manifest(Wire):
 def run(stage_input: PublishInput, paths: Paths, guard: AddressGuard | None = None) -> PublishResult:
     """Assemble the artifact, then export it where the job asks for it; returns where it lies."""
     result = _publish(stage_input, paths)
-    output = FineTuneJobSpec.model_validate(stage_input.spec).output
-    if output is None:
-        return result
+    spec = FineTuneJobSpec.model_validate(stage_input.spec)
     guard = guard or AddressGuard(stage_input.refused_addresses)
-    exported = export(paths.artifacts.parent / result.path, output, paths, guard, stage_input.hub_endpoint)
-    return result.model_copy(update={"exported_uri": exported})
+    if spec.output is not None:
+        folder = paths.artifacts.parent / result.path
+        exported = export(folder, spec.output, paths, guard, stage_input.hub_endpoint)
+        result = result.model_copy(update={"exported_uri": exported})
+    train = TrainResult.model_validate(_result_of(Stage.TRAIN, paths))
+    notices = track(Told(stage_input, spec, train, result.digest), paths, guard)
+    return result.model_copy(update={"notices": notices})
 
 
 def holds(earlier: dict[str, Any], paths: Paths) -> bool:
@@ -139,8 +143,8 @@ def _manifest(
         },
         images={"trainer": stage_input.trainer_image},
         operator_version=stage_input.operator_version,
-        # Without the export: where a copy goes does not change what the artifact is, nor its digest.
-        spec=spec.model_copy(update={"output": None}).to_dict(),
+        # Without export and tracker: who else is told does not change what the artifact is, nor its digest.
+        spec=spec.model_copy(update={"output": None, "tracking": None}).to_dict(),
         training=train.model_dump(mode="json", by_alias=True, exclude={"base", "tuned", "curve"}),
         evaluation={
             "base": train.base.model_dump(mode="json", by_alias=True),

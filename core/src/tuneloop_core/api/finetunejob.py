@@ -15,6 +15,7 @@ from tuneloop_core.api.formats import Decimal, Duration, ResourceName, decimal_r
 from tuneloop_core.api.method import LoRASettings, Method
 from tuneloop_core.api.pod import PodSettings
 from tuneloop_core.api.sources import PVC_NEEDS_NO_SECRET, DatasetSource, Endpoint, ModelSource
+from tuneloop_core.api.tracking import Tracking
 from tuneloop_core.api.uri_rules import output_uri_rules
 
 MUTABLE_FIELDS = ("suspend", "priority", "retries", "output")
@@ -325,6 +326,11 @@ class FineTuneJobSpec(SpecModel):
         default=None,
         description="Export of the artifact. It always lies in the namespace's store; without this, only there. "
         "May be changed until the artifact is published.",
+    )
+    tracking: Tracking | None = Field(
+        default=None,
+        description="Tell loss curve, scores and settings to an experiment tracker when the artifact is published. One "
+        "that does not answer is told as a Warning (TrackingFailed); the job succeeds all the same.",
     )
     suspend: bool = Field(
         default=False, description="Stop after a checkpoint and give the accelerator back; false goes on from there."

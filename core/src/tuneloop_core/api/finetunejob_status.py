@@ -140,7 +140,7 @@ class NoticeStatus(StatusModel):
     """Something that training met and dealt with by itself."""
 
     reason: str = Field(
-        max_length=64, description="CheckpointCorrupt, LossSpike, EarlyStopped or BestKept, as in the Event."
+        max_length=64, description="CheckpointCorrupt, LossSpike, EarlyStopped, BestKept, Tracked or TrackingFailed, as in the Event.",
     )
     message: str = Field(default="", max_length=512, description="What was found and what was done.")
 
@@ -244,7 +244,7 @@ class FineTuneJobStatus(StatusModel):
     checkpoint: CheckpointStatus | None = Field(default=None, description="The last checkpoint.")
     resumes: int = Field(default=0, ge=0, description="How often training went on from a checkpoint.")
     notices: list[NoticeStatus] = Field(
-        default=[], max_length=4, description="What training met and dealt with, the last four."
+        default=[], max_length=4, description="What the job met and dealt with, the last four."
     )
     evaluation: EvaluationStatus | None = Field(default=None, description="Scores and gates.")
     artifact: ArtifactStatus | None = Field(default=None, description="What was published.")

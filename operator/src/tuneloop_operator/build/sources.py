@@ -5,6 +5,8 @@ Never reads a Secret and never mounts a whole one.
 
 from typing import Any
 
+from tuneloop_core.api.tracking import Tracking
+
 Obj = dict[str, Any]
 Volumes = list[tuple[Obj, Obj]]
 
@@ -15,6 +17,7 @@ SCHEME_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "s3": (("accessKeyId", "secretAccessKey"), ("sessionToken",)),
 }
 """Scheme: (keys that must be in the Secret, keys that may be)."""
+TRACKING_KEYS = ("token", "username", "password")
 
 
 def scheme(uri: str) -> str:
@@ -43,6 +46,16 @@ def source_volumes(purpose: str, uri: str, secret: str, *, read_only: bool = Tru
         volume = {"name": f"secret-{purpose}", "projected": {"defaultMode": 0o440, "sources": _keys(uri, secret)}}
         found.append((volume, _mount(f"secret-{purpose}", f"/secrets/{purpose}", read_only=True)))
     return found
+
+
+def tracking_volumes(tracking: Tracking | None) -> Volumes:
+    """The tracker's Secret; which of its keys there are is its owner's choice."""
+    secret = tracking.mlflow.credentials_secret if tracking else ""
+    if not secret:
+        return []
+    keys = [{"secret": {"name": secret, "optional": True, "items": [_item(key)]}} for key in TRACKING_KEYS]
+    volume = {"name": "secret-tracking", "projected": {"defaultMode": 0o440, "sources": keys}}
+    return [(volume, _mount("secret-tracking", "/secrets/tracking", read_only=True))]
 
 
 def _mount(name: str, path: str, *, read_only: bool) -> Obj:

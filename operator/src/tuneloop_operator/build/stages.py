@@ -186,7 +186,7 @@ def _publish(job: FineTuneJob, fetched: FetchResult, settings: Settings, version
     return JobParts(
         inputs=inputs,
         mounts=mounts,
-        volumes=volumes,
+        volumes=volumes + sources.tracking_volumes(spec.tracking),
         resources=stage_sizes(settings),
         pull_secrets=spec.pod.image_pull_secrets,
     )

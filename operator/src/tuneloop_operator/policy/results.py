@@ -45,7 +45,7 @@ def absorb(stage: Stage, job: FineTuneJob, said: Termination, seconds: float) ->
         Stage.FETCH: lambda: _fetched(job, FetchResult.model_validate(result)),
         Stage.CHECK: lambda: _checked(job, CheckResult.model_validate(result)),
         Stage.TRAIN: lambda: _trained(job, TrainResult.model_validate(result), seconds),
-        Stage.PUBLISH: lambda: _published(PublishResult.model_validate(result)),
+        Stage.PUBLISH: lambda: _published(job, PublishResult.model_validate(result)),
     }
     return absorbers[stage]()
 
@@ -141,11 +141,11 @@ def _scores(found: Scores) -> ScoresStatus:
     return ScoresStatus(**rounded | {"tasks": {name: round(value, 4) for name, value in found.tasks.items()}})
 
 
-def _published(found: PublishResult) -> Fields:
+def _published(job: FineTuneJob, found: PublishResult) -> Fields:
     artifact = ArtifactStatus(
         kind=found.kind, uri=found.exported_uri, digest=found.digest, path=found.path, bytes=found.bytes
     )
-    return {"artifact": artifact}
+    return {"artifact": artifact, "notices": [*job.status.notices, *notices(found.notices)][-4:]}
 
 
 def fetch_result(status: FineTuneJobStatus) -> FetchResult | None:

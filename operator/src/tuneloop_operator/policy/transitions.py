@@ -41,9 +41,9 @@ def stage_notes(old: Sequence[StageStatus], new: Sequence[StageStatus]) -> list[
 
 
 def training_notes(old: Sequence[NoticeStatus], new: Sequence[NoticeStatus]) -> list[Note]:
-    """One Note for each thing that training has met since; damage is a warning."""
-    corrupt = Reason.CHECKPOINT_CORRUPT.value
-    return [Note(each.reason, each.message, warning=each.reason == corrupt) for each in new if each not in old]
+    """One Note for each thing that training or publish has met since; damage and a deaf tracker are warnings."""
+    warned = (Reason.CHECKPOINT_CORRUPT.value, Reason.TRACKING_FAILED.value)
+    return [Note(each.reason, each.message, warning=each.reason in warned) for each in new if each not in old]
 
 
 def condition_notes(old: Sequence[Condition], new: Sequence[Condition]) -> list[Note]:
