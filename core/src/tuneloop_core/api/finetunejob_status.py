@@ -140,7 +140,8 @@ class NoticeStatus(StatusModel):
     """Something that training met and dealt with by itself."""
 
     reason: str = Field(
-        max_length=64, description="CheckpointCorrupt, LossSpike, EarlyStopped, BestKept, Tracked or TrackingFailed, as in the Event.",
+        max_length=64,
+        description="CheckpointCorrupt, LossSpike, EarlyStopped, BestKept, Tracked or TrackingFailed, as in the Event.",
     )
     message: str = Field(default="", max_length=512, description="What was found and what was done.")
 
