@@ -2,7 +2,8 @@
 
 It answers like vLLM on the wire: one HTTP chunk a token, a usage chunk when asked, ``[DONE]``. Streams are paced, each
 with its own phase, which is the hardest case for a proxy: no two chunks come in one wakeup. Also plays the API server
-for the gateway: one ModelDeployment, one EndpointSlice, watches that stay silent. Never computes anything.
+for the gateway: one ModelDeployment, one EndpointSlice, watches that stay silent; and says of itself what the peers ask
+before they send to it. Never computes anything.
 """
 
 import argparse
@@ -105,12 +106,20 @@ class Server(asyncio.Protocol):
         """The message is whole."""
         if self.url.startswith(b"/apis/"):
             return self.answer_list()
+        if not self.body:
+            return self.answer_about()
         request = json.loads(self.body)
         if request.get("stream"):
             self.usage = bool((request.get("stream_options") or {}).get("include_usage"))
             return self.stream(int(request["max_tokens"]), float(request.get("interval", 0.04)))
         self.transport.write(HEAD_JSON % len(ANSWER) + ANSWER)
         return None
+
+    def answer_about(self) -> None:
+        """What routers ask a server about: its health and models."""
+        models = {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "vllm", "root": MODEL}]}
+        body = json.dumps(models if self.url.endswith(b"/models") else {"model_path": MODEL}).encode()
+        self.transport.write(HEAD_JSON % len(body) + body)
 
     def answer_list(self) -> None:
         """Lists answer at once; watches stay open and silent."""
@@ -174,10 +183,10 @@ def resources(port: int, key_hash: str) -> dict[str, Any]:
     return {"modeldeployments": [deployment], "endpointslices": [slice_]}
 
 
-async def serve(port: int, key_hash: str) -> None:
+async def serve(port: int, server_port: int, key_hash: str) -> None:
     """Listen until killed."""
     loop = asyncio.get_running_loop()
-    found = resources(port, key_hash)
+    found = resources(server_port, key_hash)
     server = await loop.create_server(lambda: Server(found), "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
@@ -186,5 +195,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--key-hash", default="sha256:" + "0" * 64)
+    parser.add_argument("--server", type=int, required=True, help="port of the server pod that the slice names")
     options = parser.parse_args()
-    uvloop.run(serve(options.port, options.key_hash))
+    uvloop.run(serve(options.port, options.server, options.key_hash))
