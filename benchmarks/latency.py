@@ -196,14 +196,18 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     full: dict[str, Any] = {}
     for streams, first in rounds[0]["full"].items():
         found = {side: [each["full"][streams][side] for each in rounds] for side in first}
-        full[streams] = {side: {name: statistics.median(each[name] for each in runs) for name in runs[0]}
-                         for side, runs in found.items()}
+        full[streams] = {
+            side: {name: statistics.median(each[name] for each in runs) for name in runs[0]}
+            for side, runs in found.items()
+        }
     return {"rate": rate, "full": full}
 
 
 def table(found: dict[str, Any]) -> str:
     """For people."""
-    lines = [f"{'median, ms':<12}{'tuneloop-bench':>16}{'vllm bench':>12}{'ratio':>8}{'through gateway':>18}{'added':>8}"]
+    lines = [
+        f"{'median, ms':<12}{'tuneloop-bench':>16}{'vllm bench':>12}{'ratio':>8}{'through gateway':>18}{'added':>8}"
+    ]
     for name, side in found["rate"].items():
         added, ratio = side["through"] - side["theirs"], side["ours"] / side["theirs"]
         lines.append(
@@ -212,7 +216,9 @@ def table(found: dict[str, Any]) -> str:
     lines += ["", f"{'full speed':<12}{'bare tokens/s':>16}{'gateway':>12}{'share':>8}{'TTFT ms':>18}{'TPOT ms':>16}"]
     for streams, side in found["full"].items():
         bare, door = side["bare"], side["gateway"]
-        both = "".join(f"{f'{bare[name]:.0f} -> {door[name]:.0f}':>{width}}" for name, width in (("ttft", 18), ("tpot", 16)))
+        both = "".join(
+            f"{f'{bare[name]:.0f} -> {door[name]:.0f}':>{width}}" for name, width in (("ttft", 18), ("tpot", 16))
+        )
         share = door["tokens"] / bare["tokens"]
         lines.append(f"{streams + ' streams':<12}{bare['tokens']:>16.1f}{door['tokens']:>12.1f}{share:>8.1%}{both}")
     return "\n".join(lines)
@@ -229,7 +235,9 @@ def main() -> None:
     parser.add_argument("--output-tokens", type=int, default=32, help="of each request at the rate")
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 8, 32], help="requests under way at full speed")
     parser.add_argument("--full-tokens", type=int, default=64, help="output tokens of each request at full speed")
-    parser.add_argument("--least", type=int, default=8, help="requests at full speed, where twice the streams are fewer")
+    parser.add_argument(
+        "--least", type=int, default=8, help="requests at full speed, where twice the streams are fewer"
+    )
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="of the engine")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "latency.json")

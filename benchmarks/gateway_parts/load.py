@@ -23,6 +23,7 @@ class Tally:
     failed: list[str] = field(default_factory=list)
     chunks: int = 0
     first: list[float] = field(default_factory=list)
+    probes: list[float] = field(default_factory=list)  # times to the first token of requests sent meanwhile
 
 
 class Client(asyncio.Protocol):
@@ -135,6 +136,23 @@ async def one_asker(port: int, ask: bytes, count: int, tally: Tally) -> None:
     client.transport.close()
 
 
+async def probe(port: int, ask: bytes, options: argparse.Namespace, tally: Tally) -> None:
+    """Short streams, evenly spread over the time that all paced ones run; each on a kept connection."""
+    await asyncio.sleep(options.ramp)
+    pause = (options.tokens * options.interval - options.ramp) / options.probes
+    client = await connect(port)
+    for _ in range(options.probes):
+        start = time.perf_counter()
+        status = await client.ask(ask)
+        if status != 200 or not client.first:
+            tally.failed.append(f"probe: status {status}")
+        else:
+            tally.probes.append(client.first - start)
+            tally.chunks += client.events
+        await asyncio.sleep(max(0.0, start + pause - time.perf_counter()))
+    client.transport.close()
+
+
 async def run(options: argparse.Namespace) -> Tally:
     """All of them side by side."""
     tally = Tally()
@@ -145,6 +163,9 @@ async def run(options: argparse.Namespace) -> Tally:
         ask = request(options.path, "127.0.0.1", options.key, body)
         spread = options.ramp / options.count
         jobs = [one_stream(options.port, ask, options.tokens, i * spread, tally) for i in range(options.count)]
+        if options.probes:
+            short = request(options.path, "127.0.0.1", options.key, body | {"interval": 0, "max_tokens": 2})
+            jobs.append(probe(options.port, short, options, tally))
     elif options.mode == "ttft":
         ask = request(options.path, "127.0.0.1", options.key, body | {"stream": True, "interval": 0, "max_tokens": 2})
         each = options.count // options.connections
@@ -167,6 +188,7 @@ if __name__ == "__main__":
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--interval", type=float, default=0.04)
+    parser.add_argument("--probes", type=int, default=0)
     parser.add_argument("--ramp", type=float, default=1.0)
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args()

@@ -20,7 +20,7 @@ LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=1024)
 
 def application(upstream: int) -> Starlette:
     """POSTs to the same path of the upstream."""
-    client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{upstream}", timeout=None, limits=LIMITS)  # noqa: S113
+    client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{upstream}", timeout=None, limits=LIMITS)
 
     async def forward(request: Request) -> Response:
         sent = client.build_request(
@@ -45,5 +45,10 @@ if __name__ == "__main__":
     parser.add_argument("--upstream", type=int, required=True)
     options = parser.parse_args()
     uvicorn.run(
-        application(options.upstream), port=options.port, log_level="error", access_log=False, backlog=4096, loop="uvloop"
+        application(options.upstream),
+        port=options.port,
+        log_level="error",
+        access_log=False,
+        backlog=4096,
+        loop="uvloop",
     )
