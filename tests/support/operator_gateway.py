@@ -6,10 +6,12 @@ Its EndpointSlice cannot name a loopback address (the API server refuses those),
 import json
 import socket
 import threading
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from operator_world import World
+from ports import alone_on
 
 PORT = 9090
 HEARTBEAT_SECONDS = 2.0
@@ -49,6 +51,8 @@ class FakeGateway:
             def log_message(self, *_: Any) -> None:
                 """Silence."""
 
+        self._alone = ExitStack()
+        self._alone.enter_context(alone_on(PORT))
         self._http = ThreadingHTTPServer((self._ip, PORT), Handler)
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
@@ -89,4 +93,5 @@ class FakeGateway:
             self._news.notify_all()
         self._http.shutdown()
         self._http.server_close()
+        self._alone.close()
         self._thread.join()

@@ -1,7 +1,11 @@
 """Ports for the processes that tests start."""
 
+import fcntl
 import random
 import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -28,3 +32,11 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+@contextmanager
+def alone_on(port: int) -> Iterator[None]:
+    """Hold a port that is fixed by contract against the machine's other test processes: they wait until it is free."""
+    with Path(tempfile.gettempdir(), f"tuneloop-tests-port-{port}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

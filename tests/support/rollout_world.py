@@ -21,7 +21,7 @@ import httpx
 from operator_api import Obj, wait_for
 from operator_servers import FakeServer
 from operator_world import FETCHED, World
-from ports import free_port
+from ports import alone_on, free_port
 
 INTERNAL_PORT = 9090  # where the operator asks every gateway
 
@@ -159,14 +159,22 @@ def gateway(world: World, folder: Path) -> Iterator[Traffic]:
     }
     slice_of(world, "tuneloop-gateway", port)
     log = folder / "gateway.log"
+    with alone_on(INTERNAL_PORT), _process(env, log):
+        traffic = Traffic(world, port)
+        try:
+            wait_for("the gateway to listen", lambda: _listens(traffic), show=log.read_text)
+            yield traffic
+        finally:
+            traffic.close()
+
+
+@contextmanager
+def _process(env: dict[str, str], log: Path) -> Iterator[None]:
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", "tuneloop_gateway"], env=env, stdout=out, stderr=out)
-    traffic = Traffic(world, port)
     try:
-        wait_for("the gateway to listen", lambda: _listens(traffic), show=log.read_text)
-        yield traffic
+        yield
     finally:
-        traffic.close()
         process.kill()
         process.wait()
 

@@ -94,6 +94,13 @@ def test_a_task_of_ones_own_is_asked_of_base_and_tuned_model(pod: pods.Pod) -> N
         assert all(score * 6 == pytest.approx(round(score * 6), abs=1e-4) for score in scores.values())  # of six rows
 
 
+def test_a_task_is_tried_in_the_process_of_a_pod(pod: pods.Pod) -> None:
+    ready(pod)
+    done = pod.process(Stage.CHECK, pods.Pod.check_input() | {"evaluation": evaluation()})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "evaluation.tasks will give colours/acc" in done.stderr + done.stdout
+
+
 def test_a_gate_on_a_score_that_there_is_not_is_refused_by_check(pod: pods.Pod) -> None:
     ready(pod)
     gate = {"metric": "colours/f1", "min": "0.5"}

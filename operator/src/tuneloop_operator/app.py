@@ -48,22 +48,28 @@ async def main(settings: Settings) -> int:
     heartbeat = Heartbeat(LEASE_NAME, identity, frozen_after)
     election = Client(credentials)
     lease = Lease(election, settings.namespace, LEASE_NAME, identity)
+    stop = _on_signals()
     async with serve(heartbeat, _port("LIVENESS", OPERATOR_LIVENESS_PORT), _port("METRICS", OPERATOR_METRICS_PORT)):
         try:
-            if not await _acquire(lease):
+            if not await _acquire(lease, stop):
                 return 0
-            return await _lead(credentials, settings, lease, heartbeat, identity)
+            return await _lead(credentials, settings, lease, heartbeat, stop)
         finally:
             await lease.release()
             await election.close()
 
 
-async def _acquire(lease: Lease) -> bool:
-    """Wait for the Lease; False when SIGTERM or SIGINT came first."""
+def _on_signals() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT, until kopf takes both over."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _acquire(lease: Lease, stop: asyncio.Event) -> bool:
+    """Wait for the Lease; False when ``stop`` was set first."""
     stopping = asyncio.create_task(_until(stop))
     acquiring = asyncio.create_task(lease.acquire())
     await asyncio.wait({stopping, acquiring}, return_when=asyncio.FIRST_COMPLETED)
@@ -75,7 +81,9 @@ async def _until(event: asyncio.Event) -> None:
     await event.wait()
 
 
-async def _lead(credentials: Credentials, settings: Settings, lease: Lease, heartbeat: Heartbeat, identity: str) -> int:
+async def _lead(
+    credentials: Credentials, settings: Settings, lease: Lease, heartbeat: Heartbeat, stop: asyncio.Event
+) -> int:
     client = Client(credentials, fence=lease.check)
     pods = PodClient(Path(os.environ.get("TUNELOOP_SERVER_TOKEN_FILE", SERVER_TOKEN_PATH)))
     cache = Cache()
@@ -86,7 +94,7 @@ async def _lead(credentials: Credentials, settings: Settings, lease: Lease, hear
     context = Context(
         client=client,
         cache=cache,
-        events=EventSink(client, identity),
+        events=EventSink(client, lease.identity),
         namespaces=Namespaces(client, cache, settings),
         polls=polls,
         gateways=gateways,
@@ -106,7 +114,7 @@ async def _lead(credentials: Credentials, settings: Settings, lease: Lease, hear
     if await _may_watch_leases(client, settings):
         heartbeat.start()
     try:
-        await operator.run(client, inbox, heartbeat, watched_namespaces(settings))
+        await operator.run(client, inbox, heartbeat, watched_namespaces(settings), stop)
     except Exception:
         logger.exception("a watch died; the process ends, so that it starts from fresh lists")
         return 1

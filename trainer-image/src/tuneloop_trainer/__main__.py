@@ -9,8 +9,9 @@ import signal
 import sys
 from types import FrameType
 
-from tuneloop_core.constants import EXIT_TERMINATED
-from tuneloop_core.stages import Stage
+import pydantic
+from tuneloop_core.constants import EXIT_TERMINATED, STAGE_INPUT_ENV
+from tuneloop_core.stages import CheckInput, Stage
 
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.ranks import run_among_others
@@ -47,8 +48,17 @@ def _prepare_environment(stage: Stage) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if stage not in (Stage.FETCH, Stage.PUBLISH):
         os.environ["HF_HUB_OFFLINE"] = "1"
-    if stage is Stage.CHECK:  # a tokenizer needs no torch: without it transformers starts in a third of the time
+    # A tokenizer needs no torch: without it transformers starts in a third of the time. lm-eval does need it.
+    if stage is Stage.CHECK and not _asks_tasks(os.environ.get(STAGE_INPUT_ENV, "")):
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+
+
+def _asks_tasks(text: str) -> bool:
+    """Whether the input names evaluation.tasks; one that cannot be read is refused by the stage itself, in words."""
+    try:
+        return bool(CheckInput.model_validate_json(text).evaluation.get("tasks"))
+    except pydantic.ValidationError:
+        return False
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from tuneloop_trainer.dataset_report import EXAMPLE_CHARACTERS, Report, Side, me
 from tuneloop_trainer.encode import Encoder, load_encoder
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import folder_aside, sync_folder, write_json
-from tuneloop_trainer.lmeval.scores import dry_run
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.token_cache import TokenCache, cache_key
 from tuneloop_trainer.tokenizing import Item, Task, Tokenized, allowed_workers, tokenized
@@ -62,6 +61,8 @@ def _try_tasks(stage_input: CheckInput, paths: Paths) -> None:
     """Ask a row of each of evaluation.tasks, and look its gates up: what does not work must not hold an accelerator."""
     evaluation = EvaluationSettings.model_validate(stage_input.evaluation)
     if evaluation.tasks:
+        from tuneloop_trainer.lmeval.scores import dry_run  # noqa: PLC0415 - needs torch, hidden where there are none
+
         names = dry_run(evaluation, load_encoder(paths.model), paths)
         log.info("evaluation.tasks will give %s", ", ".join(names))
 

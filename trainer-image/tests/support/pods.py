@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +58,13 @@ class Pod:
         module = MODULES[stage]
         code = run_stage(stage, module.run, self.paths, getattr(module, "holds", always_holds))
         return code, Termination.model_validate_json(self.paths.termination_log.read_bytes())
+
+    def process(self, stage: Stage, stage_input: dict[str, Any], *flags: str) -> "subprocess.CompletedProcess[str]":
+        """Run a stage as the process that a pod runs, with these flags of Python's."""
+        text = json.dumps({"owner": "FineTuneJob test/job", **stage_input})
+        environment = {**os.environ, STAGE_INPUT_ENV: text, "TUNELOOP_ROOT": str(self.root)}
+        command = [sys.executable, *flags, "-m", "tuneloop_trainer", stage]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
     def succeed(self, stage: Stage, stage_input: dict[str, Any]) -> dict[str, Any]:
         """Run a stage that must succeed; its result."""

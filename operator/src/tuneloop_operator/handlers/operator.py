@@ -19,8 +19,12 @@ logger = logging.getLogger(__name__)
 STOP_SECONDS = 5.0
 
 
-async def run(client: Client, inbox: Inbox, heartbeat: Heartbeat, namespaces: Sequence[str]) -> None:
+async def run(
+    client: Client, inbox: Inbox, heartbeat: Heartbeat, namespaces: Sequence[str], stop: asyncio.Event
+) -> None:
     """Watch until SIGTERM comes; raises when a watch dies. No namespaces means all.
+
+    ``stop`` is set if the signal came before kopf's handlers took the place of ours: nothing else would tell of it.
 
     kopf's own ``run_tasks`` waits without limit for what it cancels, and a watch that is being opened at that moment
     never ends (kopf 1.45.2, ``request_cancel_callback``): the process would live on without watches. So its tasks are
@@ -39,7 +43,7 @@ async def run(client: Client, inbox: Inbox, heartbeat: Heartbeat, namespaces: Se
         clusterwide=not namespaces,
         namespaces=list(namespaces),
     )
-    await _supervise(tasks)
+    await _supervise([*tasks, asyncio.create_task(stop.wait(), name="stop")])
 
 
 async def _supervise(tasks: Collection[asyncio.Task[Any]]) -> None:
