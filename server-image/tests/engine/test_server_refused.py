@@ -1,9 +1,11 @@
 """Models that cannot be served, on the real engine: the pod ends with one, and its last words are the engine's own."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,9 @@ def test_a_cache_that_the_engine_itself_finds_too_small_is_told_in_its_words(tmp
     """As on a GPU, where it measures what is left: its process says how much a sequence needs; that is handed on."""
     model = write_tiny_model(tmp_path / "model")
     command = [sys.executable, str(START), str(model), str(1 << 17)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+    with tempfile.TemporaryDirectory(prefix="tl-") as temporary:
+        environment = {**os.environ, "TMPDIR": temporary}
+        options: dict[str, Any] = {"capture_output": True, "text": True, "env": environment}
+        done = subprocess.run(command, timeout=START_SECONDS, check=False, **options)
     assert "the engine could not load this model: ValueError: To serve at least one request" in done.stdout, done
     assert "KV cache" in done.stdout

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,8 @@ class ServerProcess:
         self.etc.mkdir()
         self.artifacts.mkdir()
         self.log = folder / "log"
+        # A short name, for the engine's sockets lie in it.
+        self.temporary = tempfile.TemporaryDirectory(prefix="tl-", ignore_cleanup_errors=True)
         self.port = _free_port()
         write_json(self.etc / "guard.json", guard_config(self.signer))
         config = {"servedName": "tiny", "modelPath": str(model), "engine": engine, "accelerators": 0}
@@ -62,6 +65,7 @@ class ServerProcess:
             "TUNELOOP_SERVER_PORT": str(self.port),
             "TUNELOOP_SERVER_SETTLE_SECONDS": "1",
             "TUNELOOP_SERVER_GRACE_SECONDS": str(START_SECONDS),
+            "TMPDIR": self.temporary.name,
             "OMP_NUM_THREADS": "1",  # threads of a busy machine wait for each other
             **environment,
         }
@@ -83,6 +87,7 @@ class ServerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # killed alone, the server would leave its engine running
         self.process.wait()
+        self.temporary.cleanup()
 
     def health(self) -> int:
         """The status of /health; 0 while nobody listens."""

@@ -108,17 +108,22 @@ def _tls(cluster: dict[str, Any], user: dict[str, Any]) -> ssl.SSLContext:
     tls = ssl.create_default_context(cafile=cluster.get("certificate-authority"), cadata=cadata)
     if cluster.get("insecure-skip-tls-verify"):
         tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
-    certificate, key = _file(user, "client-certificate"), _file(user, "client-key")
+    certificate, key = _pem(user, "client-certificate"), _pem(user, "client-key")
     if certificate and key:
-        tls.load_cert_chain(certificate, key)
+        _load_pair(tls, certificate + b"\n" + key)
     return tls
 
 
-def _file(user: dict[str, Any], field: str) -> str:
-    """``ssl`` only loads key pairs from files, so inline data goes through a private temporary one."""
+def _pem(user: dict[str, Any], field: str) -> bytes:
     data = user.get(f"{field}-data")
-    if not data:
-        return str(user.get(field, ""))
-    with tempfile.NamedTemporaryFile(prefix="tuneloop-", suffix=".pem", delete=False) as file:
-        file.write(base64.b64decode(data))
-    return file.name
+    if data:
+        return base64.b64decode(data)
+    return Path(user[field]).read_bytes() if user.get(field) else b""
+
+
+def _load_pair(tls: ssl.SSLContext, pair: bytes) -> None:
+    """``ssl`` loads key pairs from files only; this one is readable by us alone and gone at once."""
+    with tempfile.NamedTemporaryFile(prefix="tuneloop-", suffix=".pem") as file:
+        file.write(pair)
+        file.flush()
+        tls.load_cert_chain(file.name)
