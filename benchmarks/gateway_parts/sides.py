@@ -53,6 +53,14 @@ def _peak_mib(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
+def pin(pids: list[int], cpu: int) -> None:
+    """Keep all threads of these processes, and those that they start later, on one core."""
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(task.name), {cpu})
+
+
 def family(pid: int) -> list[int]:
     """A process and its children."""
     return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]

@@ -11,6 +11,7 @@ from e2e_kube import Kube, condition
 from e2e_world import API_KEY, NAMESPACE, gateway_url, model_deployment
 
 NAME = "elastic"
+SCALED = "scaled"
 DELAY = "20s"
 
 
@@ -89,8 +90,8 @@ def test_the_cold_start_is_told_by_phase(kube: Kube, asleep: None) -> None:
     assert {"ScaledToZero", "Woken"} <= events
 
 
-def _status(kube: Kube) -> dict[str, Any]:
-    found: dict[str, Any] = (kube.get("mdep", NAME, NAMESPACE) or {}).get("status") or {}
+def _status(kube: Kube, name: str = NAME) -> dict[str, Any]:
+    found: dict[str, Any] = (kube.get("mdep", name, NAMESPACE) or {}).get("status") or {}
     return found
 
 
@@ -98,3 +99,37 @@ def _sleeps(kube: Kube) -> bool:
     """Whether it says so, and its last pod has gone."""
     ready = condition(kube.get("mdep", NAME, NAMESPACE), "Ready")
     return ready.get("reason") == "ScaledToZero" and not _status(kube).get("replicas")
+
+
+def test_the_clusters_own_horizontal_pod_autoscaler_writes_replicas(kube: Kube, world: None) -> None:
+    """It has no metrics here, but below its minimum it acts without: through /scale, as with any metric."""
+    manifest = model_deployment(SCALED, adapters=[])
+    manifest["spec"]["scaling"] = {"mode": "External", "replicas": 1}
+    kube.apply(manifest)
+    kube.apply(_autoscaler(minimum=2))
+    try:
+        autoscaler = lambda: str(kube.get("hpa", SCALED, NAMESPACE))  # noqa: E731
+        written = lambda: (kube.get("mdep", SCALED, NAMESPACE) or {})["spec"]["scaling"]["replicas"] == 2  # noqa: E731
+        kube.wait_for("the autoscaler to ask for two replicas", written, explain=autoscaler)
+        kube.wait_for("two server pods", lambda: len(_pods(kube)) == 2, explain=lambda: str(_status(kube, SCALED)))
+        able = condition(kube.get("hpa", SCALED, NAMESPACE), "AbleToScale")
+        assert able["status"] == "True", able
+    finally:
+        kube.delete("hpa", SCALED, NAMESPACE)
+        kube.delete("mdep", SCALED, NAMESPACE, "--wait=false")
+
+
+def _autoscaler(minimum: int) -> dict[str, Any]:
+    kind = {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "ModelDeployment", "name": SCALED}
+    target = {"type": "Utilization", "averageUtilization": 80}
+    metric = {"type": "Resource", "resource": {"name": "cpu", "target": target}}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": SCALED, "namespace": NAMESPACE},
+        "spec": {"scaleTargetRef": kind, "minReplicas": minimum, "maxReplicas": 3, "metrics": [metric]},
+    }
+
+
+def _pods(kube: Kube) -> list[dict[str, Any]]:
+    return kube.list("pods", NAMESPACE, f"tuneloop.dev/modeldeployment={SCALED},app.kubernetes.io/component=server")

@@ -88,14 +88,15 @@ def converse(target: Target, deployment: Obj, key: str, made: Dataset) -> str:
     """Ask base and tuned model the held-out questions, print what they said and return the gateway's URL."""
     base = str(deployment["metadata"]["name"])
     tuned = str(deployment["spec"]["adapters"][0]["name"])
-    given: list[talk.Answer] = []
+    given: dict[str, list[talk.Answer]] = {base: [], tuned: []}
     since = datetime.now(UTC)
     with talk.gateway_url(target) as url:
         client = talk.connect(url, NAMESPACE, key)
         talk.wait_for_key(client, {base, tuned})
         for row in questions(made):
             pair = talk.ask(client, base, row.question), talk.ask(client, tuned, row.question)
-            given += pair
+            for name, answer in zip(given, pair, strict=True):
+                given[name].append(answer)
             print("\n" + report.answers(row.question, row.answer, *pair))
     print("\nLatency, as measured by this client, and by the gateways in a minute's window (written once it is over):")
     print(report.latency(given, wait_for_latency(target, base, since)))

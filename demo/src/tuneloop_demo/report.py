@@ -1,7 +1,8 @@
 """What the demo prints at its end: tables from statuses and answers. Pure."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median_low
 
 from tuneloop_demo.phases import clock
 from tuneloop_demo.talk import Answer
@@ -49,20 +50,21 @@ def answers(question: str, reference: str, base: Answer, tuned: Answer) -> str:
 
 
 def _milliseconds(values: Sequence[float]) -> str:
-    ordered = sorted(values)
-    return f"{ordered[len(ordered) // 2] * 1000:.0f} ms" if ordered else "-"
+    return f"{median_low(values) * 1000:.0f} ms" if values else "-"
 
 
-def latency(given: Sequence[Answer], deployment: Obj) -> str:
-    """Return TTFT and TPOT as this client felt them, and as ``status.latency`` says the gateways measured them."""
-    measured = deployment.get("status", {}).get("latency") or {}
-    rows = [("", "TTFT p50", "TPOT p50", "requests")]
-    ttft = _milliseconds([answer.ttft for answer in given])
-    tpot = _milliseconds([answer.tpot for answer in given if answer.tpot is not None])
-    rows.append(("this client", ttft, tpot, str(len(given))))
-    shown = [str(measured.get(key) or "-") for key in ("ttftP50", "tpotP50", "requests")]
-    rows.append(("status.latency", shown[0], shown[1], shown[2]))
-    return "\n".join(f"{row[0]:<16}{row[1]:>12}{row[2]:>12}{row[3]:>10}" for row in rows)
+def latency(given: Mapping[str, Sequence[Answer]], deployment: Obj) -> str:
+    """Return TTFT and TPOT by model, as this client felt them and as ``status.latency`` says the gateways measured."""
+    measured = (deployment.get("status", {}).get("latency") or {}).get("models", [])
+    rows = [("", "", "TTFT p50", "TPOT p50", "requests")]
+    for name, mine in given.items():
+        ttft = _milliseconds([answer.ttft for answer in mine])
+        tpot = _milliseconds([answer.tpot for answer in mine if answer.tpot is not None])
+        rows.append((name, "this client", ttft, tpot, str(len(mine))))
+        theirs: Obj = next((each for each in measured if each["name"] == name), {})
+        shown = [str(theirs.get(key) or "-") for key in ("ttftP50", "tpotP50", "requests")]
+        rows.append(("", "status.latency", *shown))
+    return "\n".join(f"{row[0]:<18}{row[1]:<16}{row[2]:>12}{row[3]:>12}{row[4]:>10}" for row in rows)
 
 
 def phases(done: Sequence[tuple[str, float]]) -> str:

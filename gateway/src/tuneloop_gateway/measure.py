@@ -116,7 +116,8 @@ class Meter:
         if self._first:
             gap = now - self._last
             self._series.itl.observe(gap)
-            self._gap = max(self._gap, gap)
+            if gap > self._gap:  # noqa: PLR1730 - max() would cost a call a chunk
+                self._gap = gap
         else:
             self._first = now
             self._series.ttft.observe(now - self._received)

@@ -44,7 +44,7 @@ class EventReader:
         if self._held:
             data = self._held + data
             self._held = b""
-        if data.endswith(END) and data.count(END) == 1:
+        if data.find(END) == len(data) - 2 >= 0:  # one event, whole: what nearly every read is
             return self._event(data)
         if self._opaque:
             return data, 0

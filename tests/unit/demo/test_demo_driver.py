@@ -183,13 +183,17 @@ def test_scores_stand_side_by_side() -> None:
     assert lines[3] == "gate passed: 2.54 is 0.59 of the base's 4.27"
 
 
-def test_latency_shows_both_sides_and_what_is_missing() -> None:
-    given = [Answer("a", 0.5, 0.05), Answer("b", 0.7, None), Answer("c", 0.6, 0.04)]
-    status = {"status": {"latency": {"ttftP50": "480ms", "requests": 3}}}
-    lines = [line.split() for line in report.latency(given, status).splitlines()]
-    assert lines[1] == ["this", "client", "600", "ms", "50", "ms", "3"]
-    assert lines[2] == ["status.latency", "480ms", "-", "3"]
-    assert "-" in report.latency(given, {})
+def test_latency_shows_each_model_from_both_sides_and_what_is_missing() -> None:
+    given = {"base": [Answer("a", 0.5, 0.05), Answer("b", 0.7, None), Answer("c", 0.6, 0.04)], "tuned": []}
+    models = [{"name": "base", "ttftP50": "480ms", "requests": 3}]
+    lines = [line.split() for line in report.latency(given, {"status": {"latency": {"models": models}}}).splitlines()]
+    assert lines[1:] == [
+        ["base", "this", "client", "600", "ms", "40", "ms", "3"],
+        ["status.latency", "480ms", "-", "3"],
+        ["tuned", "this", "client", "-", "-", "0"],
+        ["status.latency", "-", "-", "-"],
+    ]
+    assert report.latency(given, {}).count("-") > 0
 
 
 def test_phases_add_up() -> None:
