@@ -56,7 +56,7 @@ def _milliseconds(values: Sequence[float]) -> str:
 def latency(given: Mapping[str, Sequence[Answer]], deployment: Obj) -> str:
     """Return TTFT and TPOT by model, as this client felt them and as ``status.latency`` says the gateways measured."""
     measured = (deployment.get("status", {}).get("latency") or {}).get("models", [])
-    rows = [("", "", "TTFT p50", "TPOT p50", "requests")]
+    rows: list[tuple[str, ...]] = [("", "", "TTFT p50", "TPOT p50", "requests")]
     for name, mine in given.items():
         ttft = _milliseconds([answer.ttft for answer in mine])
         tpot = _milliseconds([answer.tpot for answer in mine if answer.tpot is not None])
