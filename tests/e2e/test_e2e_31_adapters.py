@@ -1,4 +1,4 @@
-"""Twenty adapters on one engine in real pods: by job, label and URI; parked and back; removed; one that does not fit.
+"""Twenty adapters on one engine in real pods: by job, label and URI; parked and back; a new pod; removed; a misfit.
 
 Those by URI are built, not trained (``server-image/tests/support/markers.py``): each answers with its own letter only,
 so an answer by other weights would show. The engine is the one of test_e2e_30, which holds four of them.
@@ -7,6 +7,7 @@ so an answer by other weights would show. The engine is the one of test_e2e_30, 
 import importlib.util
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from tuneloop_demo import hub
 from tuneloop_demo.target import Target
 from tuneloop_demo.tiny_model import write_tiny_model
 
-ENGINE, BY_LABEL, MISFIT, COUNT, TOKENS = "tiny-chat", "newest", "too-big", 20, 4
+ENGINE, BY_LABEL, MISFIT = "tiny-chat", "newest", "too-big"
+COUNT, HELD, TOKENS = 20, 4, 4  # HELD: the engine's maxCached
 LABEL = {"story": "adapters"}
 MARKERS = Path(__file__).parents[2] / "server-image/tests/support/markers.py"
 STATUS = (
@@ -78,10 +80,15 @@ def adapters(kube: Kube) -> dict[str, dict[str, Any]]:
 
 
 def server_states(kube: Kube) -> list[str]:
-    """As the server tells the operator."""
+    """As the server tells the operator; asked by the operator's own account."""
     url = f"http://{ENGINE}-server.{NAMESPACE}.svc:8000/tuneloop/status"
     asked = ("exec", "-n", SYSTEM, "deployment/tuneloop-operator", "--", "python", "-c", STATUS, url)
     return [each["state"] for each in json.loads(kube.run(*asked))["adapters"]]
+
+
+def server_pods(kube: Kube) -> list[str]:
+    labels = f"tuneloop.dev/modeldeployment={ENGINE},app.kubernetes.io/component=server"
+    return [pod["metadata"]["name"] for pod in kube.list("pods", NAMESPACE, labels)]
 
 
 @pytest.fixture
@@ -95,21 +102,46 @@ def ask(client: httpx.Client, name: str) -> httpx.Response:
     return client.post("completions", json={"model": name, "prompt": "A pod", "max_tokens": TOKENS, "temperature": 0})
 
 
+def judge(answer: httpx.Response, name: str, letter: str) -> None:
+    """Answered, by a version of this name (``model`` tells which), with its letter where it has one."""
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert body["model"].partition("@")[0] == name
+    assert body["choices"][0]["text"] == letter * TOKENS or not letter
+
+
+def served(kube: Kube, says: dict[str, str]) -> dict[str, str]:
+    """Each name that is served, and its letter; a trained one has none."""
+    return {name: says.get(name, "") for name, each in adapters(kube).items() if each["state"] == "Ready"}
+
+
 def test_each_answers_under_its_own_name_also_after_it_was_parked(
     kube: Kube, says: dict[str, str], client: httpx.Client
 ) -> None:
     """Asked twice in turn, every one but the last four comes back from the store."""
-    assert {*says, BY_LABEL} <= {each["id"] for each in client.get("models").json()["data"]}
-    assert server_states(kube).count("Parked") == COUNT - 4
+    names = served(kube, says)
+    assert len(names) == COUNT
+    assert {*names} <= {each["id"] for each in client.get("models").json()["data"]}
+    assert server_states(kube).count("Parked") == COUNT - HELD
     for _ in range(2):
-        for name, letter in says.items():
-            answer = ask(client, name)
-            assert answer.status_code == 200, answer.text
-            assert (answer.json()["model"], answer.json()["choices"][0]["text"]) == (name, letter * TOKENS)
-    assert ask(client, BY_LABEL).status_code == 200
+        for name, letter in names.items():
+            judge(ask(client, name), name, letter)
     assert adapters(kube)[BY_LABEL]["message"] == "1 job matches; newest complete is labelled"
     told = condition(kube.get("mdep", ENGINE, NAMESPACE), "AdaptersReady")["message"]
-    assert "the others are parked and come back on request" in told
+    assert f"a server holds {HELD} (engine.lora.maxCached), the others are parked" in told
+
+
+def test_a_new_pod_has_all_of_them_before_its_traffic(kube: Kube, says: dict[str, str], client: httpx.Client) -> None:
+    """The only pod is lost; all are asked at once meanwhile, and held until the next pod is ready for every one."""
+    names = served(kube, says)
+    (before,) = server_pods(kube)
+    kube.run("delete", "pod", before, "-n", NAMESPACE, "--grace-period=1", "--wait=true")
+    with ThreadPoolExecutor(COUNT) as callers:
+        answers = callers.map(lambda name: ask(client, name), names)
+    for answer, (name, letter) in zip(answers, names.items(), strict=True):
+        judge(answer, name, letter)
+    assert before not in server_pods(kube)
+    assert set(server_states(kube)) == {"Loaded", "Parked"}
 
 
 def test_a_misfit_is_refused_with_its_reason(kube: Kube, says: dict[str, str]) -> None:

@@ -122,7 +122,8 @@ def _told(what: str, load: Load) -> str:
 def test_operators_killed_and_no_request_notices(kube: Kube, two: None) -> None:
     with Load(f"{gateway_url(kube)}/{NAMESPACE}/v1", retries=0) as load:
         _killed(kube, load, _parts(kube, "operator"))
-    assert not load.failures, _told("operators", load)
+    words = _told("both operators", load)
+    assert not load.failures, words
     kube.wait_for("both operators to be ready again", lambda: len(_parts(kube, "operator")) == 2)
 
 
