@@ -79,6 +79,7 @@ gateway:
     maxBytes: {{ .Values.gateway.hold.maxBytes | int64 }}
     maxSeconds: {{ .Values.gateway.hold.maxSeconds }}
     heartbeatSeconds: {{ .Values.gateway.hold.heartbeatSeconds }}
+    ongoingPerReplica: {{ .Values.gateway.hold.ongoingPerReplica | int64 }}
   accessLog: {{ .Values.gateway.accessLog | toJson }}
 stages:
   cpuRequest: {{ .Values.stages.cpuRequest | quote }}

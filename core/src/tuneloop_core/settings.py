@@ -57,12 +57,13 @@ class BalanceSettings(Wire):
 
 
 class HoldSettings(Wire):
-    """Requests that wait for a deployment without a ready replica: bounds of each deployment's queue in one gateway."""
+    """Requests that wait for a replica that is ready and has room: bounds of a deployment's queue in one gateway."""
 
     max_requests: int = Field(default=256, ge=1)
     max_bytes: int = Field(default=64 * 1024 * 1024, ge=1)  # of their bodies
     max_seconds: float = Field(default=300.0, gt=0)
     heartbeat_seconds: float = Field(default=5.0, gt=0)  # between comments to a waiting stream, and before the first
+    ongoing_per_replica: int = Field(default=1024, ge=1)  # what is beyond waits; --max-num-seqs of a spec goes first
 
 
 class AccessLogSettings(Wire):

@@ -177,20 +177,23 @@ def unavailable(message: str, retry_after: int, code: str = "model_not_ready") -
     return _error(503, "server_error", code, message, headers=((b"retry-after", b"%d" % retry_after),))
 
 
-def queue_full(model: str, waiting: int, retry_after: int) -> Reply:
+def _found(model: str, busy: bool) -> str:
+    return f"All replicas of '{_shown(model)}' are busy" if busy else f"No replica of '{_shown(model)}' is ready"
+
+
+def queue_full(model: str, waiting: int, retry_after: int, busy: bool = False) -> Reply:
     """429: too many wait for the deployment already."""
-    text = (
-        f"No replica of '{_shown(model)}' is ready and {waiting} requests wait for one. Try again in {retry_after} s."
-    )
+    text = f"{_found(model, busy)} and {waiting} requests wait for one. Try again in {retry_after} s."
     headers = ((b"retry-after", b"%d" % retry_after),)
     return _error(429, "rate_limit_error", "queue_full", text, headers=headers)
 
 
-def not_woken(model: str, waited: float, retry_after: int) -> Reply:
-    """503: the request was held, and no replica came."""
+def not_woken(model: str, waited: float, retry_after: int, busy: bool = False) -> Reply:
+    """503: the request was held, and no replica came, or none had room."""
+    hope = "" if busy else "It may still be starting: "
     text = (
-        f"No replica of '{_shown(model)}' is ready; the request was held for {waited:.0f} s. It may still be starting: "
-        f"try again in {retry_after} s. If this goes on, the ModelDeployment's conditions say why."
+        f"{_found(model, busy)}; the request was held for {waited:.0f} s. {hope}{'Try' if busy else 'try'} again in "
+        f"{retry_after} s. If this goes on, the ModelDeployment's conditions say why."
     )
     return unavailable(text, retry_after)
 

@@ -69,14 +69,14 @@ class MeasuresCollector(Collector):
         yield from (requests, tokens, ongoing, self._queued(), self._held(), self._rejected(), self._failures())
 
     def _queued(self) -> Metric:
-        text = "Requests held for want of a ready replica; an autoscaler may wake a deployment by it."
+        text = "Requests held for want of a replica that is ready and has room."
         family = GaugeMetricFamily("tuneloop_gateway_queued_requests", text, labels=NAMES[:2])
         for key, queue in sorted(self._measures.queues.items()):
             family.add_metric(list(key), len(queue))
         return family
 
     def _held(self) -> Metric:
-        text = "Requests that met no ready replica, by how that ended: released, left, or the error's code."
+        text = "Requests that met no replica with room, by how that ended: released, left, or the error's code."
         family = CounterMetricFamily("tuneloop_gateway_held_requests", text, labels=[*NAMES[:2], "outcome"])
         for (key, outcome), count in sorted(self._measures.held.items()):
             family.add_metric([*key, outcome], count)

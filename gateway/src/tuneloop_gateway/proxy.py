@@ -21,13 +21,15 @@ from tuneloop_gateway.config import Limits
 from tuneloop_gateway.errors import ApiError, Reply
 from tuneloop_gateway.exchange import CLIENT_LEFT, Exchange
 from tuneloop_gateway.forward import Forwarder, Parcel
-from tuneloop_gateway.hold import Holds, tell
+from tuneloop_gateway.hold import Holds, Place, Stay, tell
 from tuneloop_gateway.http_messages import Request, request_id
 from tuneloop_gateway.http_server import ServerConnection
 from tuneloop_gateway.ledger import Ledger
 from tuneloop_gateway.measure import Labels, Measures
+from tuneloop_gateway.ratelimit import estimate
 from tuneloop_gateway.routes import Address, Route, Table
 from tuneloop_gateway.token_file import TokenFile
+from tuneloop_gateway.turns import room_of
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class Proxy:
         self._allow = allow_without_keys
         self._measures = measures
         self.forwarder = Forwarder(limits, measures, token)
+        self._hold = hold
         self.holds = Holds(hold, measures)
         self._changed = asyncio.Event()  # set, and replaced, when the table changes
         self.ledger = ledger
@@ -93,7 +96,10 @@ class Proxy:
         self.forwarder.set_owners(owners)
         self.ledger.forget_all_but(set(owners))
         self._measures.forget_all_but(arms.versions(table.values()))
-        self.holds.look(lambda key: next((route for route in routes if route.deployment.key == key), None))
+        found = {route.deployment.key: route for route in reversed(routes)}
+        per = self._hold.ongoing_per_replica
+        room = {key: room_of(len(owners[key]), found[key].deployment.sequences, per) for key in owners}
+        self.holds.look(found.get, room)
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -105,6 +111,7 @@ class Proxy:
     def sweep(self, now: float) -> None:
         """Look for silent servers and old connections; called about once a second."""
         self.forwarder.sweep(now)
+        self.holds.sweep()
         self.ledger.log.flush()
 
     def close(self) -> None:
@@ -212,13 +219,23 @@ class Proxy:
 
     async def _infer(self, call: Call, request: Request, connection: ServerConnection) -> None:
         asked, route = self._asked(call, request)
-        if not route.addresses and route.engine_name:
-            stream = asked.stream
-            del asked  # only the bytes are held, what they were parsed into is many times larger
-            found = await self._held(call, request, connection, route, stream)
-            if found is None:
-                return
-            asked, route = found
+        place = Place(self.holds)
+        try:
+            if route.engine_name and not place.take(route):
+                stay = self._stay(call, request, connection, route, asked, place)
+                del asked  # only the bytes are held, what they were parsed into is many times larger
+                found = await self._held(call, stay, route)
+                if found is None:
+                    return
+                asked, route = found
+            await self._served(call, request, connection, route, asked, place)
+        finally:
+            place.give()
+
+    async def _served(  # noqa: PLR0913 - all that is known of one request
+        self, call: Call, request: Request, connection: ServerConnection, route: Route, asked: Asked, place: Place
+    ) -> None:
+        """Account for the request, measure it, and see to its answer."""
         key = access.opener(route, call.digest, self._allow)
         entry = self.ledger.open(request, route, key or "", asked, time.monotonic())
         labels = _labels(call, route)
@@ -227,7 +244,7 @@ class Proxy:
         try:
             reply = await self._forward(call, request, route, asked, exchange)
             if reply is not None and exchange.reached_nobody:
-                reply = await self._later(call, request, route, exchange, reply)
+                reply = await self._later(call, request, route, exchange, reply, place)
             if reply is not None:
                 exchange.code, exchange.failure = str(reply.status), exchange.failure or reply.reason
                 tell(connection, request, reply)
@@ -257,13 +274,17 @@ class Proxy:
 
     # ---- no replica ----
 
-    async def _held(
-        self, call: Call, request: Request, connection: ServerConnection, route: Route, stream: bool
-    ) -> tuple[Asked, Route] | None:
+    def _stay(  # noqa: PLR0913 - all that is known of one request
+        self, call: Call, request: Request, connection: ServerConnection, route: Route, asked: Asked, place: Place
+    ) -> Stay:
+        who, cost = access.opener(route, call.digest, self._allow), estimate(asked.fields, request.size)
+        return Stay(request, connection, asked.stream, who or "", cost, place)
+
+    async def _held(self, call: Call, stay: Stay, route: Route) -> tuple[Asked, Route] | None:
         """Wait for a replica before anything is measured; None if the request was answered without one."""
-        code = CLIENT_LEFT
+        code, request = CLIENT_LEFT, stay.request
         try:
-            found = await self._wait(call, request, connection, route, stream)
+            found = await self._wait(call, stay, route)
             code = str(found.status) if isinstance(found, Reply) else ""
         except ApiError as error:
             code = str(error.reply.status)
@@ -275,22 +296,21 @@ class Proxy:
         if not isinstance(found, Reply):
             return found
         self.ledger.refused(request, found, call.namespace)
-        tell(connection, request, found)
+        tell(stay.connection, request, found)
         return None
 
-    async def _wait(
-        self, call: Call, request: Request, connection: ServerConnection, route: Route, stream: bool
-    ) -> Reply | tuple[Asked, Route]:
+    async def _wait(self, call: Call, stay: Stay, route: Route) -> Reply | tuple[Asked, Route]:
         while True:
-            reply = await self.holds.wait(route, request, connection, stream)
+            reply = await self.holds.wait(route, stay)
             if reply is not None:
                 return reply
-            asked, route = self._asked(call, request)
-            if route.addresses or not route.engine_name:
+            asked, route = self._asked(call, stay.request)
+            if not route.engine_name or (route.addresses and route.deployment.key == stay.place.key):
                 return asked, route
+            stay.place.give(unused=True)
 
-    async def _later(
-        self, call: Call, request: Request, route: Route, exchange: Exchange, reply: Reply
+    async def _later(  # noqa: PLR0913 - all that is known of one request
+        self, call: Call, request: Request, route: Route, exchange: Exchange, reply: Reply, place: Place
     ) -> Reply | None:
         """No pod of the table could be reached, so the table may be about to change: ask by the next one.
 
@@ -303,8 +323,10 @@ class Proxy:
             if fresh.addresses == route.addresses:
                 break
             if not fresh.addresses and fresh.engine_name:
+                place.give()
+                stay = self._stay(call, request, exchange.client, fresh, asked, place)
                 with exchange.meter.waiting():
-                    found = await self._wait(call, request, exchange.client, fresh, asked.stream)
+                    found = await self._wait(call, stay, fresh)
                 if isinstance(found, Reply):
                     return found
                 asked, fresh = found

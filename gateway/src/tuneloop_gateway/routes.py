@@ -21,6 +21,7 @@ SERVICE_LABEL: Final = "kubernetes.io/service-name"
 SERVER_SUFFIX: Final = "-server"
 PARTLY_STALLED: Final = frozenset({"RolledBack"})  # the version before it serves
 STALLED_LENGTH: Final = 400
+SEQUENCES: Final = "--max-num-seqs="
 
 Address = tuple[str, int]
 
@@ -56,6 +57,7 @@ class Deployment:
         return self.namespace, self.name
 
     quota: Quota = field(default_factory=Quota)
+    sequences: int = 0  # the engine's --max-num-seqs, where the spec sets it
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def parse_deployment(raw: Mapping[str, Any]) -> Deployment:
         stalled=_stalled({found["type"]: found for found in status.get("conditions") or ()}),
         shares={model["name"]: _share(model["canary"]) for model in status.get("models") or () if model.get("canary")},
         quota=_quota((spec.get("access") or {}).get("limits") or {}),
+        sequences=_sequences((spec.get("engine") or {}).get("extraArgs") or ()),
     )
 
 
@@ -161,6 +164,12 @@ def _keys(raw: Iterable[Mapping[str, Any]]) -> tuple[Key, ...]:
 
 def _quota(raw: Mapping[str, Any]) -> Quota:
     return Quota(int(raw.get("requestsPerMinute") or 0), int(raw.get("tokensPerMinute") or 0))
+
+
+def _sequences(arguments: Iterable[str]) -> int:
+    """Requests that a replica runs at once, if the spec says so; what makes no sense is the engine's matter."""
+    values = [text.removeprefix(SEQUENCES) for text in arguments if text.startswith(SEQUENCES)]
+    return int(values[-1]) if values and values[-1].isdecimal() else 0
 
 
 def parse_slice(raw: Mapping[str, Any]) -> Slice:

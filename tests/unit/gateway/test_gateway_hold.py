@@ -69,7 +69,8 @@ async def test_the_first_to_come_is_the_first_to_go() -> None:
     waiting = [asyncio.create_task(wait(number)) for number in range(5)]
     await until(lambda: len(queue) == 5, "all to wait")
     assert (queue.bytes, queue.waited(7.0)) == (500, 7.0)
-    queue.finish(None)
+    while queue.waiting:
+        queue.next()
     await asyncio.gather(*waiting)
     assert order_of_going == [0, 1, 2, 3, 4]
 
