@@ -249,6 +249,8 @@ class Holds:
 class Place:
     """One request's place with the replicas of a deployment, or none."""
 
+    __slots__ = ("_holds", "key")
+
     def __init__(self, holds: Holds) -> None:
         self._holds = holds
         self.key: DeploymentKey | None = None
