@@ -13,8 +13,9 @@ CPUs, their start included. The tokenizer is the tiny model's unless a folder is
 What may grow is the table of digests by which rows are compared: 8 bytes a
 slot and two to four slots a row, up to a ceiling of 32 MiB at two million rows (``tuneloop_core.data.seen``).
 
-On 2 cores shared with other work, 2026-11-23: 371,090 rows of 299 MiB at 5.7 MiB/s, memory from 89 to 101 MiB (2 MiB
-more over the first 200 MiB, then the table doubles); the whole stage on 10 MiB, from 732 to 732 MiB.
+On 2 cores shared with other work, 2026-11-24: 1,236,381 rows of 995 MiB at 5.1 MiB/s, memory from 91 to at most 141
+MiB (97 after 200 MiB, 109 after 800, 94 at the end); the whole stage, with its tokenizer and worker, 487 MiB on 5 MiB
+and 481 on 33.
 
 ``--rates 1``, SmolLM2's tokenizer, the same 2 cores with fifteen processes waiting: 39 rows/s (10,750 tokens/s)
 row by row, 105 (28,900) in batches. The workers' start is most of so small a file's time (56 rows/s, 15,500).
