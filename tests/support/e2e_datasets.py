@@ -38,3 +38,24 @@ def _said(number: int, colour: str) -> list[dict[str, str]]:
 
 
 DATASETS = {"preferences": preferences, "thumbs": thumbs, "classes": classes}
+
+QUIZ_ROWS = 6
+QUIZ = """
+task: colour-quiz
+output_type: multiple_choice
+test_split: test
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_target: answer
+doc_to_choice: choices
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+"""
+"""A task of lm-eval's format, as a user brings one beside its rows."""
+
+
+def quiz() -> list[dict[str, Any]]:
+    """What the task asks."""
+    choices = list(COLOURS)
+    return [
+        {"question": f"What is the colour of thing {n}?", "choices": choices, "answer": n % 4} for n in range(QUIZ_ROWS)
+    ]

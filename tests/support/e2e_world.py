@@ -148,6 +148,9 @@ def fill_hub(target: Target, folder: Path) -> None:
     hub.push(target, "datasets", "tuneloop/colours", write_tiny_dataset(folder / "colours", rows=256))
     for name, rows in e2e_datasets.DATASETS.items():
         _push_rows(target, name, rows(), folder)
+    quiz = _write_rows(folder / "quiz" / "test.jsonl", e2e_datasets.quiz())
+    (quiz / "colour-quiz.yaml").write_text(e2e_datasets.QUIZ)
+    hub.push(target, "datasets", "tuneloop/quiz", quiz)
     good = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
     for name, text in {"bad-lines": good * 2 + '{"messages": \n' + good, "empty": ""}.items():
         (folder / name).mkdir()
@@ -156,6 +159,11 @@ def fill_hub(target: Target, folder: Path) -> None:
 
 
 def _push_rows(target: Target, name: str, rows: list[dict[str, Any]], folder: Path) -> None:
-    (folder / name).mkdir()
-    (folder / name / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    hub.push(target, "datasets", f"tuneloop/{name}", folder / name)
+    hub.push(target, "datasets", f"tuneloop/{name}", _write_rows(folder / name / "train.jsonl", rows))
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """The folder of the file that was written."""
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path.parent

@@ -10,6 +10,9 @@ from pathlib import Path
 import hubs
 import pods
 import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from tuneloop_core.stages import FetchInput, FetchResult, Reason, Stage
 
 from tuneloop_trainer import fetch
@@ -355,6 +358,16 @@ def test_a_full_store_is_told_with_sizes(tmp_path: Path) -> None:
     assert (caught.value.reason, caught.value.exit_code) == (Reason.STORE_FULL, 42)
     assert "hf://acme/tiny does not fit in the store" in caught.value.message
     assert "GiB are free" in caught.value.message or "MiB" in caught.value.message
+
+
+def test_a_full_store_is_told_when_weights_are_written_too(tmp_path: Path) -> None:
+    """safetensors raises an error of its own, which is no OSError; in these words, on a file system that was full."""
+    words = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(StageError) as caught, store_full_told(tmp_path, "the train stage"):
+        raise SafetensorError(words)
+    assert (caught.value.reason, caught.value.exit_code) == (Reason.STORE_FULL, 42)
+    with pytest.raises(SafetensorError, match="os error 2"), store_full_told(tmp_path, "the train stage"):
+        save_file({"weight": torch.zeros(1)}, tmp_path / "absent/state.safetensors")
 
 
 def test_settings_of_the_tiny_model_are_json(tiny: Path) -> None:

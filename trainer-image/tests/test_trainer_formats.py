@@ -171,6 +171,14 @@ def test_a_validation_set_that_is_the_training_set_is_refused(pod: pods.Pod) -> 
     assert report(pod)["copied_rows"] == 6
 
 
+def test_a_gate_on_answers_to_texts_that_ask_nothing_is_refused(pod: pods.Pod) -> None:
+    pod.write_dataset(*[{"text": f"Text number {n} is a text."} for n in range(24)])
+    gates = [{"metric": "evalLoss", "max": "9"}, {"metric": "rougeL", "min": "0.3"}]
+    words = refused(pod, stage_input() | {"evaluation": {"gates": gates}})
+    assert words.startswith("evaluation.gates: rougeL is not measured on plain text")
+    pod.succeed(Stage.CHECK, stage_input() | {"evaluation": {"gates": gates[:1]}})
+
+
 # ---- objectives ----------------------------------------------------------------------------------------------------
 
 

@@ -5,11 +5,13 @@ from typing import Any
 import pods
 import pytest
 import torch
-from tuneloop_core.stages import Stage
+from tuneloop_core.api.finetunejob import Method, Training
+from tuneloop_core.stages import Reason, Stage
 
 from tuneloop_trainer import early, spikes
 from tuneloop_trainer.loop import Loop
 from tuneloop_trainer.model import TunedModel
+from tuneloop_trainer.shortage import out_of_memory
 from tuneloop_trainer.watchdog import Watchdog
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -63,6 +65,27 @@ def test_a_run_of_spikes_is_divergence(losses: list[float], diverged: bool) -> N
 def test_early_stopping(looks: list[early.Look], patience: int, best: early.Look | None, over: bool) -> None:
     assert early.best(looks) == best
     assert early.exhausted(looks, patience) == over
+
+
+@pytest.mark.parametrize(
+    ("method", "accelerators", "words"),
+    [
+        ({}, 0, "or take QLoRA for method.adapter, or raise pod.resources.limits.memory."),
+        ({}, 1, "or take QLoRA for method.adapter, or use an accelerator with more memory."),
+        ({"task": "SequenceClassification"}, 1, "or lower method.lora.rank, or use"),
+        ({"adapter": "QLoRA"}, 1, "or lower method.lora.rank, or use"),
+        ({"adapter": "DoRA"}, 1, "or take LoRA or QLoRA for method.adapter"),
+        ({"adapter": "None"}, 1, "or train an adapter instead of all weights (method.adapter LoRA)"),
+    ],
+)
+def test_what_to_lower_when_memory_ran_out(method: dict[str, Any], accelerators: int, words: str) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+    told = out_of_memory(Method.model_validate(method), Training(), accelerators, error)
+    assert told.reason is Reason.OUT_OF_MEMORY
+    assert told.message.startswith("memory ran out in training: CUDA out of memory. Tried to allocate 2 GiB.")
+    assert "Lower training.maxSequenceLength (now 2048)" in told.message
+    assert words in told.message
+    assert "MemoryError" in out_of_memory(Method(), Training(), 0, MemoryError()).message
 
 
 def test_the_watchdog_counts_from_the_last_sign_of_life() -> None:

@@ -9,14 +9,17 @@ import hubs
 import pods
 import pytest
 from tuneloop_core.api.evaltasks import EvaluationTask
+from tuneloop_core.api.finetunejob import EvaluationSettings
 from tuneloop_core.stages import FetchInput, Reason, Stage
 
 from tuneloop_trainer import fetch
+from tuneloop_trainer.encode import load_encoder
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import folder_aside, seal
 from tuneloop_trainer.guard import AddressGuard
 from tuneloop_trainer.lmeval import known, names
 from tuneloop_trainer.lmeval.loading import load
+from tuneloop_trainer.lmeval.scores import Meter, dry_run
 from tuneloop_trainer.paths import Paths
 
 pytestmark = [
@@ -86,7 +89,9 @@ def ready(pod: pods.Pod) -> None:
 def test_a_task_of_ones_own_is_asked_of_base_and_tuned_model(pod: pods.Pod) -> None:
     ready(pod)
     settings = evaluation({"metric": "colours/acc", "min": "0"}, fewShot=0)
-    pod.succeed(Stage.CHECK, pods.Pod.check_input() | {"evaluation": settings})
+    checked = pod.succeed(Stage.CHECK, pods.Pod.check_input() | {"evaluation": settings})
+    prompts, choices = 6, 3
+    assert prompts * choices * 8 < checked["taskTokens"] < prompts * choices * 40, "tokens of all six rows"
     result = pod.succeed(Stage.TRAIN, pods.Pod.train_input(epochs=1) | {"evaluation": settings})
     for side in ("base", "tuned"):
         scores = result[side]["tasks"]
@@ -107,6 +112,47 @@ def test_a_gate_on_a_score_that_there_is_not_is_refused_by_check(pod: pods.Pod) 
     code, said = pod.run(Stage.CHECK, pods.Pod.check_input() | {"evaluation": evaluation(gate)})
     assert (code, said.reason) == (42, Reason.DATASET_INVALID)
     assert "colours/f1 is not measured; of colours there are colours/acc, colours/acc_norm" in said.message
+
+
+LONG_ANSWERS = """
+task: {name}
+output_type: generate_until
+test_split: test
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "red"
+generation_kwargs: {{until: ["."], max_gen_toks: %d}}
+metric_list: [{{metric: exact_match}}]
+"""
+
+
+def test_answers_that_are_longer_than_the_model_are_refused_by_check(pod: pods.Pod) -> None:
+    own_task(pod.paths.claim("task-0") / "evals", text=LONG_ANSWERS % 5000)
+    bring(pod.paths, name="colours", source={"uri": "pvc://claim/evals"})
+    code, said = pod.run(Stage.CHECK, pods.Pod.check_input() | {"evaluation": evaluation()})
+    assert (code, said.reason) == (42, Reason.DATASET_INVALID)
+    assert "its answers may have 5000 tokens, and prompt and answer together at most 2048" in said.message
+
+
+def test_a_generated_answer_costs_its_longest(pod: pods.Pod) -> None:
+    own_task(pod.paths.claim("task-0") / "evals", text=LONG_ANSWERS % 100)
+    bring(pod.paths, name="colours", source={"uri": "pvc://claim/evals"})
+    settings = EvaluationSettings.model_validate(evaluation(limit=5))
+    tried = dry_run(settings, load_encoder(pod.paths.model), pod.paths)
+    assert tried.names == ["colours/exact_match"]
+    assert 5 * 400 < tried.tokens < 5 * 430
+
+
+def test_progress_grows_by_what_was_asked_and_not_by_trials() -> None:
+    told: list[float] = []
+    meter = Meter(200, told.append)
+    meter.add(50)
+    with meter.paused():
+        meter.add(1000)
+    meter.add(100)
+    meter.add(1000)
+    assert told == [0.25, 0.25, 0.75, 1.0]
+    Meter(0, told.append).add(1)
+    assert told[-1] == 1.0
 
 
 def test_rows_that_a_task_cannot_ask_are_refused_by_check(pod: pods.Pod) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pods
 import torch
+from pages import Page
 from peft import PeftModel
 from safetensors import safe_open
 from tuneloop_core.constants import TERMINATION_MESSAGE_LIMIT
@@ -19,6 +20,7 @@ SPEC = {
     "training": pods.TRAINING,
     "evaluation": {**pods.EVALUATION, "gates": [{"metric": "evalLoss", "ratioToBaseMax": "0.7"}]},
 }
+PLANNED = {"steps": 30, "memoryBytes": 2**30, "memory": {"weights": 2**20}, "estimatedDuration": "1m2s"}
 
 
 def fetch_input() -> dict[str, object]:
@@ -47,17 +49,30 @@ def test_from_two_claims_to_an_artifact_that_peft_loads(bare_pod: pods.Pod, tiny
     assert set(json.loads(samples[0])) == {"question", "reference", "base", "tuned"}
 
     publish_input = {"name": "job", "namespace": "test", "spec": SPEC, "fetch": fetched.model_dump(by_alias=True)}
+    publish_input |= {"plan": PLANNED, "usage": {"trainSeconds": 75.0}}
     published = pod.succeed(Stage.PUBLISH, publish_input)
     artifact = pod.root / "store" / published["path"]
     assert is_whole(artifact)
     assert published["digest"] == "sha256:" + artifact.name
     assert [gate["passed"] for gate in published["gates"]] == [True]
     check_artifact(artifact, pod.paths.model, fetched)
+    check_report((artifact / "report.html").read_text())
 
     assert pod.succeed(Stage.PUBLISH, publish_input) == published
     (pod.paths.work / "publish/result.json").unlink()
     assert pod.succeed(Stage.PUBLISH, publish_input)["digest"] == published["digest"]
     check_export(pod, publish_input, artifact)
+
+
+def check_report(html: str) -> None:
+    """The page of a real run: self-contained, and whole."""
+    page = Page(html)
+    page.require_self_contained()
+    titles = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert titles == ["Training loss by step", "Row lengths, training", "Row lengths, validation"]
+    for words in ("Base and tuned", "Loss (lower is better)", "Gates", "Answers side by side", "1m2s", "1m15s"):
+        assert words in page.text, words
+    assert "not measured" not in page.text
 
 
 def check_export(pod: pods.Pod, publish_input: dict[str, object], artifact: Path) -> None:

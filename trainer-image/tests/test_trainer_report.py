@@ -7,83 +7,24 @@ import copy
 import json
 import math
 import os
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import Page, Text, svg_texts
 
-from tuneloop_trainer.charts import bar_chart, line_chart, number, ticks
+from tuneloop_trainer.charts import HEIGHT, WIDTH, bar_chart, compact, line_chart, number, ticks
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.report import report_html
 from tuneloop_trainer.reported import report_document
 
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = "\"'><script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)>&amp;{{}}"
-ALLOWED = {
-    "html",
-    "head",
-    "meta",
-    "title",
-    "style",
-    "body",
-    "h1",
-    "h2",
-    "h3",
-    "p",
-    "code",
-    "table",
-    "caption",
-    "thead",
-} | {
-    *(
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "ul",
-        "li",
-        "strong",
-        "figure",
-        "figcaption",
-        "svg",
-        "text",
-        "line",
-        "rect",
-        "polyline",
-    ),
-}
-VOID = {"meta", "line", "rect", "polyline"}
 
 
 def document() -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((GOLDEN / "report.json").read_text())
     return loaded
-
-
-class Page(HTMLParser):
-    """What a browser would see: tags with attributes, and text; unbalanced tags fail."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def test_golden_page() -> None:
@@ -94,12 +35,7 @@ def test_golden_page() -> None:
 
 
 def test_nothing_is_loaded_and_nothing_runs() -> None:
-    page = Page(report_html(document()))
-    assert {tag for tag, _ in page.tags} <= ALLOWED
-    attributes = {name for _, found in page.tags for name in found}
-    assert not {name for name in attributes if name.startswith("on")} | (attributes & {"src", "href", "action", "data"})
-    policy = next(found["content"] for tag, found in page.tags if "http-equiv" in found)
-    assert "default-src 'none'" in (policy or "")
+    Page(report_html(document())).require_self_contained()
 
 
 def poisoned(value: Any) -> Any:
@@ -140,16 +76,16 @@ def test_samples_and_histograms_come_from_the_work_folder(tmp_path: Path) -> Non
     sample = {"question": "q", "reference": "r", "base": "b", "tuned": "t"}
     (tmp_path / "work/train/samples.jsonl").write_text(f"{json.dumps(sample)}\n" * 40)
     (tmp_path / "work/check/dataset-report.json").write_text('{"train_histogram": [[32, 7], [64, 2]]}')
-    found = report_document({}, {}, Paths(tmp_path), with_samples=True)
+    found = report_document({}, {}, {}, Paths(tmp_path), with_samples=True)
     assert found["samples"] == [sample] * 32
     assert found["histograms"] == {"training": [[32.0, 7.0], [64.0, 2.0]]}
-    assert report_document({}, {}, Paths(tmp_path), with_samples=False)["samples"] == []
+    assert report_document({}, {}, {}, Paths(tmp_path), with_samples=False)["samples"] == []
 
 
 def test_broken_reports_do_not_stand_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "work/check").mkdir(parents=True)
     (tmp_path / "work/check/dataset-report.json").write_text('{"train_histogram": 7}')
-    found = report_document({}, {}, Paths(tmp_path), with_samples=True)
+    found = report_document({}, {}, {}, Paths(tmp_path), with_samples=True)
     assert (found["samples"], found["histograms"]) == ([], {})
 
 
@@ -172,6 +108,48 @@ def test_no_line_without_two_numbers(points: list[tuple[float, float]]) -> None:
     assert line_chart(points, "t", "x") == ""
 
 
+def overlaps(one: Text, other: Text) -> bool:
+    return one.left < other.right and other.left < one.right and one.top < other.bottom and other.top < one.bottom
+
+
+LENGTHS = [str(2**power) if power < 10 else f"{2 ** (power - 10)}k" for power in range(5, 20)] + ["1M"]
+
+
+@pytest.mark.parametrize(
+    "chart",
+    [
+        *(line_chart([(1, high), (last, low)], "t", "step")
+          for last in (2, 39, 1_200, 10_000, 1_000_000)
+          for low, high in ((0.0001, 0.0007), (0.11, 12.9), (-0.004, 0.69), (2.0, 2.0), (120.0, 98_000.0))),
+        *(bar_chart([(name, count) for name in LENGTHS[:bars]], "t", "tokens in a row, at most (1k is 1,024)")
+          for bars in (1, 5, 16) for count in (1, 9_999, 10_000, 999_960, 123_456_789)),
+    ],
+)  # fmt: skip
+def test_words_of_a_chart_lie_inside_it_and_apart(chart: str) -> None:
+    found = svg_texts(chart)
+    assert found
+    for text in found:
+        assert text.left >= 0, text
+        assert text.right <= WIDTH, text
+        assert text.top >= 0, text
+        assert text.bottom <= HEIGHT, text
+    for index, text in enumerate(found):
+        assert not [(text, other) for other in found[index + 1 :] if overlaps(text, other)]
+
+
+def test_time_and_price_stand_beside_the_plan() -> None:
+    usage = {"trainSeconds": 75.2, "price": 0.0101, "acceleratorSeconds": 75.2}
+    text = Page(report_html({**document(), "usage": usage})).text
+    assert "Time of the train stage1m2s1m15s" in text
+    assert "Price0.0123 EUR0.0101 EUR" in text
+
+
+def test_a_page_without_answers_says_why() -> None:
+    changed = copy.deepcopy(document())
+    changed["samples"], changed["manifest"]["spec"] = [], {"evaluation": {"publishSamples": False}}
+    assert "Answers are not shown: evaluation.publishSamples is false." in Page(report_html(changed)).text
+
+
 def test_a_flat_line_and_bars_of_zero() -> None:
     assert "nan" not in line_chart([(1, 2), (2, 2), (3, math.nan)], "t", "x")
     assert bar_chart([("a", 0), ("b", 0)], "t", "x") == ""
@@ -183,3 +161,11 @@ def test_a_flat_line_and_bars_of_zero() -> None:
 )
 def test_numbers_for_people(value: float, shown: str) -> None:
     assert number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(7, "7"), (9999, "9,999"), (12_345, "12.3k"), (999_960, "1000k"), (1_500_000, "1.5M"), (2e9, "2.0G")],
+)
+def test_counts_on_bars_are_short(value: float, shown: str) -> None:
+    assert compact(value) == shown

@@ -47,6 +47,9 @@ TERMINATION_MESSAGE_LIMIT: Final = 3584  # bytes; the kubelet cuts at 4096 over 
 # Tokens a pack of the trainer. On CPU, small enough that activations stay in the caches; on CUDA, enough to fill it.
 PACK_TOKENS: Final = {"cpu": 1024, "cuda": 8192}
 
+# A generated token costs as much as so many of a packed forward pass: what plan and progress count with.
+GENERATED_TOKEN_COST: Final = 4
+
 PROGRESS_PORT: Final = 8080
 MEETING_PORT: Final = 29500  # of the first train pod, where the processes of a job of several pods meet
 SERVER_PORT: Final = 8000

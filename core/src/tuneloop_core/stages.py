@@ -128,6 +128,7 @@ class PublishInput(Wire):
     spec: dict[str, Any]  # the whole spec as the user gave it, defaults filled
     fetch: "FetchResult"
     plan: dict[str, Any] = {}  # status.plan, camelCase: what the report sets beside what was measured
+    usage: dict[str, Any] = {}  # status.usage after training, camelCase: time and price as measured
     trainer_image: str = ""
     operator_version: str = ""
     hub_endpoint: str = ""  # HF_ENDPOINT, for an export to hf://
@@ -171,6 +172,7 @@ class CheckResult(Wire):
     classes: int = 0  # of a Classification dataset; their names are in data/labels.json
     template: str  # Markers | SpanFinder | Plain: how the trained part is found
     example: str = ""  # one rendered example, at most 600 characters
+    task_tokens: int = 0  # that a model sees when it is asked evaluation.tasks once; estimated, a generated one is 4
 
 
 class GateResult(Wire):

@@ -131,9 +131,10 @@ class EngineStart:
         except RuntimeError as error:
             # vLLM only says that its process failed; the process itself said why.
             why = enginelog.read_failure(self._reports) or f"{error}. The log says more"
-            raise StartError(f"the engine could not load this model: {why}") from error
+            raise StartError(f"the engine could not load this model: {enginelog.with_remedy(why)}") from error
         except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-            raise StartError(f"the engine does not take this model or these settings: {error}") from error
+            words = enginelog.with_remedy(str(error))
+            raise StartError(f"the engine does not take this model or these settings: {words}") from error
         for phase, seconds in read_reported(self._reports).items():
             self._phases.take_out("engine", phase, seconds)
         return client, arguments

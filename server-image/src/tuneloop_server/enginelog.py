@@ -13,6 +13,11 @@ from typing import Any, Final
 _FAILURE: Final = "failure.txt"
 _FAILURE_LIMIT: Final = 800  # characters; a termination message holds 1024 in all
 
+_REMEDIES: Final = {
+    "Bfloat16 is only supported on GPUs": "Set engine.dtype to Float16, or to Auto, which takes what this GPU has.",
+}
+"""What to change in the spec, where vLLM names only its own flags: by words that it says."""
+
 _TIMES: Final = {
     "weights": re.compile(r"Loading weights took ([0-9.]+) seconds"),
     "compile": re.compile(r"torch\.compile took ([0-9.]+) s in total"),
@@ -53,6 +58,12 @@ def read_failure(folder: Path) -> str:
     """What the engine's process said when it failed; empty where it said nothing (the kernel killed it)."""
     file = folder / _FAILURE
     return file.read_text() if file.exists() else ""
+
+
+def with_remedy(words: str) -> str:
+    """The engine's words, with the setting of ours that mends it where one does."""
+    found = next((remedy for said, remedy in _REMEDIES.items() if said in words), "")
+    return f"{words} {found}".rstrip()
 
 
 def logging_config(folder: Path) -> dict[str, Any]:

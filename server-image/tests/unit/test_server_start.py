@@ -126,3 +126,15 @@ def test_the_server_starts_anew_before_it_imports_much(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "none.json" in done.stderr
+
+
+def test_a_refusal_names_our_setting_where_one_mends_it() -> None:
+    words = (
+        "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your Tesla T4 GPU has "
+        "compute capability 7.5. You can use float16 instead by explicitly setting the `dtype` flag in CLI, for "
+        "example: --dtype=half."
+    )  # of vLLM 0.32, platforms/cuda.py
+    said = enginelog.with_remedy(words)
+    assert said.startswith(words)
+    assert said.endswith("Set engine.dtype to Float16, or to Auto, which takes what this GPU has.")
+    assert enginelog.with_remedy("KeyError: 'mlp'") == "KeyError: 'mlp'"

@@ -18,6 +18,7 @@ from tuneloop_core.plan.config import read_shape
 from tuneloop_core.plan.job import DOES_NOT_FIT, SEQUENCE_TOO_LONG, TARGETS_NOT_FOUND, Facts, Plan, plan_job
 from tuneloop_core.plan.machines import packs
 from tuneloop_core.plan.memory import Load, estimate
+from tuneloop_core.plan.parameters import total_parameters
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 INPUTS = sorted((GOLDEN / "input").glob("plan-*.yaml"))
@@ -66,6 +67,17 @@ def test_several_devices_share_training_and_are_all_paid() -> None:
     assert seconds[0] / 8 < seconds[1] < seconds[0] / 6, "evaluation is not shared, and gradients are exchanged"
     assert many.status.price_per_hour == pytest.approx(8 * one.status.price_per_hour)
     assert many.status.memory_bytes <= one.status.memory_bytes
+
+
+def test_the_time_of_evaluation_tasks_is_planned_and_told() -> None:
+    without, asked = (plan(SMOLLM2, replace_rows(task_tokens=tokens), **CPU).status for tokens in (0, 50_000))
+    tasks = parse_duration(asked.tasks_duration)
+    assert tasks > 60, "2 x 50,000 tokens of 135 M parameters at 30 GFLOP/s, and lm-eval's imports"
+    longer = parse_duration(asked.estimated_duration) - parse_duration(without.estimated_duration)
+    assert longer == pytest.approx(tasks, abs=60), "over an hour, times are told in minutes"
+    assert asked.price > without.price
+    assert f"{asked.tasks_duration} of it for evaluation.tasks" in asked.message
+    assert (without.tasks_duration, "evaluation.tasks" in without.message) == ("", False)
 
 
 def plan(
@@ -146,6 +158,18 @@ def test_a_refusal_names_what_would_fit_and_that_does() -> None:
     assert plan(LLAMA, method={"adapter": "QLoRA"}, **t4).feasible
 
 
+def test_an_accelerator_without_bfloat16_units_is_planned_in_float32() -> None:
+    small = SMOLLM2 | {"num_hidden_layers": 20}
+    t4, l4 = (
+        plan(small, pod={"nodeSelector": {"nvidia.com/gpu.product": name}}).status for name in ("Tesla-T4", "NVIDIA-L4")
+    )
+    assert t4.memory is not None
+    assert l4.memory is not None
+    assert t4.memory.weights == 2 * l4.memory.weights
+    assert "Planned for T4, in float32, since it has no bfloat16 units" in t4.message
+    assert "float32" not in l4.message
+
+
 def test_a_larger_model_on_the_same_card_is_recomputed() -> None:
     wide = LLAMA | {"num_hidden_layers": 44}
     found = plan(wide, replace_rows(max_tokens=2048), pod={"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-L40S"}})
@@ -201,6 +225,14 @@ def test_what_takes_less_is_estimated_lower(less: Load, more: Load) -> None:
     shape = read_shape(LLAMA)
     assert shape is not None
     assert estimate(shape, less).total < estimate(shape, more).total
+
+
+def test_float32_weights_are_their_own_masters() -> None:
+    shape = read_shape(SMOLLM2)
+    assert shape is not None
+    full = load(adapter="Full")
+    assert estimate(shape, full).optimizer == 3 * 4 * total_parameters(shape)
+    assert estimate(shape, replace(full, number_bytes=4)).optimizer == 2 * 4 * total_parameters(shape)
 
 
 def test_weights_of_an_8b_model() -> None:

@@ -1,6 +1,7 @@
 """What the publish pod gets for an export, and that no other pod gets any of it."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -88,4 +89,4 @@ def test_publish_may_ask_a_hub_but_not_at_refused_addresses() -> None:
 def test_status_names_the_copy_however_long_its_uri() -> None:
     uri = f"oci://{'r' * 200}.example.com/{'m' * 280}:v1@sha256:{'0' * 64}"
     said = Termination(stage=Stage.PUBLISH, outcome="Succeeded", result=PUBLISHED | {"exportedUri": uri})
-    assert results.absorb(Stage.PUBLISH, job(None), said, 0.0)["artifact"].uri == uri
+    assert results.absorb(Stage.PUBLISH, job(None), said, (), datetime.now(UTC))["artifact"].uri == uri

@@ -8,6 +8,7 @@ import pytest
 from operator_world import CHECKED, FETCHED, PUBLISHED, TRAINED
 
 from tuneloop_core.api import FineTuneJob, FineTuneJobStatus
+from tuneloop_core.constants import LABEL_COMPONENT
 from tuneloop_core.stages import Progress, Stage
 from tuneloop_operator.policy import reasons, results
 from tuneloop_operator.policy.actions import CreateStage, DeleteJob, PatchJob
@@ -161,7 +162,7 @@ def test_a_training_error_is_final() -> None:
         (ended_pod("train", None, 137), reasons.RETRIES_EXHAUSTED, "exit code 137"),
         (
             {
-                "metadata": {"creationTimestamp": "x"},
+                "metadata": {"creationTimestamp": "x", "labels": {LABEL_COMPONENT: "train"}},
                 "spec": {"containers": [{"name": "main", "resources": {"limits": {"memory": "3Gi"}}}]},
                 "status": {
                     "phase": "Failed",

@@ -1,4 +1,4 @@
-"""Training in several pods: whose failure counts and is told, what the stage took, and what the pods are given."""
+"""Training in several pods: whose failure counts and is told, and what the pods are given."""
 
 import json
 from datetime import UTC, datetime
@@ -12,9 +12,8 @@ from tuneloop_core.settings import ImageSettings, Settings
 from tuneloop_core.stages import FetchResult, Stage, TrainInput
 from tuneloop_operator.build.peers import build_peers
 from tuneloop_operator.build.stages import build_stage
-from tuneloop_operator.policy.planning import measured
 from tuneloop_operator.policy.pods import INDEX_LABEL, leads
-from tuneloop_operator.policy.terminations import last_termination, run_seconds, why_failed
+from tuneloop_operator.policy.terminations import last_termination, why_failed
 from tuneloop_operator.policy.verdicts import Case, StageFacts, judge, needs_events
 
 Obj = dict[str, Any]
@@ -105,14 +104,6 @@ def test_a_pod_that_is_missing_or_waits_is_looked_into() -> None:
     facts = StageFacts(k8s_job(), (running,), (refused,))
     case = Case(Stage.TRAIN, StageStatus(name="train", state="Running"), facts, "u", False, 3, NOW)
     assert judge(case).reason == "QuotaExceeded"
-
-
-def test_usage_counts_every_device_for_as_long_as_the_stage_took() -> None:
-    wide = job(accelerators=8, nodes=4)
-    ended = [pod(index, 0, at=40) for index in range(4)]
-    assert run_seconds(ended) == 160
-    usage = measured(wide, run_seconds(ended), 20, 7)
-    assert (usage.train_seconds, usage.accelerator_seconds) == (40, 8 * 4 * 40)
 
 
 def test_one_pod_has_neither_service_nor_policy_and_several_have_both() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tuneloop_core.constants import LABEL_COMPONENT
 from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.pods import find_trouble, mount_words, quota_words, refused
 
@@ -13,7 +14,7 @@ Obj = dict[str, Any]
 def pod(**status: Any) -> Obj:
     resources = {"requests": {"cpu": "1", "nvidia.com/gpu": "1"}, "limits": {"memory": "4Gi"}}
     return {
-        "metadata": {"name": "p", "uid": "u"},
+        "metadata": {"name": "p", "uid": "u", "labels": {LABEL_COMPONENT: "train"}},
         "spec": {"nodeName": "n1", "containers": [{"name": "main", "image": "i", "resources": resources}]},
         "status": {"phase": "Pending"} | status,
     }

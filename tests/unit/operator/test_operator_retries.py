@@ -8,6 +8,7 @@ import pytest
 from operator_world import CHECKED, FETCHED, TRAINED
 
 from tuneloop_core.api import FineTuneJob, FineTuneJobStatus
+from tuneloop_core.constants import LABEL_COMPONENT
 from tuneloop_core.settings import ImageSettings, Settings
 from tuneloop_core.stages import Notice, Progress, Reason, Stage
 from tuneloop_operator import attempts
@@ -16,6 +17,7 @@ from tuneloop_operator.build.stages import build_stage
 from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.actions import CreateStage, PatchJob
 from tuneloop_operator.policy.finetune import Decision, JobFacts, decide, is_finished
+from tuneloop_operator.policy.pods import oom_words
 from tuneloop_operator.policy.results import fetch_result
 from tuneloop_operator.policy.transitions import condition_notes, training_notes
 from tuneloop_operator.policy.verdicts import StageFacts
@@ -205,6 +207,22 @@ def test_the_cause_is_named_until_the_next_pod_runs(ended: Obj, reason: str, wor
     assert reason_of(final, "Failed") == (reason if reason != "PodFailed" else reasons.RETRIES_EXHAUSTED)
     running = look(job(), StageFacts(k8s_job("train"), (ended, pod("train", "Running")))).status
     assert reason_of(running, "Reconciling") == reasons.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("component", "words", "other"),
+    [
+        ("train", "method.adapter (QLoRA holds less than LoRA", "stages.memoryLimit"),
+        ("check", "raise stages.memoryLimit of the chart", "training.maxSequenceLength"),
+        ("server", "Lower engine.maxModelLength", "method.adapter"),
+    ],
+)
+def test_who_was_killed_for_memory_hears_what_it_can_lower(component: str, words: str, other: str) -> None:
+    killed = pod("train", "Failed", 137)
+    killed["metadata"]["labels"][LABEL_COMPONENT] = component
+    said = oom_words(killed)
+    assert words in said
+    assert other not in said
 
 
 def test_a_cause_is_not_told_again_after_a_later_pod_was_deleted() -> None:

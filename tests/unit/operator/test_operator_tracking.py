@@ -1,5 +1,7 @@
 """A tracker that was not told: the job has succeeded all the same, and says so."""
 
+from datetime import UTC, datetime
+
 from operator_world import PUBLISHED
 
 from tuneloop_core.api.finetunejob import FineTuneJob
@@ -19,7 +21,7 @@ JOB = FineTuneJob.model_validate(
 def test_a_tracker_that_was_not_told_is_a_warning_beside_the_artifact() -> None:
     notice = {"reason": "TrackingFailed", "message": "http://mlflow was not told"}
     said = Termination(stage=Stage.PUBLISH, outcome="Succeeded", result=PUBLISHED | {"notices": [notice]})
-    fields = absorb(Stage.PUBLISH, JOB, said, 1.0)
+    fields = absorb(Stage.PUBLISH, JOB, said, (), datetime.now(UTC))
     assert fields["artifact"].digest == PUBLISHED["digest"]
     assert [each.reason for each in fields["notices"]] == ["LossSpike", "TrackingFailed"]
     (note,) = training_notes(JOB.status.notices, fields["notices"])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 
 WIDTH, HEIGHT = 640, 240
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 12, 32
+LEFT, RIGHT, TOP, BOTTOM = 56, 36, 12, 40
 Point = tuple[float, float]
 
 
@@ -24,7 +24,7 @@ def line_chart(points: Sequence[Point], title: str, x_label: str) -> str:
     path = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in finite)
     grid = [_across(down(tick), number(tick)) for tick in y_ticks]
     foot = [_text(across(tick), HEIGHT - BOTTOM + 16, number(tick), "middle") for tick in x_ticks]
-    label = _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 2, x_label, "middle")
+    label = _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, x_label, "middle")
     return _svg(title, [*grid, *foot, label, f'<polyline class="line" points="{path}"/>'])
 
 
@@ -42,9 +42,9 @@ def bar_chart(bars: Sequence[tuple[str, float]], title: str, x_label: str) -> st
             f'<rect class="bar" x="{left + room * 0.1:.1f}" y="{top:.1f}" width="{room * 0.8:.1f}" '
             f'height="{height:.1f}"/>'
         )
-        parts.append(_text(left + room / 2, top - 4, number(value), "middle"))
+        parts.append(_text(left + room / 2, top - 4, compact(value), "middle"))
         parts.append(_text(left + room / 2, HEIGHT - BOTTOM + 16, name, "middle"))
-    return _svg(title, [*parts, _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 2, x_label, "middle")])
+    return _svg(title, [*parts, _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, x_label, "middle")])
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -63,6 +63,15 @@ def number(value: float) -> str:
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
         return f"{int(value):,}"
     return f"{value:.4g}"
+
+
+def compact(value: float) -> str:
+    """The same in at most five characters, so that 16 stand side by side: ``9,999``, ``12.3k``, ``1.5M``."""
+    if value < 1e4:
+        return number(value)
+    size, unit = next((size, unit) for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if value >= size)
+    share = value / size
+    return f"{share:.1f}{unit}" if share < 100 else f"{share:.0f}{unit}"
 
 
 def _scale(low: float, high: float, start: float, end: float) -> "_Scale":

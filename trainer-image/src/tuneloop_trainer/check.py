@@ -40,7 +40,14 @@ STATUS_EXAMPLE_CHARACTERS = 600
 
 def run(stage_input: CheckInput, paths: Paths) -> CheckResult:
     """Check the dataset; raises ``DatasetInvalid`` with the first bad lines and what was expected."""
-    _try_tasks(stage_input, paths)
+    task_tokens = _try_tasks(stage_input, paths)
+    result = _checked(stage_input, paths)
+    _require_answers(EvaluationSettings.model_validate(stage_input.evaluation), Format(result.format))
+    return result.model_copy(update={"task_tokens": task_tokens})
+
+
+def _checked(stage_input: CheckInput, paths: Paths) -> CheckResult:
+    """From the cache where the same was checked before."""
     cache = TokenCache(paths.tokens, cache_key(stage_input, paths.model))
     if (kept := cache.restore(paths.data)) is not None:
         log.info("the same data was checked before, with the same tokenizer and settings: its tokens are taken")
@@ -57,14 +64,30 @@ def run(stage_input: CheckInput, paths: Paths) -> CheckResult:
     return result
 
 
-def _try_tasks(stage_input: CheckInput, paths: Paths) -> None:
-    """Ask a row of each of evaluation.tasks, and look its gates up: what does not work must not hold an accelerator."""
-    evaluation = EvaluationSettings.model_validate(stage_input.evaluation)
-    if evaluation.tasks:
-        from tuneloop_trainer.lmeval.scores import dry_run  # noqa: PLC0415 - needs torch, hidden where there are none
+def _try_tasks(stage_input: CheckInput, paths: Paths) -> int:
+    """Ask rows of each of evaluation.tasks, and look its gates up: what does not work must not hold an accelerator.
 
-        names = dry_run(evaluation, load_encoder(paths.model), paths)
-        log.info("evaluation.tasks will give %s", ", ".join(names))
+    Returns what asking a model all of them costs, in tokens.
+    """
+    evaluation = EvaluationSettings.model_validate(stage_input.evaluation)
+    if not evaluation.tasks:
+        return 0
+    from tuneloop_trainer.lmeval.scores import dry_run  # noqa: PLC0415 - needs torch, hidden where there are none
+
+    found = dry_run(evaluation, load_encoder(paths.model), paths)
+    log.info("evaluation.tasks will give %s, for some %d tokens a model", ", ".join(found.names), found.tokens)
+    return found.tokens
+
+
+def _require_answers(evaluation: EvaluationSettings, found: Format) -> None:
+    """Gates on what the rows cannot give: told before an accelerator is held, not after."""
+    compared = [gate.metric for gate in evaluation.gates if gate.metric in ("exactMatch", "rougeL")]
+    if found is Format.TEXT and compared:
+        message = (
+            f"evaluation.gates: {compared[0]} is not measured on plain text, which asks nothing. Gate on evalLoss or "
+            "perplexity, or take rows with an answer: prompt and completion, or messages."
+        )
+        raise StageError(Reason.DATASET_INVALID, message)
 
 
 def _check(stage_input: CheckInput, paths: Paths, report: Report) -> CheckResult:

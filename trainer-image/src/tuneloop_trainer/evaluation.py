@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from tuneloop_core.api.finetunejob import EvaluationSettings
+from tuneloop_core.constants import GENERATED_TOKEN_COST
 from tuneloop_core.data.rows import read_row
 from tuneloop_core.stages import Scores, Wire
 
@@ -92,7 +93,7 @@ def evaluation_loss(objective: Objective, held_out: HeldOut, packing: bool, tick
 
 def generation_tokens(questions: list[Question], settings: EvaluationSettings) -> int:
     """What generating costs, in tokens of a forward pass: single tokens are several times dearer than packed ones."""
-    return sum(len(question.ids) + 4 * settings.max_new_tokens for question in questions)
+    return sum(len(question.ids) + GENERATED_TOKEN_COST * settings.max_new_tokens for question in questions)
 
 
 @torch.no_grad()

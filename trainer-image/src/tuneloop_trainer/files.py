@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from safetensors import SafetensorError
 from tuneloop_core.stages import Reason
 
 from tuneloop_trainer.errors import StageError
 
 DIGEST_FILE = "DIGEST"
 CHUNK = 4 * 1024 * 1024
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -132,10 +134,17 @@ def store_full_told(folder: Path, what: str) -> Iterator[None]:
     """Turn "no space left" into ``StoreFull`` with sizes."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        if not _is_full(error):
             raise
         raise store_full(folder, what) from error
+
+
+def _is_full(error: Exception) -> bool:
+    """safetensors, which writes checkpoints and weights, tells the kernel's number in words only."""
+    if isinstance(error, OSError):
+        return error.errno in NO_SPACE
+    return any(f"(os error {number})" in str(error) for number in NO_SPACE)
 
 
 def store_full(folder: Path, what: str, needed: int = 0) -> StageError:

@@ -20,7 +20,6 @@ from tuneloop_core.stages import Notice, Reason
 
 from tuneloop_trainer import early, spikes
 from tuneloop_trainer.batches import Schedule, spread
-from tuneloop_trainer.cgroup import memory_limit
 from tuneloop_trainer.checkpoints import Checkpoints, Found, TrainingState
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.model import TunedModel
@@ -35,7 +34,7 @@ NOTICES = 4  # kept in the status
 BEST = "best."  # prefix of the best weights' tensors in a checkpoint
 EMPTY = torch.empty(0)  # a tensor that only the leader has
 
-__all__ = ["PACK_TOKENS", "Loop", "out_of_memory"]
+__all__ = ["PACK_TOKENS", "Loop"]
 
 HeldOutLoss = Callable[[Callable[[float], None]], float]  # told the share that is done on the way
 
@@ -196,11 +195,11 @@ class Loop:
         """One step; where the accelerator's memory does not suffice, the same step again in smaller packs."""
         try:
             self._step()
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (torch.OutOfMemoryError, MemoryError):
             self._begin_again()
             capacity = self.state.capacity // 2
             if capacity < 256 or self.model.machine.device.type == "cpu":
-                raise out_of_memory(self.training, error) from error
+                raise
             log.warning("out of memory; going on with packs of %d tokens", capacity)
             torch.cuda.empty_cache()
             self.state = self.state.model_copy(update={"microbatch": 0, "step_loss": 0.0, "capacity": capacity})
@@ -359,14 +358,3 @@ class Loop:
             f"{what} at step {self.state.step + 1}. Lower training.learningRate (now {self.training.learning_rate}), "
             "and look for broken texts in the dataset.",
         )
-
-
-def out_of_memory(training: Training, error: BaseException) -> StageError:
-    """The error that says what to lower, with the limit that was met."""
-    limit = memory_limit()
-    has = f" The pod's limit is {limit / 2**30:.1f} GiB." if limit else ""
-    return StageError(
-        Reason.OUT_OF_MEMORY,
-        f"memory ran out in training: {str(error).splitlines()[0][:200]}.{has} Lower training.maxSequenceLength (now "
-        f"{training.max_sequence_length}) or method.lora.rank, or give the pod more.",
-    )

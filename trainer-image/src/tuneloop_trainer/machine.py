@@ -37,9 +37,14 @@ def prepare_machine(accelerators: int, which: int = 0) -> Machine:
     if accelerators > 0 and torch.cuda.is_available():
         torch.cuda.set_device(which)
         torch.backends.cuda.matmul.allow_tf32 = True
-        return Machine(torch.device("cuda"), torch.bfloat16, threads)
+        return Machine(torch.device("cuda"), cuda_dtype(), threads)
     keep_memory()
     return Machine(torch.device("cpu"), cpu_dtype(), threads)
+
+
+def cuda_dtype() -> torch.dtype:
+    """bfloat16 where the accelerator has units for it; elsewhere float32, since bfloat16 would be emulated there."""
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
 def cpu_dtype() -> torch.dtype:

@@ -139,7 +139,7 @@ def _manifest(
         dataset={
             "uri": spec.dataset.uri,
             "digest": fetch.dataset_digest,
-            **check.model_dump(mode="json", by_alias=True, exclude={"example"}),
+            **check.model_dump(mode="json", by_alias=True, exclude={"example", "task_tokens"}),
         },
         images={"trainer": stage_input.trainer_image},
         operator_version=stage_input.operator_version,
@@ -177,7 +177,7 @@ def _write_report(
     folder: Path, manifest: Manifest, stage_input: PublishInput, paths: Paths, *, with_samples: bool
 ) -> None:
     document = manifest.model_dump(mode="json", by_alias=True)
-    document = report_document(document, stage_input.plan, paths, with_samples=with_samples)
+    document = report_document(document, stage_input.plan, stage_input.usage, paths, with_samples=with_samples)
     (folder / "report.html").write_text(report_html(document), encoding="utf-8")
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from tuneloop_core.api.formats import format_duration
+
 from tuneloop_trainer.charts import bar_chart, line_chart, number
 
 Document = Mapping[str, Any]
@@ -16,8 +18,8 @@ Document = Mapping[str, Any]
 MOST_SAMPLES = 32
 MOST_CHARACTERS = 4000  # of one cell
 SCORES = {
-    "evalLoss": "Loss",
-    "perplexity": "Perplexity",
+    "evalLoss": "Loss (lower is better)",
+    "perplexity": "Perplexity (lower is better)",
     "exactMatch": "Exact match",
     "rougeL": "ROUGE-L",
     "accuracy": "Accuracy",
@@ -32,19 +34,21 @@ DATASET_NUMBERS = {
     "trainRows": "Rows to train on",
     "validationRows": "Rows held out",
     "trainTokens": "Tokens to train on",
-    "trainedTokens": "of them with loss",
+    "trainedTokens": "Of them with loss: the answers",
     "p50Tokens": "Median row, tokens",
     "p95Tokens": "95th percentile, tokens",
     "maxTokens": "Longest row, tokens",
     "truncatedRows": "Rows cut",
 }
-PLANNED = (  # what, key of the plan, key of the training, unit
+PLANNED = (  # what, key of the plan, key of what was measured, unit
     ("Steps", "steps", "steps", ""),
     ("Tokens", "tokens", "tokens", ""),
     ("Peak memory", "memoryBytes", "peakMemoryBytes", "bytes"),
     ("Trained parameters", "trainableParameters", "trainableParameters", ""),
     ("All parameters", "totalParameters", "totalParameters", ""),
-    ("Time", "estimatedDuration", "seconds", "s"),
+    ("Time of the train stage", "estimatedDuration", "trainSeconds", "s"),
+    ("Of it for evaluation.tasks", "tasksDuration", "", ""),
+    ("Price", "price", "price", "currency"),
 )
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2330;--soft:#5b6675;--edge:#d8dee6;--paper:#fff;--mark:#0b63ce;--good:#13733a;
@@ -68,8 +72,8 @@ def report_html(document: Document) -> str:
     """The page of one artifact.
 
     ``document`` holds ``manifest`` (as in manifest.json) and, where there are any, ``samples`` (question, reference,
-    base, tuned), ``histograms`` ({side: [(upper bound, rows)]}) and ``plan`` (status.plan). Raises ``KeyError`` for a
-    document without a manifest.
+    base, tuned), ``histograms`` ({side: [(upper bound, rows)]}), ``plan`` and ``usage`` (as in the job's status).
+    Raises ``KeyError`` for a document without a manifest.
     """
     manifest = document["manifest"]
     sections = [
@@ -77,8 +81,8 @@ def report_html(document: Document) -> str:
         _scores(manifest["evaluation"]),
         _curve(manifest["evaluation"].get("curve") or []),
         _dataset(manifest["dataset"], document.get("histograms") or {}),
-        _plan(document.get("plan") or {}, manifest["training"]),
-        _samples(document.get("samples") or []),
+        _plan(document.get("plan") or {}, {**manifest["training"], **(document.get("usage") or {})}),
+        _samples(document.get("samples") or [], manifest["spec"]),
         _origin(manifest),
     ]
     body = "\n".join(section for section in sections if section)
@@ -132,7 +136,8 @@ def _passed(passed: bool) -> str:
 
 def _curve(curve: Sequence[Sequence[float]]) -> str:
     chart = line_chart([(float(step), float(loss)) for step, loss, *_ in curve], "Training loss by step", "step")
-    return f"<h2>Training loss</h2>\n<figure>{chart}</figure>" if chart else ""
+    words = "Loss of each step over its own rows, as it was trained on: nats per token, or per row."
+    return f"<h2>Training loss</h2>\n<figure>{chart}<figcaption>{words}</figcaption></figure>" if chart else ""
 
 
 def _dataset(dataset: Document, histograms: Mapping[str, Sequence[Sequence[float]]]) -> str:
@@ -142,20 +147,26 @@ def _dataset(dataset: Document, histograms: Mapping[str, Sequence[Sequence[float
 
 
 def _histogram(side: str, buckets: Sequence[Sequence[float]]) -> str:
-    bars = [(f"≤ {number(bound)}", float(rows)) for bound, rows, *_ in buckets]
-    chart = bar_chart(bars, f"Row lengths, {side}", "tokens in a row")
+    bars = [(_length(int(bound)), float(rows)) for bound, rows, *_ in buckets]
+    chart = bar_chart(bars, f"Row lengths, {side}", "tokens in a row, at most (1k is 1,024)")
     return f"\n<figure>{chart}<figcaption>Row lengths, {_t(side)}</figcaption></figure>" if chart else ""
 
 
-def _plan(plan: Document, training: Document) -> str:
+def _length(tokens: int) -> str:
+    """A bound of a histogram, which doubles: ``512``, ``4k``, ``1M``."""
+    for size, unit in ((2**20, "M"), (2**10, "k")):
+        if tokens >= size and tokens % size == 0:
+            return f"{tokens // size}{unit}"
+    return str(tokens)
+
+
+def _plan(plan: Document, measured: Document) -> str:
     rows = [
-        [words, _measure(plan.get(key), unit), _measure(training.get(measured), unit)]
-        for words, key, measured, unit in PLANNED
-        if plan.get(key) or training.get(measured)
+        [words, _measure(plan.get(key), unit, plan), _measure(measured.get(found), unit, plan) if found else ""]
+        for words, key, found, unit in PLANNED
+        if plan.get(key) or measured.get(found)
     ]
-    rows += [[f"{_t(_words(part))}, of the memory", _measure(size, "bytes"), ""] for part, size in _parts(plan)]
-    if plan.get("price"):
-        rows.append(["Price", f"{number(plan['price'])} {_t(plan.get('currency', ''))}", ""])
+    rows += [[f"{_t(_words(part))}, of the memory", _measure(size, "bytes", plan), ""] for part, size in _parts(plan)]
     words = f'<p class="note">{_t(plan["message"])}</p>' if plan.get("message") else ""
     return f"<h2>Plan and measured</h2>\n{_table(['', 'Planned', 'Measured'], rows, numbers=(1, 2))}{words}"
 
@@ -166,11 +177,12 @@ def _parts(plan: Document) -> list[tuple[str, int]]:
     return sorted(parts, key=lambda part: -part[1])
 
 
-def _samples(samples: Sequence[Document]) -> str:
+def _samples(samples: Sequence[Document], spec: Document) -> str:
     keys = ("question", "reference", "base", "tuned")
     rows = [[_cell(sample.get(key, "")) for key in keys] for sample in samples[:MOST_SAMPLES]]
     if not rows:
-        return ""
+        hidden = (spec.get("evaluation") or {}).get("publishSamples") is False
+        return '<p class="note">Answers are not shown: evaluation.publishSamples is false.</p>' if hidden else ""
     table = _table(["Question", "Reference", "Base", "Tuned"], rows, texts=(0, 1, 2, 3))
     return f"<h2>Answers side by side</h2>\n{table}"
 
@@ -214,12 +226,14 @@ def _cell(value: Any) -> str:
     return _t(text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…")
 
 
-def _measure(value: Any, unit: str) -> str:
+def _measure(value: Any, unit: str, plan: Document) -> str:
     if value in (None, "", 0):
         return "not known"
     if unit == "bytes":
         return f"{value / 2**30:.2f} GiB"
-    return f"{value:,.0f} s" if unit == "s" and isinstance(value, int | float) else _value(value)
+    if unit == "s" and isinstance(value, int | float):
+        return format_duration(round(value))
+    return f"{_value(value)} {_t(plan.get('currency', ''))}".rstrip() if unit == "currency" else _value(value)
 
 
 def _value(value: Any) -> str:

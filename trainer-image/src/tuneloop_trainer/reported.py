@@ -17,12 +17,13 @@ HISTOGRAMS = {"training": "train_histogram", "validation": "validation_histogram
 
 
 def report_document(
-    manifest: dict[str, Any], plan: dict[str, Any], paths: Paths, *, with_samples: bool
+    manifest: dict[str, Any], plan: dict[str, Any], usage: dict[str, Any], paths: Paths, *, with_samples: bool
 ) -> dict[str, Any]:
     """The document that ``report.report_html`` takes; without samples where the job says so."""
     return {
         "manifest": manifest,
         "plan": plan,
+        "usage": usage,
         "histograms": _histograms(paths.work / "check/dataset-report.json"),
         "samples": _samples(paths.work / "train/samples.jsonl") if with_samples else [],
     }

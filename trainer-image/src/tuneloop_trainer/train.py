@@ -20,7 +20,7 @@ import pydantic
 import torch
 from tuneloop_core.api.finetunejob import CheckpointSettings, EvaluationSettings, Method, Training
 from tuneloop_core.api.formats import parse_duration
-from tuneloop_core.stages import Reason, Stage, TrainInput, TrainResult
+from tuneloop_core.stages import CheckResult, Reason, Stage, TrainInput, TrainResult
 
 from tuneloop_trainer import recompute
 from tuneloop_trainer.batches import Schedule
@@ -30,15 +30,16 @@ from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.evaluation import Evaluated, HeldOut, evaluate, evaluation_loss, generation_tokens
 from tuneloop_trainer.files import folder_aside, remove_asides, seal, write_atomic
 from tuneloop_trainer.learning import Learning, Side
-from tuneloop_trainer.lmeval.scores import score
-from tuneloop_trainer.loop import PACK_TOKENS, Loop, out_of_memory
+from tuneloop_trainer.lmeval.scores import Meter, score
+from tuneloop_trainer.loop import PACK_TOKENS, Loop
 from tuneloop_trainer.machine import Machine, peak_memory, prepare_machine
 from tuneloop_trainer.model import TunedModel, load_model, verify
 from tuneloop_trainer.objectives import Objective
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.peers import ALONE, Peers, is_lost, peer_lost
 from tuneloop_trainer.progress import Board, ProgressServer, thinned
-from tuneloop_trainer.stage import end_at_once
+from tuneloop_trainer.shortage import out_of_memory
+from tuneloop_trainer.stage import end_at_once, read_record
 from tuneloop_trainer.watchdog import Watchdog
 
 log = logging.getLogger("tuneloop")
@@ -63,7 +64,8 @@ def run(stage_input: TrainInput, paths: Paths) -> TrainResult:
             peers.leave()  # not after a failure: saying good-bye to those who are gone takes long
             return result
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise out_of_memory(Training.model_validate(stage_input.training), error) from error
+        method, training = Method.model_validate(stage_input.method), Training.model_validate(stage_input.training)
+        raise out_of_memory(method, training, stage_input.accelerators, error) from error
     except RuntimeError as error:
         if not peers.many or not is_lost(error):
             raise
@@ -125,6 +127,7 @@ class _Run:
         self.machine = prepare_machine(stage_input.accelerators, peers.local_rank)
         peers.join(self.machine.device.type, max(MESSAGE_SECONDS, parse_duration(self.training.step_timeout)))
         self.capacity = PACK_TOKENS[self.machine.device.type]
+        self.held_share, self.task_tokens = 1.0, 0  # of an evaluation, what held-out rows are; tokens of the rest
 
     def run(self) -> TrainResult:
         """Everything, in order."""
@@ -190,7 +193,10 @@ class _Run:
 
     def _plan_costs(self, schedule: Schedule, held_out: HeldOut, encoder: Encoder) -> None:
         """Shares of the phases for percent and ETA: backward costs twice what forward does."""
-        evaluation = held_out.tokens + generation_tokens(held_out.questions(encoder), self.evaluation)
+        held = held_out.tokens + generation_tokens(held_out.questions(encoder), self.evaluation)
+        asked = _task_tokens(self.paths) if self.evaluation.tasks else 0
+        self.held_share, self.task_tokens = held / max(1, held + asked), asked
+        evaluation = held + asked
         epochs = schedule.total_steps / schedule.steps_per_epoch
         training = 3 * float(schedule.lengths.sum()) * epochs
         self.board.costs = {"BaseEvaluation": evaluation, "Training": training, "TunedEvaluation": evaluation}
@@ -215,8 +221,10 @@ class _Run:
 
     def _evaluate(self, model: TunedModel, encoder: Encoder, held_out: HeldOut, scored: Objective) -> Evaluated:
         """Scores on the held-out rows and on evaluation.tasks, of the model as it is now."""
-        found = evaluate(model, encoder, held_out, scored, self._tick)
-        tasks = score(model, encoder, self.evaluation.tasks, self.paths, self._tick)
+        held = self.held_share
+        found = evaluate(model, encoder, held_out, scored, lambda share: self._tick(share * held))
+        meter = Meter(self.task_tokens, lambda share: self._tick(held + share * (1 - held)))
+        tasks = score(model, encoder, self.evaluation.tasks, self.paths, meter)
         return found.model_copy(update={"scores": found.scores.model_copy(update={"tasks": tasks})})
 
     def _train(self, loop: Loop) -> TrainingState:
@@ -302,6 +310,12 @@ class _Run:
             best_step=loop.best_step,
             notices=state.notices,
         )
+
+
+def _task_tokens(paths: Paths) -> int:
+    """What asking evaluation.tasks costs, as the check stage found."""
+    record = read_record(Stage.CHECK, paths)
+    return CheckResult.model_validate(record.result).task_tokens if record is not None else 0
 
 
 def _dumped(evaluated: Evaluated | None) -> dict[str, Any] | None:

@@ -83,6 +83,9 @@ class PlanStatus(StatusModel):
     price_per_hour: float = Field(default=0, ge=0, description="Of all accelerators, or cores, that the job holds.")
     currency: str = Field(default="", max_length=8, description="Of the prices.")
     estimated_duration: str = Field(default="", max_length=32, description="Expected time of the train stage.")
+    tasks_duration: str = Field(
+        default="", max_length=32, description="Of it, what asking both models evaluation.tasks takes."
+    )
     message: str = Field(default="", max_length=1024, description="The plan in words, with its assumptions.")
 
 
@@ -114,6 +117,12 @@ class DatasetStatus(StatusModel):
     classes: int = Field(default=0, ge=0, description="Classes, where the rows are labelled texts.")
     template: str = Field(default="", max_length=32, description="How the trained part is found.")
     example: str = Field(default="", max_length=1024, description="One example as the model sees it.")
+    task_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="Tokens that a model sees when it is asked evaluation.tasks once, estimated from a few rows; a "
+        "generated one counts as four.",
+    )
 
 
 class ModelStatus(StatusModel):
@@ -213,6 +222,9 @@ class UsageStatus(StatusModel):
         default=0, ge=0, description="Most memory that training used, as measured: beside plan.memoryBytes."
     )
     price: float = Field(default=0, ge=0, description="trainSeconds at plan.pricePerHour, in plan.currency.")
+    counted_until: Timestamp | None = Field(
+        default=None, description="Train pods are counted up to this time; what they run later is added."
+    )
 
 
 class FineTuneJobStatus(StatusModel):

@@ -21,8 +21,9 @@ class Accelerator(Wire):
 
     name: str = Field(min_length=1, max_length=63)
     memory_mib: int = Field(gt=0)
-    bf16_teraflops: float = Field(gt=0)
+    bf16_teraflops: float = Field(gt=0)  # of one without bfloat16 units, in float32
     price_per_hour: float = Field(ge=0)
+    bfloat16: bool = True  # has units for it; without them the trainer computes in float32
 
     @property
     def memory_bytes(self) -> int:
@@ -34,12 +35,20 @@ class Accelerator(Wire):
         return set(self.name.upper().split("-")) <= set(product.upper().replace("_", "-").split("-"))
 
 
-def _kind(name: str, memory_mib: int, bf16_teraflops: float, price_per_hour: float) -> Accelerator:
-    return Accelerator(name=name, memory_mib=memory_mib, bf16_teraflops=bf16_teraflops, price_per_hour=price_per_hour)
+def _kind(
+    name: str, memory_mib: int, bf16_teraflops: float, price_per_hour: float, *, bfloat16: bool = True
+) -> Accelerator:
+    return Accelerator(
+        name=name,
+        memory_mib=memory_mib,
+        bf16_teraflops=bf16_teraflops,
+        price_per_hour=price_per_hour,
+        bfloat16=bfloat16,
+    )
 
 
 DEFAULTS: Final = (
-    _kind("T4", 15360, 8.1, 0.53),  # no bfloat16 units: the float32 rate
+    _kind("T4", 15360, 8.1, 0.53, bfloat16=False),
     _kind("L4", 23034, 121, 0.80),
     _kind("A10", 23028, 125, 1.60),
     _kind("A10G", 23028, 70, 1.01),

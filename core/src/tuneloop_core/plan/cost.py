@@ -7,16 +7,17 @@ import math
 from dataclasses import dataclass
 
 from tuneloop_core.api.shape import ModelShape
+from tuneloop_core.constants import GENERATED_TOKEN_COST
 from tuneloop_core.plan.parameters import Adapter, active_weights
 
 UTILISATION = 0.35
 """Share of the dense bfloat16 rate that LoRA training reaches on models of a billion parameters and more: 0.31 to 0.43
 on an H100 (NeMo Automodel docs/performance-summary.mdx, torchtitan benchmarks/llama3_h100_202412); smaller models are
 bound by launching kernels, and reach less by the square root of their size."""
-GENERATION_FACTOR = 4
-"""A generated token costs as much as this many of a packed forward pass (the trainer's progress counts the same)."""
 START_SECONDS = 45.0
 """Start of the container, imports, and the proofs before training."""
+TASKS_START_SECONDS = 20.0
+"""lm-eval's imports, of one core (docs/adr/0060)."""
 LOAD_BYTES_PER_SECOND = 200e6
 LINK_BYTES_PER_SECOND = {"node": 20e9, "nodes": 2.5e9}
 """Between devices of a node over PCIe, and between nodes over 25 Gbit/s: assumed, not measured. NVLink and InfiniBand
@@ -34,6 +35,7 @@ class Work:
     answers: int = 0
     prompt_tokens: int = 0  # of one
     new_tokens: int = 0  # of one
+    asked_tokens: int = 0  # of evaluation.tasks, for one model; all of them pass the head
 
 
 def forward_flops(shape: ModelShape, mean_length: float, head_share: float) -> float:
@@ -99,9 +101,17 @@ def stage_seconds(  # noqa: PLR0913 - each is a fact of its own
     """
     training = work.tokens * training_flops(shape, work, adapter, recompute) / (rate * crew.processes)
     training += crew.exchange_seconds
-    generated = work.answers * (work.prompt_tokens + GENERATION_FACTOR * work.new_tokens)
+    generated = work.answers * (work.prompt_tokens + GENERATED_TOKEN_COST * work.new_tokens)
     scoring = (work.scored_tokens + generated) * forward_flops(shape, work.mean_length, work.trained_share) / rate
-    return START_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND + min(training, max_seconds) + 2 * scoring
+    asking = tasks_seconds(shape, work, rate)
+    return START_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND + min(training, max_seconds) + 2 * scoring + asking
+
+
+def tasks_seconds(shape: ModelShape, work: Work, rate: float) -> float:
+    """Seconds of the train stage in which base and tuned model are asked evaluation.tasks; every device asks all."""
+    if not work.asked_tokens:
+        return 0.0
+    return TASKS_START_SECONDS + 2 * work.asked_tokens * forward_flops(shape, work.mean_length, 1.0) / rate
 
 
 def price(seconds: float, units: float, price_per_hour: float) -> float:

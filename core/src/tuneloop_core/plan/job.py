@@ -14,8 +14,8 @@ from tuneloop_core.api.formats import format_duration, parse_duration
 from tuneloop_core.api.shape import ModelShape
 from tuneloop_core.constants import PACK_TOKENS
 from tuneloop_core.plan import cost, words
-from tuneloop_core.plan.accelerators import NodeGroup, PlanSettings, table
-from tuneloop_core.plan.machines import MARGIN, Choice, Fit, best_fit, choose, too_small, ways
+from tuneloop_core.plan.accelerators import Accelerator, NodeGroup, PlanSettings, table
+from tuneloop_core.plan.machines import MARGIN, Choice, Fit, best_fit, choose, on, too_small, ways
 from tuneloop_core.plan.memory import FLOAT32, Load, Memory, estimate
 from tuneloop_core.plan.parameters import Adapter, targeted, total_parameters, trainable_parameters
 from tuneloop_core.plan.steps import StepPlan, plan_steps
@@ -124,18 +124,20 @@ def _on_accelerator(  # noqa: PLR0913 - the parts of a plan
         return Plan(status.model_copy(update={"message": f"{message}. {extra}"}))
     every = table(facts.settings.accelerators)
     wider = [kind for kind in every if best_fit(shape, load, longest, (kind,)).fits]
-    remedies = _remedies(spec, shape, facts.dataset, fit.kind.memory_bytes)
+    remedies = _remedies(spec, shape, facts.dataset, fit.kind.memory_bytes, fit.kind)
     refusal = words.no_fit_accelerator(fit, choice, wider, remedies)
     return Plan(status.model_copy(update={"message": refusal}), DOES_NOT_FIT)
 
 
-def _remedies(spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetStatus, limit: int) -> list[str]:
+def _remedies(
+    spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetStatus, limit: int, kind: Accelerator | None = None
+) -> list[str]:
     """Single changes of the spec with which the job would fit, by the estimate; the mildest of each kind."""
     longest = _longest(spec, dataset)
     lengths = [longest >> halves for halves in range(1, 12) if longest >> halves >= SHORTEST_USEFUL]
     refused = {"QLoRA"} if spec.method.classifies else set()
     adapters = [name for name in ("LoRA", "QLoRA") if name in MILDER[spec.method.adapter] and name not in refused]
-    kinds = (
+    options = (
         [
             (f"training.maxSequenceLength: {length}", _changed(spec, "training", max_sequence_length=length))
             for length in lengths
@@ -143,7 +145,9 @@ def _remedies(spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetStatus, 
         [(f"evaluation.generations: {count}", _changed(spec, "evaluation", generations=count)) for count in (8, 0)],
         [(f"method.adapter: {name}", _changed(spec, "method", adapter=name)) for name in adapters],
     )
-    found = (next((told for told, changed in kind if _fits(changed, shape, dataset, limit)), "") for kind in kinds)
+    found = (
+        next((told for told, changed in each if _fits(changed, shape, dataset, limit, kind)), "") for each in options
+    )
     return [told for told in found if told]
 
 
@@ -151,9 +155,11 @@ def _changed(spec: FineTuneJobSpec, block: str, **fields: object) -> FineTuneJob
     return spec.model_copy(update={block: getattr(spec, block).model_copy(update=fields)})
 
 
-def _fits(spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetStatus, limit: int) -> bool:
+def _fits(
+    spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetStatus, limit: int, kind: Accelerator | None
+) -> bool:
     every: Sequence[Load] = ways(job_load(spec, dataset), _longest(spec, dataset))
-    return any(estimate(shape, way).total <= limit for way in every)
+    return any(estimate(shape, on(kind, way) if kind else way).total <= limit for way in every)
 
 
 def job_load(spec: FineTuneJobSpec, dataset: DatasetStatus) -> Load:
@@ -218,10 +224,12 @@ def _status(  # noqa: PLR0913 - the parts of a plan
     )
     if load.device == "cuda" and (fit is None or source == "slice"):
         return status
-    seconds, units, hourly = _time(spec, shape, facts, steps, load, fit)
+    time = _time(spec, shape, facts, steps, load, fit)
+    seconds, units, hourly = time.seconds, time.units, time.hourly
     return status.model_copy(
         update={
             "estimated_duration": format_duration(round(seconds)),
+            "tasks_duration": format_duration(round(time.tasks)) if time.tasks else "",
             "price": round(cost.price(seconds, units, hourly), 4),
             "price_per_hour": round(units * hourly, 4),
             "currency": facts.settings.currency,
@@ -229,10 +237,20 @@ def _status(  # noqa: PLR0913 - the parts of a plan
     )
 
 
+@dataclass(frozen=True)
+class _Time:
+    """Seconds of the train stage, those of them for evaluation.tasks; what it holds: accelerators or cores in all, and
+    the hourly price of one."""
+
+    seconds: float
+    tasks: float
+    units: float
+    hourly: float
+
+
 def _time(  # noqa: PLR0913 - the parts of a plan
     spec: FineTuneJobSpec, shape: ModelShape, facts: Facts, steps: StepPlan, load: Load, fit: Fit | None
-) -> tuple[float, float, float]:
-    """Seconds of the train stage, how many accelerators or cores it holds in all, and the hourly price of one."""
+) -> _Time:
     settings, resources = facts.settings, spec.resources
     if fit is None:
         units, hourly = facts.cores * resources.nodes, settings.cpu_price_per_hour
@@ -245,7 +263,7 @@ def _time(  # noqa: PLR0913 - the parts of a plan
     trained = trainable_parameters(shape, load.adapter, load.rank, load.target_modules)
     crew = cost.Crew(_processes(spec), resources.nodes, steps.steps, trained)
     seconds = cost.stage_seconds(shape, work, load.adapter, load.recompute, rate, limit, facts.model_bytes, crew)
-    return seconds, units, hourly
+    return _Time(seconds, cost.tasks_seconds(shape, work, rate), units, hourly)
 
 
 def _work(spec: FineTuneJobSpec, dataset: DatasetStatus, steps: StepPlan, load: Load) -> cost.Work:
@@ -259,4 +277,5 @@ def _work(spec: FineTuneJobSpec, dataset: DatasetStatus, steps: StepPlan, load: 
         answers=load.answers,
         prompt_tokens=min(load.longest_prompt, round(mean)),
         new_tokens=load.new_tokens,
+        asked_tokens=dataset.task_tokens,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from tuneloop_core.api.shape import ModelShape
 from tuneloop_core.plan.accelerators import MIB, Accelerator, NodeGroup, find, present, table
-from tuneloop_core.plan.memory import Load, Memory, estimate
+from tuneloop_core.plan.memory import FLOAT32, Load, Memory, estimate
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 MEMORY_LABEL = "nvidia.com/gpu.memory"
@@ -88,13 +88,20 @@ def best_fit(shape: ModelShape, load: Load, longest: int, kinds: Sequence[Accele
     ``kinds`` must not be empty and go up by memory. On the chosen one packs are as large as fit: the trainer halves
     them itself when memory runs out, recompute it does only when told.
     """
-    every = ways(load, longest)
-    fits = [Fit(kind, way, estimate(shape, way)) for kind in kinds for way in every]
+    every = [(kind, on(kind, way)) for kind in kinds for way in ways(load, longest)]
+    fits = [Fit(kind, way, estimate(shape, way)) for kind, way in every]
     fitting = sorted((fit for fit in fits if fit.fits), key=lambda fit: fit.load.recompute)
     return fitting[0] if fitting else min(fits, key=lambda miss: miss.excess)
 
 
 def too_small(shape: ModelShape, fit: Fit, longest: int, kinds: Sequence[Accelerator]) -> tuple[Accelerator, ...]:
     """The accelerators that a job which is run like this does not fit in packs of any size."""
-    least = min(estimate(shape, way).total for way in ways(fit.load, longest) if way.recompute == fit.load.recompute)
-    return tuple(kind for kind in kinds if kind.memory_bytes < least)
+    alike = [way for way in ways(fit.load, longest) if way.recompute == fit.load.recompute]
+    return tuple(
+        kind for kind in kinds if kind.memory_bytes < min(estimate(shape, on(kind, way)).total for way in alike)
+    )
+
+
+def on(kind: Accelerator, load: Load) -> Load:
+    """The same in the number format that this accelerator computes in."""
+    return load if load.device != "cuda" else replace(load, number_bytes=2 if kind.bfloat16 else FLOAT32)

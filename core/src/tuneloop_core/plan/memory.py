@@ -14,8 +14,8 @@ from tuneloop_core.plan.parameters import Adapter
 FLOAT32 = 4
 QLORA_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in NF4 with double quantisation (arXiv:2305.14314): 4 bits, a byte a 64, 4 bytes a 64 x 256."""
-OPTIMIZER_COPIES = 3
-"""Float32 master weights and Adam's two moments (optimizer.py)."""
+MOMENTS = 2
+"""Adam's, in float32 (optimizer.py). Float32 master weights come on top where weights are in another format."""
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 """Float32 logits of a chunk (loss.py)."""
 GENERATION_BATCH = {"cpu": 16, "cuda": 64}
@@ -71,7 +71,7 @@ def estimate(shape: ModelShape, load: Load) -> Memory:
     return Memory(
         weights=weight_bytes(shape, load, trained),
         gradients=trained * FLOAT32 + _largest_gradient(shape, load),
-        optimizer=trained * FLOAT32 * OPTIMIZER_COPIES,
+        optimizer=trained * FLOAT32 * (MOMENTS + (load.number_bytes < FLOAT32)),
         activations=activations,
         logits=logits,
         evaluation=max(0, round(held * generation_bytes(shape, load)) - activations - logits),

@@ -25,10 +25,11 @@ def plan(steps: StepPlan, status: PlanStatus) -> str:
         parts.append(f"of {gib(status.memory_limit_bytes)}")
     parts.append(f"in packs of {status.pack_tokens} tokens{' with recompute' * status.recompute}")
     if status.estimated_duration:
-        parts.append(f"and {status.estimated_duration}")
+        tasks = f", {status.tasks_duration} of it for evaluation.tasks," if status.tasks_duration else ""
+        parts.append(f"and {status.estimated_duration}{tasks}")
     if status.price:
         parts.append(f"at about {status.price:.2f} {status.currency}")
-    return " ".join(parts)
+    return " ".join(parts).rstrip(",")
 
 
 def accelerator(fit: Fit, choice: Choice, small: Sequence[Accelerator]) -> str:
@@ -39,7 +40,8 @@ def accelerator(fit: Fit, choice: Choice, small: Sequence[Accelerator]) -> str:
         "slice": "by the resource's name",
         "table": "the smallest of the table that it fits, since neither nodes nor pod.nodeSelector tell which it gets",
     }[choice.source]
-    told = f"Planned for {fit.kind.name}, {where}"
+    slow = "" if fit.kind.bfloat16 else ", in float32, since it has no bfloat16 units"
+    told = f"Planned for {fit.kind.name}{slow}, {where}"
     if not small:
         return told
     return f"{told}; too small are {_named(small)}: keep it off them by pod.nodeSelector nvidia.com/gpu.product"
@@ -74,7 +76,8 @@ def no_fit_accelerator(fit: Fit, choice: Choice, wider: Sequence[Accelerator], r
     ways = "; or ".join([*remedies, larger] if larger else remedies) or "a smaller model"
     return (
         f"training needs about {gib(fit.memory.total)} even in packs of {fit.load.pack_tokens} tokens"
-        f"{' with recompute' * fit.load.recompute}, and {fit.kind.name}, {which}, has {gib(fit.kind.memory_bytes)} "
+        f"{' with recompute' * fit.load.recompute}{' in float32' * (not fit.kind.bfloat16)}, and {fit.kind.name}, "
+        f"{which}, has {gib(fit.kind.memory_bytes)} "
         f"({_parts(fit.memory)}). No pod was made. Would fit: {ways}. The spec is fixed: make a new job with it"
     )
 

@@ -171,6 +171,7 @@ def _publish(job: FineTuneJob, fetched: FetchResult, settings: Settings, version
         spec=spec.to_dict(),
         fetch=fetched,
         plan=job.status.plan.to_dict() if job.status.plan else {},
+        usage=job.status.usage.to_dict() if job.status.usage else {},
         trainer_image=settings.images.trainer,
         operator_version=version,
         hub_endpoint=settings.hub.endpoint,

@@ -21,11 +21,10 @@ from tuneloop_core.api.formats import format_duration
 from tuneloop_core.plan.job import Facts
 from tuneloop_core.stages import Progress, Stage
 from tuneloop_operator import attempts
-from tuneloop_operator.policy import conditions, planning, reasons, results
+from tuneloop_operator.policy import conditions, planning, reasons, results, usage
 from tuneloop_operator.policy.actions import Action
 from tuneloop_operator.policy.conditions import Wanted, cut, holds, timestamp
 from tuneloop_operator.policy.pods import leads
-from tuneloop_operator.policy.terminations import run_seconds
 from tuneloop_operator.policy.verdicts import Case, StageFacts, State, Verdict, judge
 
 STAGE_CONDITIONS = {
@@ -131,7 +130,7 @@ class _Draft:
         verdict = judge(replace(case, heard=known.updated_time or "" if known else ""))
         if stage is Stage.TRAIN and verdict.state is not State.DONE:
             self._note_progress()
-            if verdict.state is State.FAILED:
+            if verdict.state is State.FAILED or usage.has_news(self.job, stage_facts.pods, self.facts.now):
                 self._note_usage()
         return verdict
 
@@ -144,7 +143,7 @@ class _Draft:
         assert verdict.said is not None
         pods = self.facts.stages[stage].pods
         try:
-            self.fields |= results.absorb(stage, self.current, verdict.said, run_seconds(pods))
+            self.fields |= results.absorb(stage, self.current, verdict.said, pods, self.facts.now)
         except ValidationError as error:
             first = error.errors()[0]
             message = (
@@ -182,7 +181,7 @@ class _Draft:
 
     def _note_usage(self) -> None:
         pods = self.facts.stages.get(Stage.TRAIN, StageFacts()).pods
-        self.fields["usage"] = planning.running(self.job, pods, self.facts.now)
+        self.fields["usage"] = usage.measured(self.job, pods, self.facts.now)
 
     def _noted(self, stage: Stage, previous: StageStatus, verdict: Verdict) -> StageStatus:
         facts = self.facts.stages.get(stage, StageFacts())

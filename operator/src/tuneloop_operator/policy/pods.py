@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneloop_core.constants import LABEL_COMPONENT
+from tuneloop_core.stages import Stage
 from tuneloop_operator.policy import reasons
 
 Obj = dict[str, Any]
@@ -152,6 +153,14 @@ def _volume(pod: Obj, events: Sequence[Obj]) -> Trouble | None:
     return None
 
 
+OOM_REMEDIES = {
+    "server": "Lower engine.maxModelLength or the model's size, or raise pod.resources.limits.memory",
+    Stage.TRAIN.value: "Lower training.maxSequenceLength, or take another method.adapter (QLoRA holds less than LoRA, "
+    "LoRA less than DoRA and None), or raise pod.resources.limits.memory",
+}
+OOM_OF_CPU_STAGES = "Ask the administrator to raise stages.memoryLimit of the chart: pod.resources is of the train pod"
+"""By the component that a pod is of."""
+
 CHECKS: tuple[Check, ...] = (_node_lost, _unschedulable, _image, _container_start, _crashing, _volume)
 
 
@@ -177,12 +186,8 @@ def pull_words(message: str) -> str:
 def oom_words(pod: Obj) -> str:
     """What to lower, or raise, after the kernel killed a container for memory."""
     limit = first_container(pod).get("resources", {}).get("limits", {}).get("memory", "none")
-    served = pod["metadata"].get("labels", {}).get(LABEL_COMPONENT) == "server"
-    lower = "engine.maxModelLength" if served else "training.maxSequenceLength, training.tokensPerStep"
-    return (
-        f"the container was killed for memory (limit {limit}). Lower {lower} or the model's size, "
-        "or raise pod.resources.limits.memory"
-    )
+    kind = pod["metadata"].get("labels", {}).get(LABEL_COMPONENT, "")
+    return f"the container was killed for memory (limit {limit}). {OOM_REMEDIES.get(kind, OOM_OF_CPU_STAGES)}"
 
 
 def asked_words(pod: Obj) -> str:

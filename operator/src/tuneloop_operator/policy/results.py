@@ -4,6 +4,7 @@ Pure; a result that does not parse raises ValidationError.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from tuneloop_core.api.finetunejob import FineTuneJob
@@ -31,20 +32,20 @@ from tuneloop_core.stages import (
     Termination,
     TrainResult,
 )
-from tuneloop_operator.policy import planning
+from tuneloop_operator.policy import usage
 
 Fields = dict[str, Any]
 
 CURVE_POINTS = 16
 
 
-def absorb(stage: Stage, job: FineTuneJob, said: Termination, seconds: float) -> Fields:
-    """Status fields that the stage's result sets; ``seconds`` is how long its pods ran."""
+def absorb(stage: Stage, job: FineTuneJob, said: Termination, pods: Sequence[Fields], now: datetime) -> Fields:
+    """Status fields that the stage's result sets; ``pods`` are those of the stage that are still there."""
     result = said.result or {}
     absorbers: dict[Stage, Callable[[], Fields]] = {
         Stage.FETCH: lambda: _fetched(job, FetchResult.model_validate(result)),
         Stage.CHECK: lambda: _checked(job, CheckResult.model_validate(result)),
-        Stage.TRAIN: lambda: _trained(job, TrainResult.model_validate(result), seconds),
+        Stage.TRAIN: lambda: _trained(job, TrainResult.model_validate(result), pods, now),
         Stage.PUBLISH: lambda: _published(job, PublishResult.model_validate(result)),
     }
     return absorbers[stage]()
@@ -96,7 +97,7 @@ def _checked(job: FineTuneJob, found: CheckResult) -> Fields:
     return {"dataset": known.model_copy(update=found.model_dump())}
 
 
-def _trained(job: FineTuneJob, found: TrainResult, seconds: float) -> Fields:
+def _trained(job: FineTuneJob, found: TrainResult, pods: Sequence[Fields], now: datetime) -> Fields:
     verdicts = judge(job.spec.evaluation.gates, found.base, found.tuned)
     gates = [GateStatus(**verdict.model_dump()) for verdict in verdicts]
     checkpoint = job.status.checkpoint
@@ -116,7 +117,7 @@ def _trained(job: FineTuneJob, found: TrainResult, seconds: float) -> Fields:
             loss=round(found.final_loss, 4),
             tokens_per_second=round(found.tokens_per_second, 1),
         ),
-        "usage": planning.measured(job, seconds, found.seconds, found.peak_memory_bytes),
+        "usage": usage.measured(job, pods, now, found.seconds, found.peak_memory_bytes),
     }
 
 

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from tuneloop_core.constants import EXIT_PEER_LOST, EXIT_STEP_TIMEOUT, EXIT_TERMINATED
 from tuneloop_core.stages import Reason, Stage, Termination
 from tuneloop_operator.policy import reasons
-from tuneloop_operator.policy.conditions import parse_time
 from tuneloop_operator.policy.pods import Trouble, condition, containers, index_of, node_of, oom_words
 
 Obj = dict[str, Any]
@@ -124,13 +123,3 @@ def _how_exited(ended: Obj) -> Trouble:
     return Trouble(
         reasons.RETRIES_EXHAUSTED, f"the container ended with exit code {code}. {ended.get('message', '')}".strip()
     )
-
-
-def run_seconds(pods: Iterable[Obj]) -> float:
-    """Seconds that the main containers ran, all pods together; running ones are not counted yet."""
-    total = 0.0
-    for pod in pods:
-        ended = terminated_state(pod)
-        if ended.get("startedAt") and ended.get("finishedAt"):
-            total += (parse_time(ended["finishedAt"]) - parse_time(ended["startedAt"])).total_seconds()
-    return total

@@ -7,16 +7,20 @@ chooses or changes a metric: the number is lm-eval's.
 import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from tuneloop_core.api.evaltasks import EvaluationTask
 from tuneloop_core.api.finetunejob import EvaluationSettings
+from tuneloop_core.constants import GENERATED_TOKEN_COST
 from tuneloop_core.stages import Reason
 
 from tuneloop_trainer.encode import Encoder
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.lmeval.loading import load, unfit
+from tuneloop_trainer.lmeval.trial import ROWS, longest_tokens, trial, whole_cost
 from tuneloop_trainer.model import TunedModel
 from tuneloop_trainer.objectives import Tick
 from tuneloop_trainer.paths import Paths
@@ -26,12 +30,43 @@ log = logging.getLogger("tuneloop")
 MOST_SCORES, MOST_CHARACTERS = 24, 800  # of their names: status and termination message are bounded
 LOGITS_BYTES = 2**28  # of a batch, on CPU
 TYPICAL_TOKENS = 512
-LONGEST_TOKENS = 4096
 MOST_AT_ONCE = 16
 
 
+@dataclass
+class Meter:
+    """How much of the asking is done, by the tokens that there will be in all; told on the way."""
+
+    expected: int
+    tick: Tick
+    done: int = 0
+    counts: bool = True
+
+    def add(self, tokens: int) -> None:
+        """So many more; those of lm-eval's trials for a batch size are none."""
+        self.done += tokens * self.counts
+        self.tick(min(1.0, self.done / max(1, self.expected)))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is computed meanwhile is no progress."""
+        self.counts = False
+        try:
+            yield
+        finally:
+            self.counts = True
+
+
+@dataclass(frozen=True)
+class Tried:
+    """The scores that there will be, and what asking one model costs, in tokens of a forward pass."""
+
+    names: list[str]
+    tokens: int
+
+
 def score(
-    model: TunedModel, encoder: Encoder, tasks: Sequence[EvaluationTask], paths: Paths, tick: Tick
+    model: TunedModel, encoder: Encoder, tasks: Sequence[EvaluationTask], paths: Paths, meter: Meter
 ) -> dict[str, float]:
     """What lm-eval measures of the model as it is now."""
     if not tasks:
@@ -40,32 +75,38 @@ def score(
     found: dict[str, float] = {}
     try:
         with model.generating():
-            asked = _wrapped(model, encoder, tick)
+            asked = _wrapped(model, encoder, meter)
             for task in tasks:
                 log.info("asking %s", task.name)
-                found |= _ask(asked, task, paths, task.limit or None)
+                found |= _named(task.name, _ask(asked, task, paths, task.limit or None))
     finally:
         model.causal.train(training)
     return found
 
 
-def dry_run(evaluation: EvaluationSettings, encoder: Encoder, paths: Paths) -> list[str]:
-    """The names of the scores there will be, by asking one row of each task with no model behind it.
+def dry_run(evaluation: EvaluationSettings, encoder: Encoder, paths: Paths) -> Tried:
+    """The scores there will be, by asking a few rows of each task with no model behind it.
 
-    Raises ``DatasetInvalid`` for rows that a task cannot ask, for a gate on a score that there is not, and for more
-    scores than a status holds.
+    Raises ``DatasetInvalid`` for rows that a task cannot ask, for answers that are too long for the model, for a gate
+    on a score that there is not, and for more scores than a status holds.
     """
-    if not evaluation.tasks:
-        return []
-    blank = _blank(encoder)
-    names = [name for task in evaluation.tasks for name in _ask(blank, task, paths, 1)]
+    from transformers import AutoConfig  # noqa: PLC0415 - slow to import
+
+    longest = longest_tokens(AutoConfig.from_pretrained(paths.model, trust_remote_code=False, local_files_only=True))
+    names: list[str] = []
+    tokens = 0
+    for task in evaluation.tasks:
+        blank = trial(encoder, longest)
+        results = _ask(blank, task, paths, min(task.limit or ROWS, ROWS))
+        names += _named(task.name, results)
+        tokens += whole_cost(blank.tokens, results["n-samples"], task.limit)
     if len(names) > MOST_SCORES or sum(map(len, names)) > MOST_CHARACTERS:
         message = (
             f"evaluation.tasks: {len(names)} scores are more than a status holds ({MOST_SCORES}); list fewer tasks."
         )
         raise StageError(Reason.DATASET_INVALID, message)
     _require_measured(evaluation, names)
-    return names
+    return Tried(names, tokens)
 
 
 def _require_measured(evaluation: EvaluationSettings, names: Sequence[str]) -> None:
@@ -77,12 +118,13 @@ def _require_measured(evaluation: EvaluationSettings, names: Sequence[str]) -> N
             raise StageError(Reason.DATASET_INVALID, message)
 
 
-def _ask(model: Any, task: EvaluationTask, paths: Paths, limit: int | None) -> dict[str, float]:
+def _ask(model: Any, task: EvaluationTask, paths: Paths, limit: int | None) -> Any:
+    """lm-eval's results."""
     from lm_eval.evaluator import evaluate  # noqa: PLC0415 - slow to import
 
     loaded = load(task, paths)
     try:
-        results = evaluate(
+        return evaluate(
             model,
             loaded,
             limit=limit,
@@ -99,7 +141,6 @@ def _ask(model: Any, task: EvaluationTask, paths: Paths, limit: int | None) -> d
         if type(error).__module__.startswith("jinja2"):
             raise unfit(task.name, error) from error
         raise
-    return _named(task.name, results)
 
 
 def _named(task: str, results: Any) -> dict[str, float]:
@@ -119,28 +160,32 @@ def _named(task: str, results: Any) -> dict[str, float]:
     return found
 
 
-def _wrapped(model: TunedModel, encoder: Encoder, tick: Tick) -> Any:
+def _wrapped(model: TunedModel, encoder: Encoder, meter: Meter) -> Any:
     """lm-eval's wrapper around the loaded model; each call looks whether the pod is to end."""
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415 - slow to import
 
     class Asked(HFLM):  # type: ignore[misc]
         """The model that is being tuned."""
 
-        def _model_call(self, *args: Any, **kwargs: Any) -> Any:
-            tick(1.0)
-            return super()._model_call(*args, **kwargs)
+        def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
+            meter.add(inps.numel())
+            return super()._model_call(inps, *args, **kwargs)
 
-        def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-            tick(1.0)
-            return super()._model_generate(*args, **kwargs)
+        def _model_generate(self, context: Any, max_length: int, *args: Any, **kwargs: Any) -> Any:
+            rows, prompt = context.shape
+            meter.add(rows * (prompt + GENERATED_TOKEN_COST * (max_length - prompt)))
+            return super()._model_generate(context, max_length, *args, **kwargs)
+
+        def _detect_batch_size(self, *args: Any, **kwargs: Any) -> Any:
+            with meter.paused():
+                return super()._detect_batch_size(*args, **kwargs)
 
     config = model.causal.config
-    longest = min(LONGEST_TOKENS, getattr(config, "max_position_embeddings", None) or LONGEST_TOKENS)
     return Asked(
         pretrained=model.causal,
         tokenizer=copy.deepcopy(encoder.tokenizer),  # it sets a token for padding
         backend="causal",
-        max_length=longest,
+        max_length=longest_tokens(config),
         batch_size=_batch_size(model, config.vocab_size),
         max_batch_size=64,
     )
@@ -151,12 +196,3 @@ def _batch_size(model: TunedModel, vocabulary: int) -> str | int:
     if model.machine.device.type != "cpu":
         return "auto"
     return max(1, min(MOST_AT_ONCE, LOGITS_BYTES // (4 * TYPICAL_TOKENS * vocabulary)))
-
-
-def _blank(encoder: Encoder) -> Any:
-    """A model that is none: lm-eval's own for trying tasks, with this model's chat template."""
-    from lm_eval.models.dummy import DummyLM  # noqa: PLC0415 - slow to import
-
-    blank = DummyLM()
-    blank.tokenizer = encoder.tokenizer
-    return blank
