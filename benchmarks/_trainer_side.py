@@ -78,17 +78,18 @@ def trl(model_path: Path, rows: list[Any], machine: Machine, folder: Path, best:
     from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        """Counts real tokens and seconds after the first step."""
+        """Counts real tokens and seconds after the first step: steps are not equally long, least of all the last."""
 
         def __init__(self) -> None:
             self.started = self.seconds = 0.0
-            self.steps = 0
+            self.first = self.tokens = 0
 
-        def on_step_end(self, *_args: Any, **_kwargs: Any) -> None:
+        def on_step_end(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
             """Start after the first step, stop at the last."""
-            self.steps += 1
             self.started = self.started or time.monotonic()
             self.seconds = time.monotonic() - self.started
+            self.first = self.first or int(state.num_input_tokens_seen)
+            self.tokens = int(state.num_input_tokens_seen) - self.first
 
     dtype = machine.dtype if best else torch.bfloat16
     extra: dict[str, Any] = {"train_sampling_strategy": "group_by_length"} if best else {}
@@ -96,7 +97,8 @@ def trl(model_path: Path, rows: list[Any], machine: Machine, folder: Path, best:
     arguments = SFTConfig(
         output_dir=str(folder), num_train_epochs=1, per_device_train_batch_size=batch, bf16=dtype is torch.bfloat16,
         gradient_accumulation_steps=max(1, TOKENS_PER_STEP // (batch * 75)), learning_rate=2e-4, save_strategy="no",
-        report_to="none", gradient_checkpointing=False, use_cpu=machine.device.type == "cpu", **extra,
+        report_to="none", include_num_input_tokens_seen="non_padding", gradient_checkpointing=False,
+        use_cpu=machine.device.type == "cpu", **extra,
     )  # fmt: skip
     clock = Clock()
     trainer = SFTTrainer(
@@ -108,10 +110,12 @@ def trl(model_path: Path, rows: list[Any], machine: Machine, folder: Path, best:
         callbacks=[clock],
     )
     trainer.train()
-    total = sum(len(row["input_ids"]) for row in trainer.train_dataset)
-    timed = total * (clock.steps - 1) / clock.steps
     packing = "grouped by length" if best else "padded"
-    return {"tokens": timed, "seconds": clock.seconds, "settings": f"{dtype_name(dtype)}, {packing}, batch {batch}"}
+    return {
+        "tokens": clock.tokens,
+        "seconds": clock.seconds,
+        "settings": f"{dtype_name(dtype)}, {packing}, batch {batch}",
+    }
 
 
 def dtype_name(dtype: torch.dtype) -> str:
