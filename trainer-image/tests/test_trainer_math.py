@@ -17,7 +17,7 @@ from tuneloop_trainer.lora import fuse
 from tuneloop_trainer.loss import Head, summed_loss
 from tuneloop_trainer.machine import Machine
 from tuneloop_trainer.model import TunedModel, load_model, shared_beginning, trained_positions, verify
-from tuneloop_trainer.optimizer import AdapterOptimizer, learning_rate
+from tuneloop_trainer.optimizer import MasterAdam, learning_rate
 from tuneloop_trainer.tokens import Document
 
 CPU = Machine(torch.device("cpu"), torch.float32, 1)
@@ -232,7 +232,7 @@ def test_packs_hold_every_document_once_and_are_nearly_full() -> None:
 def test_the_optimizer_is_torchs_adamw_with_clipping() -> None:
     torch.manual_seed(0)
     ours, theirs = (torch.nn.Parameter(torch.ones(4, 3)) for _ in range(2))
-    optimizer = AdapterOptimizer({"weight": ours})
+    optimizer = MasterAdam({"weight": ours})
     reference = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.0)
     for step in range(5):
         wanted = torch.randn(4, 3) * (step + 1)
@@ -248,7 +248,7 @@ def test_the_optimizer_is_torchs_adamw_with_clipping() -> None:
 
 def test_small_updates_survive_in_bfloat16() -> None:
     parameter = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
-    optimizer = AdapterOptimizer({"weight": parameter})
+    optimizer = MasterAdam({"weight": parameter})
     for _ in range(100):
         parameter.sum().backward()
         optimizer.step(1e-4)  # far below what bfloat16 can add to 1
@@ -257,7 +257,7 @@ def test_small_updates_survive_in_bfloat16() -> None:
 
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     parameter = torch.nn.Parameter(torch.ones(2))
-    optimizer = AdapterOptimizer({"weight": parameter})
+    optimizer = MasterAdam({"weight": parameter})
     (parameter * math.inf).sum().backward()
     assert not math.isfinite(optimizer.step(0.1))
     assert parameter.tolist() == [1.0, 1.0]
@@ -269,3 +269,19 @@ def test_the_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[3] == 1.0
     assert all(later < earlier for earlier, later in pairwise(rates[3:]))
     assert rates[-1] < 0.001
+
+
+def test_gradients_are_kept_within_a_step_only() -> None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = MasterAdam({"weight": parameter})
+    (parameter * 3).sum().backward()
+    within = {name: tensor.clone() for name, tensor in optimizer.state().items()}
+    optimizer.step(0.1)
+    after = {name: tensor.clone() for name, tensor in optimizer.state().items()}
+    assert sorted(within) == ["first.weight", "gradient.weight", "second.weight", "weight.weight"]
+    assert sorted(after) == ["first.weight", "second.weight", "weight.weight"]
+    optimizer.load(within, 0)
+    assert optimizer.state()["gradient.weight"].tolist() == [3.0, 3.0]
+    optimizer.load(after, 1)
+    assert "gradient.weight" not in optimizer.state()
+    assert torch.equal(parameter.detach(), after["weight.weight"])

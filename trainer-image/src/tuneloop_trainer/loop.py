@@ -24,7 +24,7 @@ from tuneloop_trainer.checkpoints import Checkpoints, Found, TrainingState
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.model import TunedModel
 from tuneloop_trainer.objectives import Objective
-from tuneloop_trainer.optimizer import AdapterOptimizer, learning_rate
+from tuneloop_trainer.optimizer import MasterAdam, learning_rate
 from tuneloop_trainer.peers import ALONE, Peers
 from tuneloop_trainer.progress import Board, thinned
 
@@ -61,7 +61,7 @@ class Loop:
     peers: Peers = ALONE
 
     def __post_init__(self) -> None:
-        self.optimizer = AdapterOptimizer(self.model.parameters, self.peers)
+        self.optimizer = MasterAdam(self.model.parameters, self.peers)
         self._lengths = self.objective.examples.lengths
         self._peak = parse_decimal(self.training.learning_rate)
         self._limit = parse_duration(self.training.max_duration)

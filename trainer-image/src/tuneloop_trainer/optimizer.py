@@ -18,7 +18,7 @@ MAX_NORM = 1.0
 WARMUP_SHARE = 0.03
 
 
-class AdapterOptimizer:
+class MasterAdam:
     """Optimises named parameters; call ``step`` after the microbatches of a step went backward.
 
     With ``peers`` each rank sums the gradients of its own packs, and ``gather`` makes them the step's.
@@ -61,15 +61,20 @@ class AdapterOptimizer:
         self._flat.zero_()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """All tensors that resuming needs, by ``<kind>.<parameter>``."""
-        return {f"{kind}.{name}": tensor.contiguous() for kind, name, tensor in self._tensors()}
+        """All tensors that resuming needs, by ``<kind>.<parameter>``; gradients only within a step: else they are 0."""
+        within = bool(self._flat.any())
+        return {
+            f"{kind}.{name}": tensor.contiguous()
+            for kind, name, tensor in self._tensors()
+            if kind != "gradient" or within
+        }
 
     @torch.no_grad()
     def load(self, state: dict[str, torch.Tensor], steps: int) -> None:
         """Restore what ``state`` gave on the leader, who tells the others; raises ``KeyError`` if one is missing."""
         for kind, name, tensor in self._tensors():
             if self._peers.leads:
-                tensor.copy_(state[f"{kind}.{name}"])
+                _restore(tensor, state, kind, name)
             self._peers.spread_(tensor)
         self.steps = steps
         for name, parameter in self._parameters.items():
@@ -100,6 +105,15 @@ class AdapterOptimizer:
         denominator = second.sqrt().div_(math.sqrt(1 - BETAS[1] ** self.steps)).add_(EPSILON)
         self._masters[name].addcdiv_(first, denominator, value=-size)
         parameter.copy_(self._masters[name])
+
+
+def _restore(tensor: torch.Tensor, state: dict[str, torch.Tensor], kind: str, name: str) -> None:
+    """A tensor as ``state`` holds it; gradients that it leaves out are 0."""
+    key = f"{kind}.{name}"
+    if kind == "gradient" and key not in state:
+        tensor.zero_()
+    else:
+        tensor.copy_(state[key])
 
 
 def _views(tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
