@@ -77,6 +77,6 @@ def build(resource: dict[str, Any]) -> list[dict[str, Any]]:
         build_model_fetch(deployment, SETTINGS),
         serving.build_service(deployment),
         serving.build_budget(deployment),
-        serving.build_config_map(deployment, servers, adapters, keys, SETTINGS),
+        serving.build_config_map(deployment, servers, {"": adapters, "r1": adapters}, keys, SETTINGS),
         build_deployment(deployment, revision, SETTINGS, {"tuneloop.dev/model-source": "hf://org/model@main"}),
     ]

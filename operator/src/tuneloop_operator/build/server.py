@@ -36,6 +36,8 @@ Obj = dict[str, Any]
 CONTAINER = "main"
 CONFIG_FOLDER = "/etc/tuneloop"
 CONFIG_FILE = "server.json"
+ADAPTERS_FILE = "adapters.json"
+GUARD_FILE = "guard.json"
 COMPONENT = "server"
 GRACE_SECONDS = 120
 START_SECONDS = 3600  # a large model from slow storage; the readiness message says what it does meanwhile
@@ -64,6 +66,11 @@ class Revision:
 def config_key(label: str) -> str:
     """Key of the revision's server.json in the ConfigMap: an older revision's pods must not start with a newer one."""
     return f"server-{label}.json"
+
+
+def adapters_key(label: str = "") -> str:
+    """Key of the revision's adapters.json; without a label that of what serves now."""
+    return f"adapters-{label}.json" if label else "adapters.json"
 
 
 def selector_labels(name: str) -> dict[str, str]:
@@ -110,7 +117,7 @@ def _pod_spec(deployment: ModelDeployment, revision: Revision, settings: Setting
 def _config_volume(name: str, revision: Revision) -> Obj:
     """Named items of the ConfigMap; the kubelet updates them in the running pod."""
     items = [{"key": config_key(revision.label), "path": CONFIG_FILE}]
-    items += [{"key": key, "path": key} for key in ("adapters.json", "guard.json")]
+    items += [{"key": adapters_key(revision.label), "path": ADAPTERS_FILE}, {"key": GUARD_FILE, "path": GUARD_FILE}]
     return {"name": "config", "configMap": {"name": names.server(name), "items": items}}
 
 

@@ -13,7 +13,7 @@ from tuneloop_core.serving import AdapterList, GuardConfig, ServerConfig
 from tuneloop_core.settings import Settings
 from tuneloop_operator import names
 from tuneloop_operator.build.meta import child_metadata
-from tuneloop_operator.build.server import COMPONENT, config_key, selector_labels
+from tuneloop_operator.build.server import COMPONENT, adapters_key, config_key, selector_labels
 
 Obj = dict[str, Any]
 
@@ -62,11 +62,18 @@ def server_config(deployment: ModelDeployment) -> str:
 
 
 def build_config_map(
-    deployment: ModelDeployment, servers: Mapping[str, str], adapters: AdapterList, keys: Keys, settings: Settings
+    deployment: ModelDeployment,
+    servers: Mapping[str, str],
+    adapters: Mapping[str, AdapterList],
+    keys: Keys,
+    settings: Settings,
 ) -> Obj:
-    """The servers' truth: ``servers`` is server.json by revision label (``r1``)."""
+    """The servers' truth: ``servers`` is server.json by revision label (``r1``), ``adapters`` by label what they load.
+
+    ``adapters`` also has the list of what serves, under "": Deployments of earlier operators mount only that.
+    """
     data = {config_key(label): text for label, text in servers.items()}
-    data["adapters.json"] = adapters.model_dump_json(by_alias=True)
+    data |= {adapters_key(label): text.model_dump_json(by_alias=True) for label, text in adapters.items()}
     data["guard.json"] = guard(keys, settings).model_dump_json(by_alias=True)
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(deployment), "data": data}
 

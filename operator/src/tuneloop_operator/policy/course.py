@@ -13,6 +13,7 @@ from tuneloop_core.serving import AdapterList
 from tuneloop_operator.policy import conditions
 from tuneloop_operator.policy.actions import Note
 from tuneloop_operator.policy.adapters import Resolved
+from tuneloop_operator.policy.bases import Arriving
 from tuneloop_operator.policy.conditions import Wanted
 from tuneloop_operator.policy.revisions import Chosen
 from tuneloop_operator.policy.rollout import ENDED
@@ -31,6 +32,7 @@ class Course:
 
     serve: Sequence[Resolved] = ()
     adapters: AdapterList = field(default_factory=AdapterList)
+    arriving: Arriving | None = None  # the revision of another base, whose pods load others
     chosen: Chosen | None = None
     sizes: Mapping[int, int] | None = None
     serving: str = ""  # rN: the revision to judge readiness by; empty: the newest
@@ -41,22 +43,37 @@ class Course:
     wrong_order: str = ""
     look_again: float | None = None
 
+    def adapters_of(self, revision: str) -> AdapterList:
+        """What the pods of this revision (rN) load."""
+        there = self.arriving
+        return there.adapters if there is not None and there.revision == revision else self.adapters
 
-def with_canary(models: Sequence[ServedName], status: RolloutStatus | None, *, both: bool) -> list[ServedName]:
-    """Each name with the share of its new version; ``both``: two revisions have pods."""
-    return [model.model_copy(update={"canary": _arm(model, status, both=both)}) for model in models]
+
+def with_canary(models: Sequence[ServedName], course: Course) -> list[ServedName]:
+    """Each name with the share of its new version."""
+    both = bool(course.sizes and len(course.sizes) > 1)  # two revisions have pods
+    return [model.model_copy(update={"canary": _arm(model, course, both=both)}) for model in models]
 
 
-def _arm(model: ServedName, status: RolloutStatus | None, *, both: bool) -> CanaryArm | None:
+def _arm(model: ServedName, course: Course, *, both: bool) -> CanaryArm | None:
+    status = course.status
     if status is None:
         return None
     if status.kind == "Revision":
         # Pods of a revision that was rolled back may outlive its Deployment: they get nothing.
         shown = both or status.phase != "Promoted"
-        return CanaryArm(revision=status.canary, weight=status.weight) if shown else None
+        return _revision_arm(model, course.arriving, status) if shown else None
     if status.name != model.name or status.phase in ENDED:
         return None
     return CanaryArm(engine_name=f"{status.name}@{status.canary}", weight=status.weight)
+
+
+def _revision_arm(model: ServedName, arriving: Arriving | None, status: RolloutStatus) -> CanaryArm:
+    """An adapter that the new base has no version of stays with the old one."""
+    if arriving is None or model.kind != "Adapter":
+        return CanaryArm(revision=status.canary, weight=status.weight)
+    engine_name = arriving.engine_names.get(model.name, "")
+    return CanaryArm(revision=status.canary, engine_name=engine_name, weight=status.weight if engine_name else 0)
 
 
 def condition_of(course: Course, *, calm: bool) -> list[Wanted]:

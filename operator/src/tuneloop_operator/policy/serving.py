@@ -60,7 +60,9 @@ def summarize(deployment: ModelDeployment, facts: ServingFacts) -> ModelDeployme
     generation, old = deployment.metadata.generation, deployment.status
     ready_ips = [ip for pod in facts.pods if is_pod_ready(pod) and (ip := pod["status"].get("podIP"))]
     servers = {ip: facts.servers[ip] for ip in ready_ips if ip in facts.servers}
-    adapters = adapter_policy.statuses(facts.resolved, servers, len(ready_ips))
+    mine = [pod["status"]["podIP"] for pod in facts.pods if is_pod_ready(pod) and _serves_these(pod, facts.course)]
+    asked = {ip: servers[ip] for ip in mine if ip in servers}
+    adapters = adapter_policy.statuses(facts.resolved, asked, len(mine))
     verdict = judge(facts, adapters, problems(deployment.spec.scaling.schedules))
     wanted = _conditions(facts, verdict, adapters, deployment.spec.engine.lora.max_cached)
     wanted += condition_of(facts.course, calm=verdict.state is State.DONE)
@@ -72,11 +74,7 @@ def summarize(deployment: ModelDeployment, facts: ServingFacts) -> ModelDeployme
         "ready_replicas": len(ready_ips),
         "selector": facts.selector,
         "model": facts.model_status or old.model,
-        "models": with_canary(
-            _served(deployment, adapters, servers, answers=bool(ready_ips)),
-            facts.course.status,
-            both=bool(facts.course.sizes and len(facts.course.sizes) > 1),
-        ),
+        "models": with_canary(_served(deployment, adapters, servers, answers=bool(ready_ips)), facts.course),
         "adapters": adapters,
         "revisions": list(facts.revisions)[:REVISIONS_KEPT],
         "latency": facts.latency or old.latency,
@@ -226,6 +224,12 @@ def is_pod_ready(pod: Obj) -> bool:
     """Whether the pod takes traffic."""
     found = condition(pod, "Ready")
     return found is not None and found.get("status") == "True" and not pod["metadata"].get("deletionTimestamp")
+
+
+def _serves_these(pod: Obj, course: Course) -> bool:
+    """Whether the adapters of the status are this pod's: those of a base that only arrives are others."""
+    label = (pod["metadata"].get("labels") or {}).get(LABEL_REVISION)
+    return bool(pod["status"].get("podIP")) and (course.arriving is None or label != course.arriving.revision)
 
 
 def _is_alive(pod: Obj) -> bool:

@@ -7,17 +7,17 @@ that they have. Pure; the steps of a rollout are ``policy.rollout``'s.
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from tuneloop_core.api.modeldeployment import ModelDeployment
-from tuneloop_core.api.modeldeployment_status import AdapterStatus
 from tuneloop_core.api.rollout import RejectedVersion, Rollout, RolloutStatus
 from tuneloop_core.constants import GROUP
 from tuneloop_core.serving import Adapter, AdapterList
 from tuneloop_operator.policy import rollout
 from tuneloop_operator.policy.adapters import Resolved
+from tuneloop_operator.policy.bases import as_before, comparable
 from tuneloop_operator.policy.conditions import cut, parse_time, timestamp
 from tuneloop_operator.policy.rollout import ENDED, Orders, Version
 
@@ -64,11 +64,12 @@ def short(digest: str) -> str:
 
 def adapter_pairs(resolved: Iterable[Resolved], deployment: ModelDeployment) -> list[Pair]:
     """Adapters that have a version which serves and another one that is wanted."""
-    serving = {status.name: status.digest for status in deployment.status.adapters}
+    serving = {status.name: status for status in deployment.status.adapters if status.digest}
     return [
-        Pair(_adapter(item.name, serving[item.name]), _adapter(item.name, item.digest))
+        Pair(_adapter(item.name, serving[item.name].digest), _adapter(item.name, item.digest))
         for item in resolved
-        if item.digest and serving.get(item.name, "") not in ("", item.digest)
+        if item.digest and item.name in serving and serving[item.name].digest != item.digest
+        if comparable(serving[item.name], item)
     ]
 
 
@@ -150,23 +151,13 @@ def serving(resolved: Iterable[Resolved], deployment: ModelDeployment, promoted:
     done = promoted.canary if promoted else None
     return [
         item
-        if item.name not in before or not item.digest or (done and (done.kind, done.name) == ("Adapter", item.name))
-        else _as_before(item, before[item.name])
+        if item.name not in before
+        or not item.digest
+        or not comparable(before[item.name], item)
+        or (done and (done.kind, done.name) == ("Adapter", item.name))
+        else as_before(item, before[item.name])
         for item in resolved
     ]
-
-
-def _as_before(item: Resolved, before: AdapterStatus) -> Resolved:
-    """The version that serves, with where it came from; the words stay those about the wanted one."""
-    return replace(
-        item,
-        digest=before.digest,
-        path=before.path,
-        source=before.source,
-        base=before.base,
-        job=before.job,
-        job_created=before.job_created or "",
-    )
 
 
 def loaded(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tuneloop_core.api.finetunejob import FineTuneJob
 from tuneloop_core.api.modeldeployment import ModelDeployment
+from tuneloop_core.constants import LABEL_REVISION
 from tuneloop_operator.build.server import selector_labels
 from tuneloop_operator.kube.resources import PODS, Obj
 from tuneloop_operator.names import Key
@@ -105,8 +106,9 @@ class DeploymentReconciler:
         ready = model.model if model.verdict.state is State.DONE else None
         chosen = self._servers.choose(deployment, ready, found)
         decision = self._replicas(key, deployment, succession.serving_only(deployment.status.rollout, found))
-        course = self._rollouts.plan(key, rollouts.Look(deployment, resolved, found, chosen, decision.replicas))
-        wanted = Wanted(deployment, ready, course.adapters, decision.replicas, chosen, course.sizes)
+        base = ready.uri if ready else ""
+        course = self._rollouts.plan(key, rollouts.Look(deployment, resolved, found, chosen, decision.replicas, base))
+        wanted = Wanted(deployment, ready, course, decision.replicas)
         try:
             await self._servers.ensure(key, wanted)
         except REFUSALS as error:
@@ -142,8 +144,10 @@ class DeploymentReconciler:
         pods = [
             pod for pod in context.cache.children(key, PODS.kind) if pod["metadata"]["labels"].items() >= labels.items()
         ]
-        ips = [pod["status"]["podIP"] for pod in pods if is_polled(pod)]
-        context.polls.watch_servers(key, ips, look.course.adapters)
+        polled = {
+            pod["status"]["podIP"]: pod["metadata"]["labels"].get(LABEL_REVISION, "") for pod in pods if is_polled(pod)
+        }
+        context.polls.watch_servers(key, {ip: look.course.adapters_of(label) for ip, label in polled.items()})
         context.scaler.ready(key, [pod["status"]["podIP"] for pod in pods if is_polled(pod) and is_pod_ready(pod)])
         slow = [pod for pod in pods if self._is_slow(pod)]
         return ServingFacts(

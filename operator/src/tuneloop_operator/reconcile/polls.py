@@ -5,7 +5,7 @@ Answers are kept in memory only; a reconcile reads them like any other fact. Nev
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
@@ -44,8 +44,7 @@ class Polls:
         self._pods, self._interval, self._wake = pods, interval, wake
         self._training: dict[Key, str] = {}
         self._progress: dict[Key, Progress] = {}
-        self._servers: dict[Key, tuple[str, ...]] = {}
-        self._adapters: dict[Key, AdapterList] = {}
+        self._servers: dict[Key, dict[str, AdapterList]] = {}  # what each should have, by address
         self._statuses: dict[Key, dict[str, ServerStatus]] = {}
         self._gate = asyncio.Semaphore(CONCURRENCY)
         self._hurry = asyncio.Event()
@@ -62,14 +61,13 @@ class Polls:
         """The last answer of the training pod."""
         return self._progress.get(key)
 
-    def watch_servers(self, key: Key, ips: Iterable[str], adapters: AdapterList) -> None:
+    def watch_servers(self, key: Key, adapters: Mapping[str, AdapterList]) -> None:
         """Poll the server pods of ``key`` at these addresses and no others; poke those that lack an adapter."""
-        addresses = tuple(ips)
-        if not addresses:
+        if not adapters:
             self.forget(key)
             return
-        changed = self._servers.get(key) != addresses or self._adapters.get(key) != adapters
-        self._servers[key], self._adapters[key] = addresses, adapters
+        changed = self._servers.get(key) != adapters
+        self._servers[key] = dict(adapters)
         if changed:
             self._hurry.set()
 
@@ -83,14 +81,13 @@ class Polls:
         self._progress.pop(key, None)
         self._servers.pop(key, None)
         self._statuses.pop(key, None)
-        self._adapters.pop(key, None)
 
     async def run(self) -> None:
         """Poll for ever."""
         while True:
             await self._pause()
             rounds: list[Awaitable[None]] = [self._ask_training(key, ip) for key, ip in self._training.items()]
-            rounds += [self._ask_servers(key, ips) for key, ips in self._servers.items()]
+            rounds += [self._ask_servers(key, tuple(ips)) for key, ips in self._servers.items()]
             for outcome in await asyncio.gather(*rounds, return_exceptions=True):
                 if isinstance(outcome, Exception):
                     logger.error("poll failed", exc_info=outcome)
@@ -109,7 +106,7 @@ class Polls:
             self._progress[key] = answer
             self._wake(key)
 
-    async def _ask_servers(self, key: Key, ips: tuple[str, ...]) -> None:
+    async def _ask_servers(self, key: Key, ips: Iterable[str]) -> None:
         async with self._gate:
             answers = {ip: await self._ask_server(key, ip) for ip in ips}
         known = {ip: answer for ip, answer in answers.items() if answer is not None}
@@ -119,7 +116,7 @@ class Polls:
 
     async def _ask_server(self, key: Key, ip: str) -> ServerStatus | None:
         """Its status; a pod that lacks an adapter, or has one too many, is told its list again."""
-        answer, wanted = await self._pods.server_status(ip), self._adapters.get(key)
+        answer, wanted = await self._pods.server_status(ip), self._servers.get(key, {}).get(ip)
         if answer is None or wanted is None:
             return answer
         if {adapter.engine_name for adapter in wanted.adapters} == {state.engine_name for state in answer.adapters}:

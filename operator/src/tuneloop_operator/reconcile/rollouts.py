@@ -13,15 +13,17 @@ from tuneloop_operator import names
 from tuneloop_operator.build.server import selector_labels
 from tuneloop_operator.kube.resources import CONFIGMAPS, PODS, Obj
 from tuneloop_operator.names import Key
-from tuneloop_operator.policy import adapters, reasons, rollout, succession, versions
+from tuneloop_operator.policy import adapters, bases, reasons, rollout, succession, versions
 from tuneloop_operator.policy.adapters import Resolved
 from tuneloop_operator.policy.armcounts import Step
+from tuneloop_operator.policy.bases import Arriving
 from tuneloop_operator.policy.course import Course
 from tuneloop_operator.policy.revisions import Chosen, is_ready
 from tuneloop_operator.policy.rollout import ENDED, Seen
 from tuneloop_operator.policy.serving import is_pod_ready
 from tuneloop_operator.policy.versions import Choice, Pair
 from tuneloop_operator.reconcile.context import Context
+from tuneloop_operator.reconcile.servers import gone
 
 LOOK_SECONDS = 2.0  # between looks at a rollout in progress
 
@@ -35,6 +37,8 @@ class Look:
     found: Mapping[int, Obj]  # Deployments by revision number
     chosen: Chosen | None
     replicas: int  # wanted in all
+    base: str = ""  # resolved URI of the wanted model; empty while it is fetched
+    arriving: Arriving | None = None
 
 
 class Rollouts:
@@ -48,14 +52,20 @@ class Rollouts:
         spec = versions.canary_spec(look.deployment)
         if spec is None:
             self._context.gateways.arms.forget(key)
-            return Course(look.resolved, adapters.wanted_list(look.resolved), look.chosen)
+            held = _held(look, _staying(look))
+            return Course(held.resolved, adapters.wanted_list(held.resolved), held.arriving, held.chosen)
+        revision = succession.pair_of(look.deployment, look.found, look.chosen) if look.chosen else None
+        wanted, look = look, _held(look, [int(revision.stable.id[1:])] if revision else [])
         pairs = self._pairs(look)
         choice = versions.choose(look.deployment, pairs)
         if choice.pair is None:
             self._context.gateways.arms.forget(key)
             known = look.deployment.status.rollout  # one that nobody wants any more is withdrawn
             return self._course(key, look, pairs, choice, known if known and known.phase in ENDED else None)
-        return self._course(key, look, pairs, choice, self._advance(key, look, spec, choice.pair))
+        status = self._advance(key, look, spec, choice.pair)
+        if status.kind == "Revision" and status.phase == "Promoted":
+            look = wanted  # the new base's own adapters with it
+        return self._course(key, look, pairs, choice, status)
 
     def _pairs(self, look: Look) -> list[Pair]:
         found = versions.adapter_pairs(look.resolved, look.deployment)
@@ -123,6 +133,7 @@ class Rollouts:
         return Course(
             serve=serve,
             adapters=versions.loaded(serve, canary, self._listed(key), status, now),
+            arriving=look.arriving,
             chosen=look.chosen,
             sizes=sizes,
             serving=serving,
@@ -151,6 +162,22 @@ class Rollouts:
         there = self._context.cache.get(CONFIGMAPS.kind, key.namespace, names.server(key.name))
         text = ((there or {}).get("data") or {}).get("adapters.json", "")
         return AdapterList.model_validate_json(text) if text else AdapterList()
+
+
+def _staying(look: Look) -> list[int]:
+    """Revisions beside the wanted one that go on answering, without a canary."""
+    if look.chosen is None:
+        return []
+    leaving = gone(look.deployment, look.found, look.chosen, look.replicas, None)
+    return [number for number in look.found if number not in (*leaving, look.chosen.number)]
+
+
+def _held(look: Look, others: Sequence[int]) -> Look:
+    """With the versions that serve on the base that is about to be replaced, and those that come with the new one."""
+    base = bases.serving_base(look.found, others if look.base else list(look.found), look.base)
+    label = f"r{look.chosen.number}" if look.chosen else ""
+    there = bases.arriving(label, look.resolved, base, look.base)
+    return replace(look, resolved=bases.held(look.resolved, look.deployment, base), arriving=there)
 
 
 def _wire(resolved: Sequence[Resolved], pair: Pair) -> Adapter | None:

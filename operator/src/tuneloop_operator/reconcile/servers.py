@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from tuneloop_core.api.finetunejob_status import ModelStatus
 from tuneloop_core.api.modeldeployment import ModelDeployment
-from tuneloop_core.serving import AdapterList
 from tuneloop_operator import names
 from tuneloop_operator.build import serving as build
 from tuneloop_operator.build.server import Revision, build_deployment, config_key
 from tuneloop_operator.kube.resources import CONFIGMAPS, DEPLOYMENTS, Obj
 from tuneloop_operator.names import Key
 from tuneloop_operator.policy import revisions, succession
+from tuneloop_operator.policy.bases import BASE_ANNOTATION
+from tuneloop_operator.policy.course import Course
 from tuneloop_operator.policy.revisions import FINGERPRINT_ANNOTATION, SOURCE_ANNOTATION, Chosen
 from tuneloop_operator.policy.versions import canary_spec
 from tuneloop_operator.reconcile.apply import Applier
@@ -28,10 +29,18 @@ class Wanted:
 
     deployment: ModelDeployment
     model: ModelStatus | None
-    adapters: AdapterList
+    course: Course
     replicas: int
-    chosen: Chosen | None = None  # the revision that the spec wants
-    sizes: Mapping[int, int] | None = None  # pods by revision while one succeeds another; the others go
+
+    @property
+    def chosen(self) -> Chosen | None:
+        """The revision that the spec wants."""
+        return self.course.chosen
+
+    @property
+    def sizes(self) -> Mapping[int, int] | None:
+        """Pods by revision while one succeeds another; the others go."""
+        return self.course.sizes
 
 
 class Servers:
@@ -89,10 +98,8 @@ class Servers:
         labels = sorted({f"r{number}" for number in found} | {f"r{chosen.number}"})
         servers = {label: data[config_key(label)] for label in labels if config_key(label) in data}
         servers.setdefault(f"r{chosen.number}", build.server_config(wanted.deployment))
-        keys = build.Keys(issuer, jwks)
-        manifest = with_digest(
-            build.build_config_map(wanted.deployment, servers, wanted.adapters, keys, self._context.settings)
-        )
+        keys, lists = build.Keys(issuer, jwks), {label: wanted.course.adapters_of(label) for label in ("", *labels)}
+        manifest = with_digest(build.build_config_map(wanted.deployment, servers, lists, keys, self._context.settings))
         if is_applied(manifest, there) and data == manifest["data"]:
             return
         written = await self._applier.replace(manifest)
@@ -109,6 +116,7 @@ class Servers:
         source = revisions.source_of(wanted.deployment)
         revision = Revision(chosen.number, chosen.image, wanted.model.path, size)
         annotations = {SOURCE_ANNOTATION: source, FINGERPRINT_ANNOTATION: chosen.fingerprint}
+        annotations[BASE_ANNOTATION] = wanted.model.uri
         manifest = build_deployment(wanted.deployment, revision, self._context.settings, annotations)
         self._context.cache.put(await self._context.client.create_owned(DEPLOYMENTS, manifest))
 
