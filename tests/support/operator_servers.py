@@ -13,6 +13,7 @@ class FakeServer:
     def __init__(self, ip: str = "127.0.0.2", port: int = 8000) -> None:
         self.ip = ip
         self._adapters: list[str] = []
+        self.ever: set[str] = set()  # all that it was told to load
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -27,6 +28,7 @@ class FakeServer:
                     code, answer = fake.chat(body, self.headers["X-Request-Id"])
                     return self._answer(answer, code)
                 fake._adapters = [f"{item['name']}@{item['digest'][7:19]}" for item in body["adapters"]]
+                fake.ever.update(fake._adapters)
                 return self._answer(fake.status())
 
             def _answer(self, body: dict[str, Any], code: int = 200) -> None:

@@ -187,10 +187,11 @@ def _listens(traffic: Traffic) -> bool:
     return True
 
 
-def publish(world: World, name: str, letter: str) -> Obj:
-    """A FineTuneJob that has published its adapter: a version of its own."""
+def publish(world: World, name: str, letter: str, fetched: Obj = FETCHED) -> Obj:
+    """A FineTuneJob that has published its adapter: a version of its own, made for what was ``fetched``."""
     world.job(name)
-    for stage in ("fetch", "check", "train"):
+    world.succeed_stage("fetch", name, fetched)
+    for stage in ("check", "train"):
         world.succeed_stage(stage, name)
     artifact: dict[str, Any] = {
         "kind": "Adapter",
@@ -238,13 +239,18 @@ def serve(world: World, server: AnsweringServer, canary: Obj | None, **more: Any
     world.api.create(
         {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata, "spec": spec}
     )
-    job = world.wait_job("chat-model")
-    world.end_pod(world.run_pod(world.make_pod(job)), {"stage": "fetch", "outcome": "Succeeded", "result": FETCHED})
-    world.complete(job)
+    fetch_model(world, world.wait_job("chat-model"), FETCHED)
     found = dict(wait_for("Deployment chat-r1", lambda: world.api.get("Deployment", world.namespace, "chat-r1")))
     start_pod(world, found, server)
     world.wait_condition("Ready", "chat", resource="ModelDeployment")
     return found
+
+
+def fetch_model(world: World, job: Obj, fetched: Obj) -> None:
+    """The fetch of a deployment's model succeeds."""
+    pod = world.run_pod(world.make_pod(job))
+    world.end_pod(pod, {"stage": "fetch", "outcome": "Succeeded", "result": fetched})
+    world.complete(job)
 
 
 def start_pod(world: World, found: Obj, server: AnsweringServer) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tuneloop_core.api.finetunejob import FineTuneJob
 from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.constants import LABEL_REVISION
+from tuneloop_core.serving import AdapterList
 from tuneloop_operator.build.server import selector_labels
 from tuneloop_operator.kube.resources import PODS, Obj
 from tuneloop_operator.names import Key
@@ -144,10 +145,7 @@ class DeploymentReconciler:
         pods = [
             pod for pod in context.cache.children(key, PODS.kind) if pod["metadata"]["labels"].items() >= labels.items()
         ]
-        polled = {
-            pod["status"]["podIP"]: pod["metadata"]["labels"].get(LABEL_REVISION, "") for pod in pods if is_polled(pod)
-        }
-        context.polls.watch_servers(key, {ip: look.course.adapters_of(label) for ip, label in polled.items()})
+        context.polls.watch_servers(key, _lists(pods, found, look.course))
         context.scaler.ready(key, [pod["status"]["podIP"] for pod in pods if is_polled(pod) and is_pod_ready(pod)])
         slow = [pod for pod in pods if self._is_slow(pod)]
         return ServingFacts(
@@ -175,6 +173,13 @@ class DeploymentReconciler:
             return False
         age = (self._context.now() - parse_time(pod["metadata"]["creationTimestamp"])).total_seconds()
         return age >= START_PATIENCE_SECONDS
+
+
+def _lists(pods: Sequence[Obj], found: Mapping[int, Obj], course: Course) -> dict[str, AdapterList]:
+    """What each server should have, by address; pods of a revision that has gone keep what they have."""
+    staying = {f"r{number}" for number in found}
+    polled = {pod["status"]["podIP"]: pod["metadata"]["labels"].get(LABEL_REVISION) for pod in pods if is_polled(pod)}
+    return {ip: course.adapters_of(label) for ip, label in polled.items() if label in staying}
 
 
 def _newest(found: Mapping[int, Obj], serving: str) -> Obj | None:

@@ -1,0 +1,117 @@
+"""The base model changes under adapters: each revision's servers load those of their own base, and no name falters."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from operator_api import Api, Obj, wait_for
+from operator_world import FETCHED, World, world_of
+from rollout_world import AnsweringServer, Traffic, fetch_model, gateway, publish, serve, start_pod, wait_rollout
+
+pytestmark = pytest.mark.usefixtures("crds")
+
+COMMIT = "f" * 40
+OTHER = FETCHED | {
+    "modelUri": f"hf://org/model@{COMMIT}",
+    "modelPath": f"models/org/model/{COMMIT}",
+    "modelCommit": COMMIT,
+}
+OLD, NEW = "bot@" + "a" * 12, "bot@" + "b" * 12
+CANARY: Obj = {"steps": [50], "interval": "30m", "minRequests": 10}
+
+
+@pytest.fixture
+def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
+    api = Api(kubeconfig)
+    with world_of(api, kubeconfig, tmp_path) as made:
+        yield made
+    api.close()
+
+
+@pytest.fixture
+def server() -> Iterator[AnsweringServer]:
+    with AnsweringServer() as made:
+        yield made
+
+
+@pytest.fixture
+def second() -> Iterator[AnsweringServer]:
+    with AnsweringServer("127.0.0.15") as made:
+        yield made
+
+
+@pytest.fixture
+def traffic(world: World, tmp_path: Path) -> Iterator[Traffic]:
+    with gateway(world, tmp_path) as made:
+        yield made
+
+
+def change_base(world: World, server: AnsweringServer, traffic: Traffic, canary: Obj | None) -> Obj:
+    """Another commit of the base, and with it the adapter that was trained on that; the Deployment of r2."""
+    world.start()
+    publish(world, "first", "a")
+    publish(world, "second", "b", OTHER)
+    serve(world, server, canary)
+    wait_for("the adapter to answer", lambda: traffic.send("bot", 1) == [200])
+    before = world.wait_job("chat-model")["metadata"]["uid"]
+    adapters = [{"name": "bot", "from": {"fineTuneJob": "second"}}]
+    spec = {"model": {"uri": "hf://org/model", "revision": COMMIT}, "adapters": adapters}
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": spec})
+    job = world.wait_job("chat-model", not_uid=before)
+    still_serves(world, server, traffic)
+    fetch_model(world, job, OTHER)
+    return dict(wait_for("Deployment chat-r2", lambda: world.api.get("Deployment", world.namespace, "chat-r2")))
+
+
+def still_serves(world: World, server: AnsweringServer, traffic: Traffic) -> None:
+    server.answers.clear()
+    assert traffic.send("bot", 5) == [200] * 5
+    assert (set(server.answers), server.loaded(), server.ever) == ({OLD}, [OLD], {OLD})
+    assert served(world)["engineName"] == OLD
+
+
+def served(world: World) -> Obj:
+    models: list[Obj] = world.status("chat", "ModelDeployment")["models"]
+    return next(model for model in models if model["name"] == "bot")
+
+
+def listed(world: World, revision: str) -> list[str]:
+    data = world.api.must("ConfigMap", world.namespace, "chat-server")["data"]
+    found = json.loads(data[f"adapters-{revision}.json"])["adapters"]
+    return [f"{item['name']}@{item['digest'].removeprefix('sha256:')[:12]}" for item in found]
+
+
+def test_the_old_base_serves_with_its_adapters_until_the_new_one_has_its_own(
+    world: World, server: AnsweringServer, second: AnsweringServer, traffic: Traffic
+) -> None:
+    found = change_base(world, server, traffic, None)
+    volumes = {each["name"]: each for each in found["spec"]["template"]["spec"]["volumes"]}
+    assert {"key": "adapters-r2.json", "path": "adapters.json"} in volumes["config"]["configMap"]["items"]
+    assert (listed(world, "r1"), listed(world, "r2")) == ([OLD], [NEW])
+    still_serves(world, server, traffic)
+    start_pod(world, found, second)
+    wait_for("r1 to go", lambda: world.api.get("Deployment", world.namespace, "chat-r1") is None)
+    world.api.delete("Pod", world.namespace, "chat-r1-5d5f-x")
+    world.api.delete("EndpointSlice", world.namespace, f"chat-server-{server.port}")
+    wait_for("the new version under the name", lambda: served(world)["engineName"] == NEW, show=lambda: served(world))
+    wait_for("it to be loaded", lambda: second.loaded() == [NEW], show=second.loaded)
+    world.wait_condition("Ready", "chat", resource="ModelDeployment")
+    wait_for("requests to reach it", lambda: traffic.send("bot", 1) == [200] and second.answers[-1:] == [NEW])
+    assert (server.ever, second.ever) == ({OLD}, {NEW})
+
+
+def test_a_canary_of_another_base_answers_with_its_own_adapters(
+    world: World, server: AnsweringServer, second: AnsweringServer, traffic: Traffic
+) -> None:
+    found = change_base(world, server, traffic, CANARY)
+    start_pod(world, found, second)
+    wait_rollout(world, "r2 to take its share", kind="Revision", canary="r2", phase="Canary", weight=50)
+    assert served(world)["canary"] == {"engineName": NEW, "revision": "r2", "weight": 50}
+    wait_for("both to answer", lambda: set(traffic.send("bot", 20)) == {200} and second.answers)
+    assert (set(server.answers), set(second.answers)) == ({OLD}, {NEW})
+    annotations = {"tuneloop.dev/promote": "r2"}
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"metadata": {"annotations": annotations}})
+    wait_rollout(world, "the promotion by hand", canary="r2", phase="Promoted")
+    wait_for("the new version under the name", lambda: served(world)["engineName"] == NEW, show=lambda: served(world))
+    assert (server.ever, second.ever) == ({OLD}, {NEW})
