@@ -32,6 +32,8 @@ class Callers:
     def __init__(self, server: ServerProcess, letters: dict[str, str]) -> None:
         self._server, self._letters = server, letters
         self.listed: list[str] = []  # engine names that may be asked for
+        self._choice = threading.Lock()
+        self._asked: dict[int, str] = {}  # what each caller asks for now
         self.seconds: list[float] = []
         self.failed: list[str] = []
         self.wrong: list[str] = []
@@ -50,19 +52,36 @@ class Callers:
         for thread in self._threads:
             thread.join()
 
+    def leave(self, name: str, listed: list[str]) -> None:
+        """Choose only among ``listed`` from now on; returns when nobody waits for an answer by ``name`` any more."""
+        with self._choice:
+            self.listed = listed
+        while name in list(self._asked.values()):
+            time.sleep(0.01)
+
+    def _choose(self, number: int, chance: random.Random) -> str:
+        """Choosing and noting it is one step: no name is chosen before its removal and asked for after it."""
+        with self._choice:
+            self._asked[number] = chance.choice(self.listed)
+            return self._asked[number]
+
     def _ask(self, number: int) -> None:
         chance = random.Random(number)
         headers = {"authorization": f"Bearer {self._server.token(GATEWAY)}"}
         with httpx.Client(base_url=self._server.url, headers=headers, timeout=START_SECONDS) as client:
             while not self._stop.is_set():
-                name = chance.choice(self.listed)
+                name = self._choose(number, chance)
                 began = time.perf_counter()
-                self._judge(name, ask(client, name, f"Say {chance.randrange(1000)} things"))
+                try:
+                    self._judge(name, ask(client, name, f"Say {chance.randrange(1000)} things"))
+                except httpx.HTTPError as error:
+                    self.failed.append(f"{name}: {type(error).__name__}: {error}")
                 self.seconds.append(time.perf_counter() - began)
+            del self._asked[number]
 
     def _judge(self, name: str, answer: httpx.Response) -> None:
         if answer.status_code != 200:
-            self.failed.append(f"{name}: {answer.status_code} {answer.text[:200]}")
+            self.failed.append(f"{name}: {answer.status_code} {answer.text[:500]}")
         elif answer.json()["choices"][0]["text"] != self._letters[name] * TOKENS:
             self.wrong.append(f"{name}: {answer.json()['choices'][0]['text']!r}")
 
@@ -93,10 +112,9 @@ def load_under_load(server: ServerProcess, adapters: list[Adapter], callers: Cal
             sys.exit(f"{new.engine_name} did not load: {server.messages()}")
         took.append(seconds)
         listed.append(new)
-        callers.listed = [item.engine_name for item in listed[1:]]
         old = listed.pop(0)
         rest.append(old)
-        time.sleep(1.0)  # a caller may have chosen it just before, and its request must arrive before the removal
+        callers.leave(old.engine_name, [item.engine_name for item in listed])
         poke(server, listed)
     return took
 
@@ -194,8 +212,9 @@ def main() -> int:
     target = options.results / f"adapters-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     target.write_text(json.dumps(found, indent=1) + "\n")
     print(f"written to {target}")
-    for words in (found["failed"] + found["wrong"])[:5]:
-        print(words)
+    for kind in ("failed", "wrong"):
+        for words in found[kind]:
+            print(f"{kind}: {words}")
     return 1 if found["failed"] or found["wrong"] else 0
 
 
