@@ -175,11 +175,11 @@ class DeploymentReconciler:
         return age >= START_PATIENCE_SECONDS
 
 
-def _lists(pods: Sequence[Obj], found: Mapping[int, Obj], course: Course) -> dict[str, AdapterList]:
+def _lists(pods: Sequence[Obj], found: Mapping[int, Obj], course: Course) -> dict[str, AdapterList | None]:
     """What each server should have, by address; pods of a revision that has gone keep what they have."""
     staying = {f"r{number}" for number in found}
     polled = {pod["status"]["podIP"]: pod["metadata"]["labels"].get(LABEL_REVISION) for pod in pods if is_polled(pod)}
-    return {ip: course.adapters_of(label) for ip, label in polled.items() if label in staying}
+    return {ip: course.adapters_of(label) if label in staying else None for ip, label in polled.items()}
 
 
 def _newest(found: Mapping[int, Obj], serving: str) -> Obj | None:

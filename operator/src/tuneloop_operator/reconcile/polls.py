@@ -44,7 +44,7 @@ class Polls:
         self._pods, self._interval, self._wake = pods, interval, wake
         self._training: dict[Key, str] = {}
         self._progress: dict[Key, Progress] = {}
-        self._servers: dict[Key, dict[str, AdapterList]] = {}  # what each should have, by address
+        self._servers: dict[Key, dict[str, AdapterList | None]] = {}  # what each should have, by address
         self._statuses: dict[Key, dict[str, ServerStatus]] = {}
         self._gate = asyncio.Semaphore(CONCURRENCY)
         self._hurry = asyncio.Event()
@@ -61,8 +61,8 @@ class Polls:
         """The last answer of the training pod."""
         return self._progress.get(key)
 
-    def watch_servers(self, key: Key, adapters: Mapping[str, AdapterList]) -> None:
-        """Poll the server pods of ``key`` at these addresses and no others; poke those that lack an adapter."""
+    def watch_servers(self, key: Key, adapters: Mapping[str, AdapterList | None]) -> None:
+        """Poll the server pods of ``key`` at these addresses and no others; poke those that lack an adapter; with None none."""
         if not adapters:
             self.forget(key)
             return
