@@ -44,7 +44,7 @@ class Polls:
         self._pods, self._interval, self._wake = pods, interval, wake
         self._training: dict[Key, str] = {}
         self._progress: dict[Key, Progress] = {}
-        self._servers: dict[Key, dict[str, AdapterList | None]] = {}  # what each should have, by address
+        self._servers: dict[Key, dict[str, AdapterList | None]] = {}  # by address; None: not poked
         self._statuses: dict[Key, dict[str, ServerStatus]] = {}
         self._gate = asyncio.Semaphore(CONCURRENCY)
         self._hurry = asyncio.Event()
@@ -62,7 +62,7 @@ class Polls:
         return self._progress.get(key)
 
     def watch_servers(self, key: Key, adapters: Mapping[str, AdapterList | None]) -> None:
-        """Poll the server pods of ``key`` at these addresses and no others; poke those that lack an adapter; with None none."""
+        """Poll the server pods of ``key`` here and nowhere else; poke those that lack one of their adapters."""
         if not adapters:
             self.forget(key)
             return
