@@ -10,6 +10,7 @@ from tuneloop_core.api.modeldeployment_status import ScalingStatus
 from tuneloop_core.api.scaling import Scaling, ServiceLevel
 from tuneloop_core.serving import DeploymentLoad, GatewayLoad, Histogram
 from tuneloop_operator.names import Key
+from tuneloop_operator.policy.autoscale import UNANSWERED
 from tuneloop_operator.policy.enginemetrics import EngineGauges, parse, together
 from tuneloop_operator.policy.revisions import current_replicas, never_answered
 from tuneloop_operator.policy.scalingstatus import HISTORY_KEPT, scaling_notes, scaling_status
@@ -103,6 +104,29 @@ def test_a_deployment_that_never_answered_keeps_its_first_replica() -> None:
     assert watched.wanted(KEY, Wish(scaling, None, 1)).replicas == 0
 
 
+@pytest.mark.parametrize(
+    ("least", "current", "replicas", "words"),
+    [
+        (0, 1, 1, "it has not answered yet: one replica is wanted until it has"),
+        (2, 2, 2, "minReplicas is 2"),
+        (0, 3, 3, "not every gateway says what it has in progress: nothing is taken away"),
+    ],
+)
+@pytest.mark.parametrize("heard", [False, True])
+def test_what_is_said_of_a_deployment_that_never_answered(
+    least: int, current: int, replicas: int, words: str, heard: bool
+) -> None:
+    world, scaling = World(), Scaling(min_replicas=least, max_replicas=4)
+    if heard:
+        world.say(load())
+    world.scaler.wanted(KEY, Wish(scaling, None, current, fresh=True))
+    world.scaler._look(KEY, world.scaler._watched[KEY], 10.0)
+    found = world.scaler.wanted(KEY, Wish(scaling, None, current, fresh=True))
+    assert found.replicas == replicas
+    if not heard or current < 3:
+        assert found.reason == words
+
+
 async def test_engines_are_asked_while_there_is_load() -> None:
     world = World()
     world.wanted(2, minReplicas=1, maxReplicas=9)
@@ -158,6 +182,9 @@ def test_status_changes_with_the_number_only_and_keeps_ten() -> None:
     first = scaling_status(None, 1, "minReplicas is 1", NOW)
     assert (first.desired, first.reason, first.history) == (1, "minReplicas is 1", [])
     assert scaling_status(first, 1, "3.2 requests", NOW) is first
+    waiting = scaling_status(None, 1, UNANSWERED, NOW)
+    over = scaling_status(waiting, 1, "3.2 requests", NOW)
+    assert (over.desired, over.reason, over.history) == (1, "3.2 requests", []), "it has answered since"
     found: ScalingStatus = first
     for number in range(2, 20):
         found = scaling_status(found, number, f"for {number}", NOW)

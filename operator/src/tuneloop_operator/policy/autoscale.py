@@ -19,7 +19,10 @@ PANIC_SECONDS = 6.0
 PANIC_THRESHOLD = 2.0
 SCALE_DOWN_DELAY = "5m"
 WOKEN = "asleep, and a request came"
-UNHEARD = "a gateway does not say what it has: nothing is taken away"
+UNHEARD = "not every gateway says what it has in progress: nothing is taken away"
+UNANSWERED = "it has not answered yet: one replica is wanted until it has"
+PASSING = (UNHEARD, UNANSWERED)
+"""Reasons that are over by themselves, while the number of replicas stays."""
 
 Peaks = tuple[tuple[float, int], ...]
 
@@ -68,10 +71,15 @@ def start(scaling: Scaling) -> int:
 
 
 def first(decision: Decision, scaling: Scaling) -> Decision:
-    """The decision on a deployment that has never answered: it does not sleep before its first start is seen."""
-    if decision.replicas or scaling.mode == "External":
+    """The decision on a deployment that has never answered: it does not sleep before its first start is seen.
+
+    Nothing was served yet, so neither gateways nor load are the reason for what it begins with.
+    """
+    least = start(scaling)
+    if decision.replicas > least or scaling.mode == "External":
         return decision
-    return Decision(1, "it has not answered yet", replace(decision.state, replicas=1))
+    reason = f"minReplicas is {least}" if scaling.min_replicas else UNANSWERED
+    return Decision(least, reason, replace(decision.state, replicas=least))
 
 
 def delay_seconds(scaling: Scaling) -> float:

@@ -1,6 +1,7 @@
 """What status.scaling and Events say of replicas: the number, why, and the last ten changes. Pure.
 
-Written only when the number changes: a reason whose figures move with every second is no news.
+Written when the number changes, or a reason that was for a while is over: one whose figures move with every second is
+no news.
 """
 
 from datetime import datetime
@@ -8,6 +9,7 @@ from datetime import datetime
 from tuneloop_core.api.modeldeployment_status import ScalingEvent, ScalingStatus
 from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.actions import Note
+from tuneloop_operator.policy.autoscale import PASSING
 from tuneloop_operator.policy.conditions import cut, timestamp
 
 HISTORY_KEPT = 10
@@ -15,8 +17,8 @@ MESSAGE_LIMIT = 256
 
 
 def scaling_status(old: ScalingStatus | None, desired: int, reason: str, now: datetime) -> ScalingStatus:
-    """The block as it should be; the old one while the number is the same."""
-    if old is not None and old.desired == desired and old.reason:
+    """The block as it should be; the old one while the number is the same and its reason can still hold."""
+    if old is not None and old.desired == desired and old.reason and old.reason not in PASSING:
         return old
     message = cut(reason, MESSAGE_LIMIT)
     history = list(old.history) if old is not None else []
