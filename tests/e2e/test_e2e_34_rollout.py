@@ -1,6 +1,9 @@
-"""The product's loop on real pods: tune, gate, canary, promote; a job whose gate fails, and feedback that drops.
+"""The product's loop on real pods: tune, gate, canary, promote; and three that end badly, each in its own way.
 
-The engine is the one of test_e2e_30; versions that fail or do not fit are in tests/apiserver/test_operator_rollout.py.
+A gate that fails, a rank that the engine does not take, feedback that drops. The engine is the one of test_e2e_30. A
+version that answers with errors is in tests/apiserver/test_operator_rollout.py, by a server made to fail: vLLM 0.32
+answers even weights of NaN with 400 where log-probabilities are asked for, and a 400 is the client's. Versions that are
+slow, crash or run out of memory are in tests/apiserver/test_operator_rollout_bad.py.
 """
 
 import json
@@ -15,6 +18,7 @@ from e2e_world import API_KEY, NAMESPACE, adapter_job, gateway_url, model_deploy
 ENGINE = "tiny-chat"
 NAME = "rolled"
 LABEL = {"story": "rollout"}
+CHAT = {"model": NAME, "max_tokens": 2, "messages": [{"role": "user", "content": "What is a pod?"}]}
 CANARY = {
     "steps": [50],
     "interval": "5s",
@@ -71,9 +75,7 @@ def drive(kube: Kube, phase: str, score: Callable[[str], int]) -> dict[str, Any]
         def probe() -> dict[str, Any]:
             canary = f"{NAME}@{_rollout(kube).get('canary', '')}"
             for number in range(24):
-                asked = {"model": NAME, "user": f"user-{number}", "max_tokens": 2}
-                messages = {"messages": [{"role": "user", "content": "What is a pod?"}]}
-                answer = client.post(f"{url}/chat/completions", json=asked | messages)
+                answer = client.post(f"{url}/chat/completions", json=CHAT | {"user": f"user-{number}"})
                 assert answer.status_code == 200, answer.text
                 body = answer.json()
                 scored = {"id": body["id"], "score": score(body["model"] if body["model"] == canary else "")}
@@ -91,6 +93,22 @@ def test_a_job_whose_gate_fails_is_never_loaded(kube: Kube, served: None) -> Non
     kube.wait_for("the gate to fail", failed)
     assert condition(kube.get("ftj", "rollout-bad", NAMESPACE), "Failed")["reason"] == "GateFailed"
     assert _adapter(kube)["digest"] == before
+    assert not _rollout(kube)
+
+
+def test_a_version_of_too_great_a_rank_is_refused_and_the_one_before_serves(kube: Kube, served: None) -> None:
+    before = _adapter(kube)["digest"]
+    job = labelled("rollout-wide")
+    job["spec"]["method"]["lora"] = {"rank": 16, "alpha": 32}
+    kube.apply(job)
+    complete = lambda: is_true(kube.get("ftj", "rollout-wide", NAMESPACE), "Complete")  # noqa: E731
+    kube.wait_for("the job to publish", complete)
+    told = lambda: "rank" in _adapter(kube).get("message", "")  # noqa: E731
+    kube.wait_for("the refusal in the status", told, explain=lambda: str(_status(kube)))
+    found = _adapter(kube)
+    assert "rollout-wide" in found["message"], found
+    assert "maxRank" in found["message"], found
+    assert (found["digest"], found["state"]) == (before, "Ready"), "the version before serves"
     assert not _rollout(kube)
 
 
