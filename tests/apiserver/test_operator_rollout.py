@@ -42,7 +42,7 @@ def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
 
 @pytest.fixture
 def server() -> Iterator[AnsweringServer]:
-    with AnsweringServer() as made:
+    with AnsweringServer("127.0.0.12") as made:
         yield made
 
 

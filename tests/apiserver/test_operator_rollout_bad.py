@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("crds")
 
 CANARY: Obj = {"steps": [10], "interval": "30m", "minRequests": 10, "maxDuration": "2h"}
 ENGINE_WORDS = "the engine could not load this model: ValueError: To serve at least one request, 3.5 GiB KV cache"
-SECOND_IP = "127.0.0.14"
+FIRST_IP, SECOND_IP = "127.0.0.22", "127.0.0.14"  # of this file alone: others run beside it
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
 
 @pytest.fixture
 def server() -> Iterator[AnsweringServer]:
-    with AnsweringServer() as made:
+    with AnsweringServer(FIRST_IP) as made:
         yield made
 
 

@@ -36,7 +36,8 @@ def own_address() -> str:
 class AnsweringServer(FakeServer):
     """Also answers chats, with the id that vLLM would make; requests for a version in ``broken`` fail."""
 
-    def __init__(self, ip: str = "127.0.0.12", port: int = 8000) -> None:
+    def __init__(self, ip: str, port: int = 8000) -> None:
+        """``ip``: a loopback address that no other file's tests use, for files run side by side."""
         super().__init__(ip, port)
         self._public = ThreadingHTTPServer((own_address(), 0), self.handler)
         self._serving = threading.Thread(target=self._public.serve_forever, daemon=True)
