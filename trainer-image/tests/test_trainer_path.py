@@ -57,6 +57,7 @@ def test_from_two_claims_to_an_artifact_that_peft_loads(bare_pod: pods.Pod, tiny
     assert [gate["passed"] for gate in published["gates"]] == [True]
     check_artifact(artifact, pod.paths.model, fetched)
     check_report((artifact / "report.html").read_text())
+    assert not (pod.paths.work / "train/checkpoints").exists()
 
     assert pod.succeed(Stage.PUBLISH, publish_input) == published
     (pod.paths.work / "publish/result.json").unlink()

@@ -64,6 +64,18 @@ class Wire(BaseModel):
 # ---- inputs: what the operator tells a pod -------------------------------------------------------------------
 
 
+OWNER_CHARACTERS = 8
+"""Of a UID in ``StoreUse.owners``: two that begin alike are both kept."""
+
+
+class StoreUse(Wire):
+    """What of a namespace's store was in use at ``listed_at``; the rest may go when room is needed (ADR 0038)."""
+
+    listed_at: str  # RFC 3339
+    paths: list[str]  # folders of models and datasets, relative to the store's root
+    owners: list[str]  # how the UIDs begin whose work folders are needed: all resources' but jobs' that succeeded
+
+
 class FetchInput(Wire):
     """Resolve and download model and dataset into the store. ``dataset`` is None for a ModelDeployment's fetch.
 
@@ -76,6 +88,7 @@ class FetchInput(Wire):
     dataset: dict[str, Any] | None = None  # spec.dataset, camelCase
     adapter: dict[str, Any] | None = None  # spec.adapters[].from with a uri, camelCase
     tasks: list[dict[str, Any]] = []  # spec.evaluation.tasks, camelCase; their rows go to /work/tasks/NAME
+    store: StoreUse | None = None  # None: it is not known, and nothing is removed
     hub_endpoint: str = ""  # HF_ENDPOINT; empty is the library's default
     refused_addresses: list[str] = []  # CIDRs of API server and nodes, besides loopback, link-local, metadata
     max_bytes: int = 0  # cap per download, bytes; 0 is no cap

@@ -15,7 +15,7 @@ from tuneloop_core.stages import CheckInput, Stage
 
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.ranks import run_among_others
-from tuneloop_trainer.stage import always_holds, run_stage
+from tuneloop_trainer.stage import always_holds, leave_all, run_stage
 
 STAGES = (Stage.FETCH, Stage.CHECK, Stage.TRAIN, Stage.PUBLISH)
 
@@ -33,7 +33,8 @@ def main(arguments: list[str]) -> int:
     if code is not None:
         return code
     module = importlib.import_module(f"tuneloop_trainer.{stage}")
-    return run_stage(stage, module.run, paths, getattr(module, "holds", always_holds))
+    holds, tidy = getattr(module, "holds", always_holds), getattr(module, "tidy", leave_all)
+    return run_stage(stage, module.run, paths, holds, tidy)
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -21,10 +21,11 @@ _COUNTS_AS_TRY = frozenset({Reason.OUT_OF_MEMORY, Reason.INTERNAL_ERROR, Reason.
 class StageError(Exception):
     """A failure with a reason. The message says what was found, what would be right, what to do next; no secrets."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, needed_bytes: int = 0) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.needed_bytes = needed_bytes  # of StoreFull, where it is known
 
     @property
     def exit_code(self) -> int:

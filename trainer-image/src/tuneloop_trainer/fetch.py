@@ -42,6 +42,7 @@ from tuneloop_trainer.guard import AddressGuard
 from tuneloop_trainer.hub import Hub, Repository, check_config, is_wanted
 from tuneloop_trainer.lmeval.sources import fetch_tasks, tasks_hold
 from tuneloop_trainer.paths import Paths
+from tuneloop_trainer.room import Room, mark_used
 from tuneloop_trainer.s3models import S3Model
 
 log = logging.getLogger("tuneloop")
@@ -56,7 +57,9 @@ def run(stage_input: FetchInput, paths: Paths, guard: AddressGuard | None = None
     if stage_input.adapter is not None:
         _remove_stale(paths.artifacts)
         return fetch_adapter(stage_input, paths, guard)
-    return _fetch(stage_input, paths, guard)
+    room = Room(paths, stage_input.store)
+    room.sweep()
+    return room.make(lambda: _fetch(stage_input, paths, guard))
 
 
 def _fetch(stage_input: FetchInput, paths: Paths, guard: AddressGuard) -> FetchResult:
@@ -67,6 +70,7 @@ def _fetch(stage_input: FetchInput, paths: Paths, guard: AddressGuard) -> FetchR
         return result
     dataset = DatasetSource.model_validate(stage_input.dataset)
     folder, cached = _fetch_dataset(stage_input, dataset, paths, guard)
+    mark_used(folder)
     return result.model_copy(
         update={
             "dataset_path": f"{STORE_DATASETS}/{folder.name}",
@@ -149,6 +153,7 @@ def _claim_model(model: ModelSource, source: Path, paths: Paths) -> FetchResult:
 
 def _model_result(uri: str, folder: Path, paths: Paths, commit: str, cached: bool) -> FetchResult:
     log.info("%s is in the store%s", uri, " already" if cached else "")
+    mark_used(folder)
     path = f"{STORE_MODELS}/{folder.relative_to(paths.models).as_posix()}"
     return FetchResult(
         model_uri=uri,

@@ -154,7 +154,9 @@ def store_full(folder: Path, what: str, needed: int = 0) -> StageError:
     return StageError(
         Reason.STORE_FULL,
         f"{what}{wants} does not fit in the store: {gib(usage.free)} of {gib(usage.total)} are free. Enlarge the claim "
-        "tuneloop-store, or remove artifacts and models that nobody uses.",
+        "tuneloop-store, or delete FineTuneJobs and ModelDeployments that nobody needs: the next fetch removes what "
+        "only they used. Artifacts are yours to remove.",
+        needed,
     )
 
 

@@ -32,6 +32,16 @@ class Paths:
         return self.root / "store/datasets"
 
     @property
+    def store(self) -> Path:
+        """Where the folders of the store lie that a stage sees whole."""
+        return self.root / "store"
+
+    @property
+    def all_work(self) -> Path:
+        """The work folders of the namespace; fetch alone sees them."""
+        return self.root / "store/work"
+
+    @property
     def tokens(self) -> Path:
         """Checked datasets, kept for the next job on the same data; not there where none are kept."""
         return self.root / "store/tokens"

@@ -6,6 +6,7 @@ transformers, PEFT and vLLM load it as it lies there. Never loads the model; the
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,6 +85,11 @@ def holds(earlier: dict[str, Any], paths: Paths) -> bool:
     """Whether the artifact of an earlier run still lies there."""
     result = PublishResult.model_validate(earlier)
     return sealed_digest(paths.artifacts.parent / result.path) == result.digest
+
+
+def tidy(paths: Paths) -> None:
+    """Remove the checkpoints, the largest of what a job leaves; the rest goes with a later fetch (room.py)."""
+    shutil.rmtree(paths.work / "train/checkpoints", ignore_errors=True)
 
 
 def _publish(stage_input: PublishInput, paths: Paths) -> PublishResult:

@@ -39,11 +39,16 @@ INPUTS: dict[Stage, type[FetchInput] | type[CheckInput] | type[TrainInput] | typ
 
 StageFunction = Callable[[Any, Paths], Wire]
 Holds = Callable[[dict[str, Any], Paths], bool]
+Tidy = Callable[[Paths], None]
 
 
 def always_holds(_result: dict[str, Any], _paths: Paths) -> bool:
     """A result that cannot go stale."""
     return True
+
+
+def leave_all(_paths: Paths) -> None:
+    """A stage whose work is needed after it."""
 
 
 class StageRecord(Wire):
@@ -53,17 +58,24 @@ class StageRecord(Wire):
     result: dict[str, Any]
 
 
-def run_stage(
-    stage: Stage, function: StageFunction, paths: Paths, holds: Holds = always_holds, *, leads: bool = True
+def run_stage(  # noqa: PLR0913 - what stages differ in
+    stage: Stage,
+    function: StageFunction,
+    paths: Paths,
+    holds: Holds = always_holds,
+    tidy: Tidy = leave_all,
+    *,
+    leads: bool = True,
 ) -> int:
     """Run one stage under the protocol; returns the exit code. Never raises.
 
-    ``holds`` says whether an earlier result is still true; one that is not is computed again. Of several processes
-    only the one that ``leads`` answers with the result.
+    ``holds`` says whether an earlier result is still true; one that is not is computed again. ``tidy`` removes what
+    nobody needs once the result is written. Of several processes only the one that ``leads`` answers with the result.
     """
     begin_log()
     try:
         termination = _succeed(stage, function, paths, holds, leads=leads)
+        tidy(paths)
         code = 0
     except StageError as error:
         log.error("%s: %s", error.reason, error.message)  # noqa: TRY400 - the words are enough

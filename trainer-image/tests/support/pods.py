@@ -17,7 +17,7 @@ from tuneloop_core.stages import Stage, Termination
 from tuneloop_trainer import check, fetch, publish, train
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.progress import PORT_ENV
-from tuneloop_trainer.stage import always_holds, run_stage
+from tuneloop_trainer.stage import always_holds, leave_all, run_stage
 
 MODULES = {Stage.FETCH: fetch, Stage.CHECK: check, Stage.TRAIN: train, Stage.PUBLISH: publish}
 TRAINING = {"epochs": 2, "tokensPerStep": 768, "learningRate": "1e-2"}
@@ -56,7 +56,8 @@ class Pod:
         """Run a stage; its exit code and its last words."""
         self.monkeypatch.setenv(STAGE_INPUT_ENV, json.dumps({"owner": "FineTuneJob test/job", **stage_input}))
         module = MODULES[stage]
-        code = run_stage(stage, module.run, self.paths, getattr(module, "holds", always_holds))
+        holds, tidy = getattr(module, "holds", always_holds), getattr(module, "tidy", leave_all)
+        code = run_stage(stage, module.run, self.paths, holds, tidy)
         return code, Termination.model_validate_json(self.paths.termination_log.read_bytes())
 
     def process(self, stage: Stage, stage_input: dict[str, Any], *flags: str) -> "subprocess.CompletedProcess[str]":

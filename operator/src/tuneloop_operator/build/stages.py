@@ -22,7 +22,7 @@ from tuneloop_core.constants import (
     STORE_WORK,
 )
 from tuneloop_core.settings import Settings
-from tuneloop_core.stages import CheckInput, FetchInput, FetchResult, PublishInput, Stage, TrainInput
+from tuneloop_core.stages import CheckInput, FetchInput, FetchResult, PublishInput, Stage, StoreUse, TrainInput
 from tuneloop_operator import attempts, names
 from tuneloop_operator.build import sources, tasks
 from tuneloop_operator.build.grace import train_grace
@@ -42,10 +42,17 @@ def work_folder(uid: str) -> str:
     return f"{STORE_WORK}/{uid}"
 
 
-def build_stage(stage: Stage, job: FineTuneJob, fetched: FetchResult | None, settings: Settings, version: str) -> Obj:
-    """The Job of ``stage``; every stage but fetch needs what fetch found."""
+def build_stage(  # noqa: PLR0913 - what a stage may need
+    stage: Stage,
+    job: FineTuneJob,
+    fetched: FetchResult | None,
+    settings: Settings,
+    version: str,
+    use: StoreUse | None = None,
+) -> Obj:
+    """The Job of ``stage``; every stage but fetch needs what fetch found. ``use`` lets fetch make room."""
     builders: dict[Stage, Callable[[], JobParts]] = {
-        Stage.FETCH: lambda: _fetch(job, settings),
+        Stage.FETCH: lambda: _fetch(job, settings, use),
         Stage.CHECK: lambda: _check(job, _given(fetched), settings),
         Stage.TRAIN: lambda: _train(job, _given(fetched)),
         Stage.PUBLISH: lambda: _publish(job, _given(fetched), settings, version),
@@ -57,7 +64,7 @@ def build_stage(stage: Stage, job: FineTuneJob, fetched: FetchResult | None, set
     return stage_job(metadata, stage, builders[stage](), settings)
 
 
-def build_model_fetch(deployment: ModelDeployment, settings: Settings) -> Obj:
+def build_model_fetch(deployment: ModelDeployment, settings: Settings, use: StoreUse | None = None) -> Obj:
     """The Job that brings a ModelDeployment's base model into the store."""
     model, owner = deployment.spec.model, deployment.metadata
     uri = model.uri or ""
@@ -70,6 +77,7 @@ def build_model_fetch(deployment: ModelDeployment, settings: Settings) -> Obj:
             "credentialsSecret": model.credentials_secret,
         },
         pvc_model_path=sources.claim_path("model") if sources.claim_of(uri) else "",
+        store=use,
         **_hub(settings),
     )
     parts = JobParts(
@@ -82,7 +90,7 @@ def build_model_fetch(deployment: ModelDeployment, settings: Settings) -> Obj:
     return stage_job(metadata, Stage.FETCH, parts, settings)
 
 
-def _fetch(job: FineTuneJob, settings: Settings) -> JobParts:
+def _fetch(job: FineTuneJob, settings: Settings, use: StoreUse | None) -> JobParts:
     spec, owner = job.spec, job.metadata
     inputs = FetchInput(
         owner=_words(FINETUNEJOB_KIND, owner),
@@ -92,6 +100,7 @@ def _fetch(job: FineTuneJob, settings: Settings) -> JobParts:
         task_paths=tasks.claim_paths(spec.evaluation.tasks),
         pvc_model_path=sources.claim_path("model") if sources.claim_of(spec.model.uri) else "",
         pvc_dataset_path=sources.claim_path("dataset") if sources.claim_of(spec.dataset.uri) else "",
+        store=use,
         **_hub(settings),
     )
     model = sources.source_volumes("model", spec.model.uri, spec.model.credentials_secret)
@@ -197,6 +206,7 @@ def _fetch_mounts(uid: str) -> list[Obj]:
     return [
         store_mount("/store/models", STORE_MODELS, read_only=False),
         store_mount("/store/datasets", STORE_DATASETS, read_only=False),
+        store_mount("/store/work", STORE_WORK, read_only=False),  # of resources that are gone, to be removed
         store_mount("/work", work_folder(uid), read_only=False),
     ]
 

@@ -24,6 +24,7 @@ from tuneloop_operator.reconcile.jobs import StageJobs
 from tuneloop_operator.reconcile.ledger import Ledger
 from tuneloop_operator.reconcile.nodes import Nodes
 from tuneloop_operator.reconcile.status import write_status
+from tuneloop_operator.reconcile.storeuse import StoreUses
 from tuneloop_operator.reconcile.troubles import REFUSALS, verdict_of
 
 MAX_STEPS = 8
@@ -39,6 +40,7 @@ class FineTuneReconciler:
         self._nodes = Nodes(context.client, allowed=context.settings.cluster_scoped_rights)
         self._ledger = Ledger()
         self._applier = Applier(context.client)
+        self._uses = StoreUses(context)
 
     def forget(self, key: Key) -> None:
         """The resource is gone; nothing is kept about it."""
@@ -96,7 +98,8 @@ class FineTuneReconciler:
         planned = job.model_copy(update={"status": decision.status})  # the plan may be of this very look
 
         def build(stage: Stage) -> Obj:
-            return build_stage(stage, planned, fetch_result(decision.status), settings, version)
+            use = self._uses.of(job.metadata.namespace) if stage is Stage.FETCH else None
+            return build_stage(stage, planned, fetch_result(decision.status), settings, version, use)
 
         try:
             if CreateStage(Stage.TRAIN) in decision.actions:

@@ -13,6 +13,7 @@ from tuneloop_operator.policy.revisions import SOURCE_ANNOTATION, source_of
 from tuneloop_operator.policy.verdicts import StageFacts, Verdict
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.jobs import StageJobs
+from tuneloop_operator.reconcile.storeuse import StoreUses
 
 MAX_STEPS = 4
 
@@ -22,6 +23,7 @@ class ModelFetcher:
 
     def __init__(self, context: Context, jobs: StageJobs) -> None:
         self._context, self._jobs = context, jobs
+        self._uses = StoreUses(context)
         self._tries: dict[str, int] = {}  # by owner UID: the try after a Job that was just deleted
 
     async def settle(
@@ -57,6 +59,6 @@ class ModelFetcher:
         return await self._jobs.act(key.namespace, actions, build)
 
     def _job(self, deployment: ModelDeployment, attempt: int) -> Obj:
-        manifest = build_model_fetch(deployment, self._context.settings)
+        manifest = build_model_fetch(deployment, self._context.settings, self._uses.of(deployment.metadata.namespace))
         annotations = {SOURCE_ANNOTATION: source_of(deployment), modelfetch.ATTEMPT_ANNOTATION: str(attempt)}
         return manifest | {"metadata": manifest["metadata"] | {"annotations": annotations}}
