@@ -8,13 +8,17 @@ UV := scripts/uv
 PYTHON := .venv/bin/python
 BENCHES := $(filter-out _%,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)) $(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)))
 
-.PHONY: help demo test test-fast lint format generate clean sync
+.PHONY: help demo images test test-fast lint format generate clean sync
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: sync ## tune, evaluate and serve a real model; CONTEXT= and REGISTRY= use a cluster that you have
 	@$(PYTHON) -m tuneloop_demo $(if $(CONTEXT),--context '$(CONTEXT)') $(if $(REGISTRY),--registry '$(REGISTRY)') $(ARGS)
+
+images: sync ## build the images and push them: REGISTRY=HOST/PREFIX, and ENGINE=gpu for servers on GPUs
+	@$(if $(REGISTRY),,echo "make images: say where to push them, for instance REGISTRY=registry.example.com/me" >&2; exit 2)
+	@$(PYTHON) -m tuneloop_localcluster load-image operator trainer server --registry '$(REGISTRY)' $(if $(ENGINE),--build-arg 'ENGINE=$(ENGINE)')
 
 test: sync ## every tier: fast, apiserver, trainer, e2e
 	@$(PYTHON) tests/run.py $(ARGS)

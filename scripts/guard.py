@@ -2,9 +2,11 @@
 
 ``operator/__init__.py`` would shadow the standard library's ``operator``; ``__init__.py`` below ``tests/`` breaks
 pytest's importlib mode; two test files of one name hide each other; a Python file over 400 lines holds more than one
-idea. Never changes anything.
+idea; a link of the documentation that leads nowhere, or a page that no index names, is found by nobody. Never changes
+anything.
 """
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -24,6 +26,8 @@ PARTS = (
     "benchmarks",
     "tests",
 )
+LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
+"""The path of a Markdown link within the repository, without its anchor."""
 IGNORED = {".venv", "__pycache__", "node_modules"}
 
 
@@ -62,6 +66,23 @@ def long_files(root: Path, files: Iterable[Path]) -> Iterable[str]:
             yield f"{path.relative_to(root)} has {lines} lines, {MAX_LINES} are allowed: split it by idea."
 
 
+def dead_links(root: Path) -> Iterable[str]:
+    """Yield links between our own pages whose file is not there."""
+    for page in (*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("tests/*.md")):
+        for target in LINK.findall(page.read_text(encoding="utf-8")):
+            if not (page.parent / target).exists():
+                yield f"{page.relative_to(root)} links to {target}, which is not there."
+
+
+def unlisted_pages(root: Path) -> Iterable[str]:
+    """Yield pages that the index of their folder does not link."""
+    for index in root.glob("docs/**/README.md"):
+        listed = set(LINK.findall(index.read_text(encoding="utf-8")))
+        for page in sorted(index.parent.glob("*.md")):
+            if page != index and page.name not in listed:
+                yield f"{page.relative_to(root)} is in no index: link it in {index.relative_to(root)}."
+
+
 def problems(root: Path) -> list[str]:
     """Everything that is wrong below ``root``, as sentences."""
     files = python_files(root)
@@ -70,6 +91,8 @@ def problems(root: Path) -> list[str]:
         *stray_inits(root, files),
         *doubled_names(root, files),
         *long_files(root, files),
+        *dead_links(root),
+        *unlisted_pages(root),
     ]
 
 

@@ -26,6 +26,9 @@ def guard() -> ModuleType:
         ({"tests/unit/__init__.py": ""}, "tests/unit/__init__.py exists"),
         ({"tests/unit/a/test_x.py": "", "tests/unit/b/test_x.py": ""}, "2 files under tests/ are called test_x.py"),
         ({"core/src/big.py": "x = 1\n" * 401}, "core/src/big.py has 401 lines"),
+        ({"README.md": "[a](docs/absent.md#b)"}, "README.md links to docs/absent.md, which is not there"),
+        ({"docs/README.md": "[a](a.md)", "docs/a.md": "", "docs/b.md": ""}, "docs/b.md is in no index"),
+        ({"README.md": "[a](https://x.example) [b](#b) [c](docs/a.md#c)", "docs/a.md": ""}, None),
         ({"core/src/fine.py": "x = 1\n" * 400, "core/.venv/lib/__init__.py": "x\n" * 999}, None),
     ],
 )
