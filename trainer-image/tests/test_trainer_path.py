@@ -3,12 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pods
 import torch
 from pages import Page
 from peft import PeftModel
 from safetensors import safe_open
+from tuneloop_core.api.finetunejob import FineTuneJobSpec
 from tuneloop_core.constants import TERMINATION_MESSAGE_LIMIT
 from tuneloop_core.stages import FetchResult, Reason, Stage
 
@@ -57,6 +59,7 @@ def test_from_two_claims_to_an_artifact_that_peft_loads(bare_pod: pods.Pod, tiny
     assert [gate["passed"] for gate in published["gates"]] == [True]
     check_artifact(artifact, pod.paths.model, fetched)
     check_report((artifact / "report.html").read_text())
+    check_again(pod, json.loads((artifact / "manifest.json").read_text()), artifact)
     assert not (pod.paths.work / "train/checkpoints").exists()
 
     assert pod.succeed(Stage.PUBLISH, publish_input) == published
@@ -93,6 +96,30 @@ def check_export(pod: pods.Pod, publish_input: dict[str, object], artifact: Path
         f"pvc://shared/models/{artifact.name}",
     )
     assert is_whole(pod.root / "claims/output/models" / artifact.name)
+
+
+def check_again(pod: pods.Pod, manifest: dict[str, Any], artifact: Path) -> None:
+    """The manifest's own job gives the same adapter to the byte, and refuses other data."""
+    job = manifest["job"]
+    assert (job["kind"], job["metadata"]) == ("FineTuneJob", {"name": "job"})
+    spec = FineTuneJobSpec.model_validate(job["spec"]).to_dict()
+    again = pods.Pod(pod.root.with_name("again"), pod.monkeypatch)
+    shutil.copytree(pod.root / "claims", again.root / "claims")
+    given = fetch_input() | {"model": spec["model"], "dataset": spec["dataset"]}
+    fetched = FetchResult.model_validate(again.succeed(Stage.FETCH, given))
+    shutil.copytree(again.root / "store" / fetched.model_path, again.paths.model, dirs_exist_ok=True)
+    shutil.copytree(again.root / "store" / fetched.dataset_path, again.paths.dataset, dirs_exist_ok=True)
+    parts = {name: spec[name] for name in ("method", "training", "evaluation")}
+    again.succeed(Stage.CHECK, {**parts, "dataset": spec["dataset"]})
+    again.succeed(Stage.TRAIN, {**parts, "checkpoint": spec["checkpoint"]})
+    weights = "adapter_model.safetensors"
+    assert (again.paths.work / "train/adapter" / weights).read_bytes() == (artifact / weights).read_bytes()
+    with next((again.root / "claims/dataset/colours").glob("*.jsonl")).open("a") as rows:
+        rows.write("\n")
+    shutil.rmtree(again.paths.work / "fetch")  # a new pod, which cannot answer from a result
+    code, said = again.run(Stage.FETCH, given)
+    assert (code, said.reason) == (42, Reason.DATASET_CHANGED)
+    assert spec["dataset"]["digest"] in said.message
 
 
 def check_artifact(artifact: Path, model: Path, fetched: FetchResult) -> None:

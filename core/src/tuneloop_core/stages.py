@@ -36,6 +36,7 @@ class Reason(StrEnum):
     HUB_UNAVAILABLE = "HubUnavailable"
     DATASET_NOT_FOUND = "DatasetNotFound"
     DATASET_INVALID = "DatasetInvalid"
+    DATASET_CHANGED = "DatasetChanged"  # not the files that dataset.digest names
     URI_REFUSED = "URIRefused"  # resolves to loopback, link-local, metadata or cluster-node addresses
     STORE_FULL = "StoreFull"
     LOSS_NAN = "LossNaN"

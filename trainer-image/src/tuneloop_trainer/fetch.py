@@ -71,6 +71,7 @@ def _fetch(stage_input: FetchInput, paths: Paths, guard: AddressGuard) -> FetchR
     dataset = DatasetSource.model_validate(stage_input.dataset)
     folder, cached = _fetch_dataset(stage_input, dataset, paths, guard)
     mark_used(folder)
+    _require_digest(dataset, sealed_digest(folder))
     return result.model_copy(
         update={
             "dataset_path": f"{STORE_DATASETS}/{folder.name}",
@@ -199,6 +200,15 @@ def _fetch_dataset(
         cached = bool(sealed_digest(target))
         seal(aside, target)
         return target, cached
+
+
+def _require_digest(dataset: DatasetSource, found: str) -> None:
+    if dataset.digest and dataset.digest != found:
+        message = (
+            f"{dataset.uri} has digest {found}, and dataset.digest asks for {dataset.digest}: its files are others "
+            "now. Bring them back, or make a new job without digest, or with the new one."
+        )
+        raise StageError(Reason.DATASET_CHANGED, message)
 
 
 def _claim_files(folder: Path, patterns: Sequence[str]) -> list[Path]:

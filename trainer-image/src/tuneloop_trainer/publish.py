@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuneloop_core.api.finetunejob import FineTuneJobSpec
-from tuneloop_core.constants import STORE_ARTIFACTS
+from tuneloop_core.constants import FINETUNEJOB_KIND, GROUP, STORE_ARTIFACTS, VERSION
 from tuneloop_core.gates import judge
 from tuneloop_core.stages import (
     CheckResult,
+    FetchResult,
     GateResult,
     PublishInput,
     PublishResult,
@@ -53,7 +54,7 @@ NOT_TOKENIZER = ("config.json", "generation_config.json")
 
 
 class Manifest(Wire):
-    """``manifest.json``: everything needed to say how an artifact came to be."""
+    """``manifest.json``: everything needed to say how an artifact came to be, and to make it again."""
 
     kind: str
     name: str
@@ -63,6 +64,7 @@ class Manifest(Wire):
     images: dict[str, str]
     operator_version: str
     spec: dict[str, Any]
+    job: dict[str, Any]
     training: dict[str, Any]
     evaluation: dict[str, Any]
 
@@ -132,6 +134,8 @@ def _manifest(
     stage_input: PublishInput, spec: FineTuneJobSpec, check: CheckResult, train: TrainResult, paths: Paths
 ) -> Manifest:
     fetch = stage_input.fetch
+    # Without export and tracker: who else is told does not change what the artifact is, nor its digest.
+    told = spec.model_copy(update={"output": None, "tracking": None})
     return Manifest(
         kind=_kind(spec),
         name=stage_input.name,
@@ -149,8 +153,8 @@ def _manifest(
         },
         images={"trainer": stage_input.trainer_image},
         operator_version=stage_input.operator_version,
-        # Without export and tracker: who else is told does not change what the artifact is, nor its digest.
-        spec=spec.model_copy(update={"output": None, "tracking": None}).to_dict(),
+        spec=told.to_dict(),
+        job=_job(stage_input.name, told, fetch),
         training=train.model_dump(mode="json", by_alias=True, exclude={"base", "tuned", "curve"}),
         evaluation={
             "base": train.base.model_dump(mode="json", by_alias=True),
@@ -160,6 +164,19 @@ def _manifest(
             **task_sources(spec.evaluation.tasks, paths),
         },
     )
+
+
+def _job(name: str, spec: FineTuneJobSpec, fetch: FetchResult) -> dict[str, Any]:
+    """The job as a manifest to apply again: its model at the commit that it was, its dataset by digest."""
+    commit = {"revision": fetch.model_commit} if spec.model.uri.startswith("hf://") else {}
+    model = spec.model.model_copy(update=commit)
+    dataset = spec.dataset.model_copy(update={"digest": fetch.dataset_digest})
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": FINETUNEJOB_KIND,
+        "metadata": {"name": name},
+        "spec": spec.model_copy(update={"model": model, "dataset": dataset, "suspend": False}).to_dict(),
+    }
 
 
 def _assemble(folder: Path, trained: Path, paths: Paths, manifest: Manifest) -> None:

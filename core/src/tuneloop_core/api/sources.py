@@ -108,6 +108,20 @@ FileGlob = Annotated[
 ]
 
 
+Digest = Annotated[
+    str,
+    Field(
+        max_length=71,
+        json_schema_extra=rules(
+            cel(
+                "self == '' || self.matches('^sha256:[0-9a-f]{64}$')",
+                "digest is sha256: and 64 hexadecimal digits, as status.dataset.digest of an earlier job says it",
+            )
+        ),
+    ),
+]
+
+
 class ColumnMap(SpecModel):
     """What the file calls the columns that a format reads; those that are left out keep their own name."""
 
@@ -152,6 +166,11 @@ class DatasetSource(SpecModel):
     endpoint: Endpoint = Field(
         default="",
         description="Address of the S3 service when it is not Amazon's, such as https://minio.example.com.",
+    )
+    digest: Digest = Field(
+        default="",
+        description="What the files must be; where they are not, the job is DatasetChanged before anything is trained. "
+        "status.dataset.digest of an earlier job, and its manifest.json, say it. Empty: whatever is there.",
     )
     credentials_secret: ResourceName = Field(
         default="",
