@@ -1,10 +1,10 @@
 """The account of every request: whose it is, whether its key may, what it used, and its line in the access log.
 
-One object for the process. Knows limits and counts, never connections; the proxy opens an entry before a request goes
-to a server and closes it whatever became of it.
+One object for the process. Knows limits and counts, never connections; the proxy opens an entry before a request is
+held or goes to a server, and closes or withdraws it whatever became of it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Final
 
@@ -22,17 +22,18 @@ from tuneloop_gateway.usage import UsageCollector, Used
 NO_KEY: Final = "none"  # of a deployment that is open to everyone
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Entry:
-    """One request under way."""
+    """One request under way, or held."""
 
     request: Request
     route: Route
     key: str
-    asked: Asked
+    stream: bool
     used: Used
-    allowance: Allowance | None
-    reserved: int
+    allowance: Allowance | None = None
+    reserved: int = 0  # tokens
+    fields: dict[str, Any] = field(default_factory=dict)  # of its body; none while it is held
 
 
 class Ledger:
@@ -60,15 +61,16 @@ class Ledger:
         used = self.usage.of((owner.namespace, owner.name, route.model, key))
         allowance = self._allowance(route, key, now)
         if allowance is None:
-            return Entry(request, route, key, asked, used, None, 0)
+            return Entry(request, route, key, asked.stream, used, fields=asked.fields)
         reserved = estimate(asked.fields, request.size)
         short, seconds = allowance.reserve(reserved, now)
         request.extra = allowance.headers()
+        entry = Entry(request, route, key, asked.stream, used, allowance, reserved, asked.fields)
         if not short:
-            return Entry(request, route, key, asked, used, allowance, reserved)
+            return entry
         used.limited += 1
         reply = errors.rate_limited(key, short, getattr(allowance.quota, short), ceil(seconds))
-        self._write(Entry(request, route, key, asked, used, None, 0), {"status": reply.status})
+        self._write(entry, {"status": reply.status})
         raise ApiError(reply, logged=True)
 
     def _allowance(self, route: Route, key: str, now: float) -> Allowance | None:
@@ -92,14 +94,39 @@ class Ledger:
         if entry.allowance is not None and (usage or exchange.code != CLIENT_LEFT):
             entry.allowance.settle(entry.reserved, prompt + completion, now)
         line: dict[str, Any] = {"status": int(exchange.code), "promptTokens": prompt, "completionTokens": completion}
-        line |= {"ttft": meter.ttft, "e2e": round(now - entry.request.received, 6), "stream": entry.asked.stream}
+        line |= {"ttft": meter.ttft, "e2e": round(now - entry.request.received, 6), "stream": entry.stream}
         self._write(entry, line | {"replica": exchange.replica.decode(), "failure": exchange.failure})
+
+    def resume(self, entry: Entry, route: Route, key: str, asked: Asked, now: float) -> Entry:
+        """It was held and goes to a server now: by the same account, unless the name, or the key, became another's.
+
+        Raises:
+            ApiError: 429, where the other account is used up.
+        """
+        if (route.deployment.key, key or NO_KEY) != (entry.route.deployment.key, entry.key):
+            self._give_back(entry, now)
+            return self.open(entry.request, route, key, asked, now)
+        entry.route, entry.fields = route, asked.fields
+        return entry
+
+    def withdraw(self, entry: Entry, code: str, failure: str, now: float) -> None:
+        """It was held and met no server: what it reserved goes back, and its line says how it ended."""
+        self._give_back(entry, now)
+        entry.used.requests += 1
+        line: dict[str, Any] = {"status": int(code), "promptTokens": 0, "completionTokens": 0, "ttft": None}
+        line |= {"e2e": round(now - entry.request.received, 6), "stream": entry.stream, "replica": ""}
+        self._write(entry, line | {"failure": failure})
+
+    def _give_back(self, entry: Entry, now: float) -> None:
+        if entry.allowance is not None:
+            entry.allowance.give_back(entry.reserved, now)
+            entry.request.extra = entry.allowance.headers()
 
     def _write(self, entry: Entry, line: dict[str, Any]) -> None:
         owner = entry.route.deployment
         who = {"id": entry.request.id.decode(), "namespace": owner.namespace, "deployment": owner.name}
         who |= {"model": entry.route.model, "engineName": entry.route.engine_name, "key": entry.key}
-        self.log.write(who | line, entry.asked.fields)
+        self.log.write(who | line, entry.fields)
 
     def refused(self, request: Request, reply: Reply, namespace: str = "") -> None:
         """A request that met no route: no key, no such model, a body that does not parse."""

@@ -24,7 +24,7 @@ from tuneloop_gateway.forward import Forwarder, Parcel
 from tuneloop_gateway.hold import Holds, Place, Stay, tell
 from tuneloop_gateway.http_messages import Request, request_id
 from tuneloop_gateway.http_server import ServerConnection
-from tuneloop_gateway.ledger import Ledger
+from tuneloop_gateway.ledger import Entry, Ledger
 from tuneloop_gateway.measure import Labels, Measures
 from tuneloop_gateway.ratelimit import estimate
 from tuneloop_gateway.routes import Address, Route, Table
@@ -219,25 +219,28 @@ class Proxy:
 
     async def _infer(self, call: Call, request: Request, connection: ServerConnection) -> None:
         asked, route = self._asked(call, request)
+        entry = self.ledger.open(request, route, self._key(call, route), asked, time.monotonic())
         place = Place(self.holds)
         try:
             if route.engine_name and not place.take(route):
                 stay = self._stay(call, request, connection, route, asked, place)
+                entry.fields = {}
                 del asked  # only the bytes are held, what they were parsed into is many times larger
-                found = await self._held(call, stay, route)
+                found = await self._held(call, stay, entry)
                 if found is None:
                     return
                 asked, route = found
-            await self._served(call, request, connection, route, asked, place)
+                entry = self.ledger.resume(entry, route, self._key(call, route), asked, time.monotonic())
+            await self._served(call, connection, entry, asked, place)
         finally:
             place.give()
 
-    async def _served(  # noqa: PLR0913 - all that is known of one request
-        self, call: Call, request: Request, connection: ServerConnection, route: Route, asked: Asked, place: Place
-    ) -> None:
-        """Account for the request, measure it, and see to its answer."""
-        key = access.opener(route, call.digest, self._allow)
-        entry = self.ledger.open(request, route, key or "", asked, time.monotonic())
+    def _key(self, call: Call, route: Route) -> str:
+        return access.opener(route, call.digest, self._allow) or ""
+
+    async def _served(self, call: Call, connection: ServerConnection, entry: Entry, asked: Asked, place: Place) -> None:
+        """Measure the request, and see to its answer."""
+        request, route = entry.request, entry.route
         labels = _labels(call, route)
         meter = self._measures.meter(labels, request.received, route.deployment.objective, request.id)
         exchange = Exchange(request, connection, meter, self._limits, drop=not asked.wants_usage)
@@ -277,27 +280,32 @@ class Proxy:
     def _stay(  # noqa: PLR0913 - all that is known of one request
         self, call: Call, request: Request, connection: ServerConnection, route: Route, asked: Asked, place: Place
     ) -> Stay:
-        who, cost = access.opener(route, call.digest, self._allow), estimate(asked.fields, request.size)
-        return Stay(request, connection, asked.stream, who or "", cost, place)
+        cost = estimate(asked.fields, request.size)
+        return Stay(request, connection, asked.stream, self._key(call, route), cost, place)
 
-    async def _held(self, call: Call, stay: Stay, route: Route) -> tuple[Asked, Route] | None:
+    async def _held(self, call: Call, stay: Stay, entry: Entry) -> tuple[Asked, Route] | None:
         """Wait for a replica before anything is measured; None if the request was answered without one."""
-        code, request = CLIENT_LEFT, stay.request
+        code, reason = CLIENT_LEFT, ""
         try:
-            found = await self._wait(call, stay, route)
-            code = str(found.status) if isinstance(found, Reply) else ""
+            found = await self._wait(call, stay, entry.route)
+            code, reason = (str(found.status), found.reason) if isinstance(found, Reply) else ("", "")
         except ApiError as error:
-            code = str(error.reply.status)
+            code, reason, error.logged = str(error.reply.status), error.reply.reason, True
             raise
         finally:
             if code:
-                meter = self._measures.meter(_labels(call, route), request.received, route.deployment.objective)
-                meter.end(code, code >= "500", time.monotonic())
+                self._withdraw(call, entry, code, reason)
         if not isinstance(found, Reply):
             return found
-        self.ledger.refused(request, found, call.namespace)
-        tell(stay.connection, request, found)
+        tell(stay.connection, stay.request, found)
         return None
+
+    def _withdraw(self, call: Call, entry: Entry, code: str, reason: str) -> None:
+        """Measure and account for a request that ends before it met a server."""
+        route, now = entry.route, time.monotonic()
+        meter = self._measures.meter(_labels(call, route), entry.request.received, route.deployment.objective)
+        meter.end(code, code >= "500", now)
+        self.ledger.withdraw(entry, code, reason, now)
 
     async def _wait(self, call: Call, stay: Stay, route: Route) -> Reply | tuple[Asked, Route]:
         while True:

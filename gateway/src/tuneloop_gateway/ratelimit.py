@@ -5,9 +5,10 @@ at once and then the rate. Each of N ready gateways gives out 1/N of a limit, wi
 requests all meet one gateway gets less than its limit, never more. What a request will use is not known when it comes,
 so it reserves an estimate (``estimate``): its bytes / 4 for the prompt, and the answer tokens that it asks for. When
 the answer is whole, the server's own usage settles the account: what was too much goes back, what was too little is
-taken and may leave the bucket below zero, and the key waits until it has paid. An answer that failed gives all back;
-one that the client left keeps the reservation, or leaving early would be free. An estimate above a minute's worth waits
-for a full bucket, so no request is refused for ever.
+taken and may leave the bucket below zero, and the key waits until it has paid. An answer that failed gives its tokens
+back; one that the client left keeps the reservation, or leaving early would be free. A request that was held and met no
+server gives all back, itself too. An estimate above a minute's worth waits for a full bucket, so no request is refused
+for ever.
 
 Pure: times are seconds of one monotonic clock, given by the caller.
 """
@@ -50,6 +51,11 @@ class Bucket:
         """Another share of the limit: as full as before."""
         self.level *= capacity / self.capacity
         self.capacity = capacity
+
+    def put(self, amount: float, now: float) -> None:
+        """Give so much back, a minute's worth at most; less than nothing takes it."""
+        self.refill(now)
+        self.level = min(self.capacity, self.level + amount)
 
     def wait(self, amount: float) -> float:
         """Seconds until it holds ``amount``, or is full; 0 if it does now."""
@@ -97,8 +103,13 @@ class Allowance:
     def settle(self, reserved: int, used: int, now: float) -> None:
         """The answer is there: it used so many tokens."""
         if self._tokens is not None:
-            self._tokens.refill(now)
-            self._tokens.level = min(self._tokens.capacity, self._tokens.level + reserved - used)
+            self._tokens.put(reserved - used, now)
+
+    def give_back(self, reserved: int, now: float) -> None:
+        """No server got the request: it counts for nothing."""
+        if self._requests is not None:
+            self._requests.put(1.0, now)
+        self.settle(reserved, 0, now)
 
     def headers(self) -> bytes:
         """OpenAI's headers, as lines; ``remaining`` is this gateway's part times the gateways, so an estimate."""

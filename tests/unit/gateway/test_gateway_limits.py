@@ -40,6 +40,16 @@ def test_usage_settles_what_was_reserved() -> None:
     assert (short, seconds) == ("tokens", pytest.approx(42.0)), "what was too little is paid by waiting"
 
 
+def test_what_was_never_sent_gives_all_back_and_no_more() -> None:
+    allowance = Allowance(Quota(requests=2, tokens=100), 1, 0.0)
+    assert [allowance.reserve(50, 0.0)[0] for _ in range(3)] == ["", "", "requests"]
+    allowance.give_back(50, 0.0)
+    assert [allowance.reserve(50, 0.0)[0] for _ in range(2)] == ["", "requests"]
+    for _ in range(3):
+        allowance.give_back(50, 60.0)
+    assert [allowance.reserve(50, 60.0)[0] for _ in range(3)] == ["", "", "requests"], "a minute's worth at most"
+
+
 def test_more_than_a_minute_s_worth_passes_when_the_bucket_is_full() -> None:
     allowance = Allowance(Quota(tokens=100), 1, 0.0)
     assert allowance.reserve(5000, 0.0) == ("", 0.0)
