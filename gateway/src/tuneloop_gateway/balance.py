@@ -1,4 +1,4 @@
-"""Which endpoint takes the next request, among those that work: by the prompt's beginning, else by fewest ongoing.
+"""Which endpoint takes the next request, among those that work: by adapter and prompt, else by fewest ongoing.
 
 Pure: states, time and chance come in, an endpoint goes out. A full scan beats two random choices at the sizes of one
 deployment (tens of pods): it is exact, and 16 endpoints cost two microseconds. Never keeps state of its own.
@@ -22,14 +22,21 @@ class State(Protocol):
 S = TypeVar("S", bound=State)
 
 
-def pick(states: Sequence[S], now: float, chance: float, tried: Sequence[S] = (), key: int | None = None) -> S | None:
+def pick(  # noqa: PLR0913 - all that decides
+    states: Sequence[S],
+    now: float,
+    chance: float,
+    tried: Sequence[S] = (),
+    key: int | None = None,
+    home: affinity.Home | None = None,
+) -> S | None:
     """The endpoint for the next request, or None if there is none.
 
     An ejected endpoint whose time is over gets one request as its probe. Others that are ejected are passed over while
     another is left; if all are, the one whose time ends first is tried, for a request that may fail is better than one
     that surely does. ``key`` is the prompt's; without one the fewest ongoing count, and ``chance`` in [0, 1) breaks
-    ties, so that gateways that start together do not all choose the same pod. ``tried`` are those that this request
-    has met already.
+    ties, so that gateways that start together do not all choose the same pod. ``home`` is the adapter's, where replicas
+    cannot hold all of them. ``tried`` are those that this request has met already.
     """
     left = [state for state in states if state not in tried] if tried else states
     working = [state for state in left if not state.health.until]
@@ -39,7 +46,8 @@ def pick(states: Sequence[S], now: float, chance: float, tried: Sequence[S] = ()
             return probe
     if not working:
         return min(left, key=lambda state: state.health.until, default=None)
-    return _least(working, chance) if key is None else affinity.choose(working, key)
+    found = working if home is None else affinity.near(working, home)
+    return _least(found, chance) if key is None else affinity.choose(found, key)
 
 
 def _least(working: Sequence[S], chance: float) -> S:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tuneloop_gateway import balance, errors, outlier
+from tuneloop_gateway.affinity import Home
 from tuneloop_gateway.config import Limits
 from tuneloop_gateway.errors import Reply
 from tuneloop_gateway.exchange import Exchange, Outcome
@@ -40,6 +41,7 @@ class Parcel:
     body: bytes
     identity: bytes  # what the server is told as the request's id, the same on every attempt
     key: int | None = None  # of the prompt's beginning, for affinity
+    home: int | None = None  # of the adapter, where replicas cannot hold all adapters
 
 
 class Forwarder:
@@ -52,6 +54,7 @@ class Forwarder:
         self._endpoints = Endpoints(limits)
         self._budgets: dict[Owner, RetryBudget] = {}
         self._exchanges: set[Exchange] = set()
+        self._homes: dict[tuple[Owner, int], int] = {}  # adapters that replicas may have to load -> requests under way
         self.ejections: dict[tuple[str, str, str], int] = {}  # (namespace, deployment, reason) -> since the start
         self.retries: dict[tuple[str, str, str], int] = {}  # the same, of requests that were sent once more
         self._owners: dict[Owner, tuple[Address, ...]] = {}
@@ -88,16 +91,27 @@ class Forwarder:
     async def send(self, parcel: Parcel, exchange: Exchange) -> Reply | None:
         """Find an endpoint that answers; None once the client has its answer, else the answer that it should get."""
         self._exchanges.add(exchange)
+        if parcel.home is not None:
+            self._count_home((parcel.owner, parcel.home), 1)
         try:
             return await self._send(parcel, exchange)
         finally:
             self._exchanges.discard(exchange)
+            if parcel.home is not None:
+                self._count_home((parcel.owner, parcel.home), -1)
+
+    def _count_home(self, home: tuple[Owner, int], change: int) -> None:
+        count = self._homes.get(home, 0) + change
+        if count:
+            self._homes[home] = count
+        else:
+            del self._homes[home]
 
     async def _send(self, parcel: Parcel, exchange: Exchange) -> Reply | None:
         budget = self._budgets.get(parcel.owner) or self._budgets.setdefault(parcel.owner, RetryBudget())
         budget.request()
         endpoints, tried = self._endpoints.of(parcel.addresses), list[Endpoint]()
-        while (endpoint := self._pick(endpoints, tried, parcel.key)) is not None:
+        while (endpoint := self._pick(endpoints, tried, parcel)) is not None:
             tried.append(endpoint)
             outcome = await self._attempt(endpoint, endpoints, parcel, exchange)
             if outcome is Outcome.ANSWERED:
@@ -107,9 +121,12 @@ class Forwarder:
             self._count(self.retries, parcel.owner, outcome.value)
         return exchange.withheld or errors.upstream_failed("No model server could be reached.", exchange.identity)
 
-    def _pick(self, endpoints: Sequence[Endpoint], tried: Sequence[Endpoint], key: int | None) -> Endpoint | None:
-        now = time.monotonic()
-        endpoint = balance.pick(endpoints, now, random.random(), tried, key)  # noqa: S311 - ties, not secrets
+    def _pick(self, endpoints: Sequence[Endpoint], tried: Sequence[Endpoint], parcel: Parcel) -> Endpoint | None:
+        now, home = time.monotonic(), None
+        if parcel.home is not None:
+            home = Home(parcel.home, self._homes[parcel.owner, parcel.home])
+        chance = random.random()  # noqa: S311 - ties, not secrets
+        endpoint = balance.pick(endpoints, now, chance, tried, parcel.key, home)
         if endpoint is not None and endpoint.health.due(now):
             endpoint.health.probing = True
         return endpoint

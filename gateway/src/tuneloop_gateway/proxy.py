@@ -270,9 +270,10 @@ class Proxy:
             return self._not_loaded(route)
         sent = body.rewrite(asked, route.engine_name)
         key = affinity.prompt_key(asked.fields, route.engine_name, self._limits.prefix_bytes)
+        home = affinity.hash64(route.engine_name.encode()) if _may_be_parked(route) else None
         owner = route.deployment.namespace, route.deployment.name
         path = UPSTREAM_PATHS[call.operation]
-        parcel = Parcel(owner, route.model, route.addresses, path, sent, arms.tagged(request.id, route), key)
+        parcel = Parcel(owner, route.model, route.addresses, path, sent, arms.tagged(request.id, route), key, home)
         return await self.forwarder.send(parcel, exchange)
 
     # ---- no replica ----
@@ -362,6 +363,10 @@ class Proxy:
 def _labels(call: Call, route: Route) -> Labels:
     version = route.model, call.operation, route.engine_name, route.revision
     return Labels(call.namespace, route.deployment.name, *version)
+
+
+def _may_be_parked(route: Route) -> bool:
+    return route.deployment.crowded and route.model != route.deployment.name
 
 
 def _checked(request: Request, operation: str, method: bytes) -> str:

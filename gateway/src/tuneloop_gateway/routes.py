@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from tuneloop_core.api.engine import EngineLoRA
 from tuneloop_core.api.formats import parse_duration
 from tuneloop_core.constants import SERVER_PORT
 from tuneloop_gateway.auth import Key, digest_of_hash
@@ -22,6 +23,7 @@ SERVER_SUFFIX: Final = "-server"
 PARTLY_STALLED: Final = frozenset({"RolledBack"})  # the version before it serves
 STALLED_LENGTH: Final = 400
 SEQUENCES: Final = "--max-num-seqs="
+LORA: Final = EngineLoRA()  # what the API server fills in
 
 Address = tuple[str, int]
 
@@ -58,6 +60,7 @@ class Deployment:
 
     quota: Quota = field(default_factory=Quota)
     sequences: int = 0  # the engine's --max-num-seqs, where the spec sets it
+    crowded: bool = False  # it has more adapters than a replica holds: the engine loads them from the store again
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ def parse_deployment(raw: Mapping[str, Any]) -> Deployment:
         shares={model["name"]: _share(model["canary"]) for model in status.get("models") or () if model.get("canary")},
         quota=_quota((spec.get("access") or {}).get("limits") or {}),
         sequences=_sequences((spec.get("engine") or {}).get("extraArgs") or ()),
+        crowded=len(adapters) > _cached((spec.get("engine") or {}).get("lora") or {}),
     )
 
 
@@ -170,6 +174,11 @@ def _sequences(arguments: Iterable[str]) -> int:
     """Requests that a replica runs at once, if the spec says so; what makes no sense is the engine's matter."""
     values = [text.removeprefix(SEQUENCES) for text in arguments if text.startswith(SEQUENCES)]
     return int(values[-1]) if values and values[-1].isdecimal() else 0
+
+
+def _cached(lora: Mapping[str, Any]) -> int:
+    """Adapters that a replica holds, as the server tells the engine."""
+    return max(int(lora.get("maxCached") or LORA.max_cached), int(lora.get("maxActive") or 0))
 
 
 def parse_slice(raw: Mapping[str, Any]) -> Slice:
