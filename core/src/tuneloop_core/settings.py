@@ -63,7 +63,7 @@ class HoldSettings(Wire):
     max_bytes: int = Field(default=64 * 1024 * 1024, ge=1)  # of their bodies
     max_seconds: float = Field(default=300.0, gt=0)
     heartbeat_seconds: float = Field(default=5.0, gt=0)  # between comments to a waiting stream, and before the first
-    ongoing_per_replica: int = Field(default=1024, ge=1)  # what is beyond waits; --max-num-seqs of a spec goes first
+    ongoing_per_replica: int = Field(default=1024, ge=1)  # what is beyond waits; a spec may say less
 
 
 class AccessLogSettings(Wire):

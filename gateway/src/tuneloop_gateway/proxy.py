@@ -27,7 +27,7 @@ from tuneloop_gateway.http_server import ServerConnection
 from tuneloop_gateway.ledger import Entry, Ledger
 from tuneloop_gateway.measure import Labels, Measures
 from tuneloop_gateway.ratelimit import estimate
-from tuneloop_gateway.routes import Address, Route, Table
+from tuneloop_gateway.routes import Address, Deployment, Route, Table
 from tuneloop_gateway.token_file import TokenFile
 from tuneloop_gateway.turns import room_of
 
@@ -97,11 +97,13 @@ class Proxy:
         self.ledger.forget_all_but(set(owners))
         self._measures.forget_all_but(arms.versions(table.values()))
         found = {route.deployment.key: route for route in reversed(routes)}
-        per = self._hold.ongoing_per_replica
-        room = {key: room_of(len(owners[key]), found[key].deployment.sequences, per) for key in owners}
-        self.holds.look(found.get, room)
+        self.holds.look(found.get, {key: self._room(found[key].deployment, len(owners[key])) for key in owners})
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def _room(self, deployment: Deployment, replicas: int) -> int:
+        default = self._hold.ongoing_per_replica
+        return room_of(replicas, deployment.sequences, default, on_cpu=deployment.on_cpu)
 
     def drain(self) -> None:
         """No longer ready; streams go on, and nothing is held any more."""

@@ -60,6 +60,7 @@ class Deployment:
 
     quota: Quota = field(default_factory=Quota)
     sequences: int = 0  # the engine's --max-num-seqs, where the spec sets it
+    on_cpu: bool = False  # its replicas have no accelerator
     crowded: bool = False  # it has more adapters than a replica holds: the engine loads them from the store again
 
 
@@ -135,6 +136,7 @@ def parse_deployment(raw: Mapping[str, Any]) -> Deployment:
         shares={model["name"]: _share(model["canary"]) for model in status.get("models") or () if model.get("canary")},
         quota=_quota((spec.get("access") or {}).get("limits") or {}),
         sequences=_sequences((spec.get("engine") or {}).get("extraArgs") or ()),
+        on_cpu=(spec.get("resources") or {}).get("accelerators") == 0,
         crowded=len(adapters) > _cached((spec.get("engine") or {}).get("lora") or {}),
     )
 

@@ -12,11 +12,21 @@ from typing import Final
 from tuneloop_gateway.measure import DeploymentKey
 
 SLACK: Final = 1.25  # of what the engine runs: its own queue never runs dry while ours is looked at
+CPU_SEQUENCES: Final = 128  # vLLM 0.32's server on CPU, EngineArgs.get_batch_defaults
 
 
-def room_of(replicas: int, sequences: int, default: int) -> int:
-    """Requests that may be with so many replicas; ``sequences`` is the engine's --max-num-seqs, 0 if it is not set."""
-    return replicas * (int(sequences * SLACK) + 1 if sequences else default)
+def room_of(replicas: int, sequences: int, default: int, *, on_cpu: bool = False) -> int:
+    """Requests that may be with so many replicas.
+
+    ``sequences`` is the engine's --max-num-seqs, 0 if it is not set; ``default`` is of a replica of unknown strength.
+    """
+    if sequences:
+        return replicas * _with_slack(sequences)
+    return replicas * (min(default, _with_slack(CPU_SEQUENCES)) if on_cpu else default)
+
+
+def _with_slack(sequences: int) -> int:
+    return int(sequences * SLACK) + 1
 
 
 class Turns:

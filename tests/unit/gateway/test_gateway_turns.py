@@ -24,10 +24,22 @@ WAIT = {"do": "stream", "tokens": 1, "wait": True}
 
 
 @pytest.mark.parametrize(
-    ("replicas", "sequences", "default", "room"), [(1, 0, 1024, 1024), (3, 0, 10, 30), (2, 16, 1024, 42), (0, 16, 9, 0)]
+    ("resources", "arguments", "replicas", "default", "room"),
+    [
+        ({}, [], 1, 1024, 1024),
+        ({"accelerators": 1}, [], 3, 10, 30),
+        ({"accelerators": 1}, ["--max-num-seqs=16"], 2, 1024, 42),
+        ({"accelerators": 0}, [], 1, 1024, 161),  # 128 and a quarter more
+        ({"accelerators": 0}, [], 2, 10, 20),
+        ({"accelerators": 0}, ["--max-num-seqs=256"], 1, 1024, 321),
+        ({}, ["--max-num-seqs=16"], 0, 9, 0),
+    ],
 )
-def test_room(replicas: int, sequences: int, default: int, room: int) -> None:
-    assert room_of(replicas, sequences, default) == room
+def test_room(resources: dict[str, int], arguments: list[str], replicas: int, default: int, room: int) -> None:
+    raw_deployment = world.deployment("qa")
+    raw_deployment["spec"] |= {"resources": resources, "engine": {"extraArgs": arguments}}
+    found = parse_deployment(raw_deployment)
+    assert room_of(replicas, found.sequences, default, on_cpu=found.on_cpu) == room
 
 
 def test_places_are_taken_and_given_back() -> None:
