@@ -66,13 +66,34 @@ class MeasuresCollector(Collector):
             tokens.add_metric([*_values(labels), "prompt"], each.prompt_tokens)
             tokens.add_metric([*_values(labels), "completion"], each.completion_tokens)
             ongoing.add_metric(_values(labels), each.ongoing)
-        yield from (requests, tokens, ongoing, self._queued(), self._held(), self._rejected(), self._failures())
+        yield from (requests, tokens, ongoing, self._queued(), self._held(), self._slo(), self._feedback())
+        yield from (self._rejected(), self._failures())
 
     def _queued(self) -> Metric:
+        """Of every deployment, 0 too: a series that is absent while all is calm is no number to scale by."""
         text = "Requests held for want of a replica that is ready and has room."
         family = GaugeMetricFamily("tuneloop_gateway_queued_requests", text, labels=NAMES[:2])
-        for key, queue in sorted(self._measures.queues.items()):
-            family.add_metric(list(key), len(queue))
+        queues = self._measures.queues
+        for key in sorted(self._measures.deployments | queues.keys()):
+            family.add_metric(list(key), len(queues[key]) if key in queues else 0)
+        return family
+
+    def _slo(self) -> Metric:
+        """Totals of a deployment, which do not fall when a version of it goes."""
+        text = "Requests judged by spec.slo, as status.latency.sloAttainment is."
+        family = CounterMetricFamily("tuneloop_gateway_slo_requests", text, labels=[*NAMES[:2], "met"])
+        for key, (met, missed) in sorted(self._measures.judged().items()):
+            family.add_metric([*key, "true"], met)
+            family.add_metric([*key, "false"], missed)
+        return family
+
+    def _feedback(self) -> Metric:
+        text = "Answers of a version that users scored."
+        labels = ["namespace", "deployment", "model", "engine_name", "revision", "score"]
+        family = CounterMetricFamily("tuneloop_gateway_feedback", text, labels=labels)
+        for version, (good, bad) in sorted(self._measures.scores.items()):
+            family.add_metric([*version, "good"], good)
+            family.add_metric([*version, "bad"], bad)
         return family
 
     def _held(self) -> Metric:

@@ -182,7 +182,8 @@ class Measures:
         self.started = started
         self.series: dict[Labels, Series] = {}
         self.past: dict[DeploymentKey, Series] = {}  # (namespace, deployment) -> of its names and versions that went
-        self.queues: Mapping[DeploymentKey, Waiting] = {}
+        self.deployments: frozenset[DeploymentKey] = frozenset()  # of the routing table
+        self.queues: Mapping[DeploymentKey, Waiting] = {}  # those with anybody in them
         self.held: dict[tuple[DeploymentKey, str], int] = {}  # (deployment, how it ended) -> requests that were held
         self.scores: dict[FullVersion, list[int]] = {}  # [good, bad]
         self.rejected: dict[tuple[str, str], int] = {}  # (status, reason) -> requests that met no route
@@ -200,6 +201,15 @@ class Measures:
     def feedback(self, version: FullVersion, *, good: bool) -> None:
         """Count what a user thought of an answer of this version."""
         self.scores.setdefault(version, [0, 0])[0 if good else 1] += 1
+
+    def judged(self) -> dict[DeploymentKey, tuple[int, int]]:
+        """(met, missed) of each deployment whose requests were judged by an objective, gone versions included."""
+        every = [((labels.namespace, labels.deployment), series) for labels, series in self.series.items()]
+        found: dict[DeploymentKey, tuple[int, int]] = {}
+        for key, series in (*every, *self.past.items()):
+            met, missed = found.get(key, (0, 0))
+            found[key] = met + series.slo_met, missed + series.slo_missed
+        return {key: counts for key, counts in found.items() if any(counts)}
 
     def reject(self, status: int, reason: str) -> None:
         """Count a request that was refused before it had a route."""
@@ -221,7 +231,7 @@ class Measures:
         falls is taken for a restart.
         """
         self.scores = {version: counts for version, counts in self.scores.items() if version[:4] in known}
-        living = {version[:2] for version in known}
+        living = self.deployments = frozenset(version[:2] for version in known)
         for labels in [labels for labels, series in self.series.items() if not series.ongoing]:
             deployment = labels.namespace, labels.deployment
             if (*deployment, labels.model, labels.engine_name) in known:

@@ -178,6 +178,54 @@ def test_exemplars_name_the_request_in_openmetrics_only() -> None:
     }
 
 
+def scraped(found: Measures, name: str, *labels: str) -> dict[tuple[str, ...], float]:
+    """The samples of a family, by some of their labels."""
+    families = {
+        each.name: each for each in text_string_to_metric_families(generate_latest(registry(found, dict)).decode())
+    }
+    return {tuple(each.labels[label] for label in labels): each.value for each in families[name].samples}
+
+
+def test_a_calm_queue_is_a_zero_and_no_absent_series() -> None:
+    found = measures()
+    found.forget_all_but(
+        {("team", "qa", "qa", "qa"), ("team", "qa", "bot", "bot@1"), ("team", "other", "other", "other")}
+    )
+    name = "tuneloop_gateway_queued_requests"
+    assert scraped(found, name, "namespace", "deployment") == {("team", "qa"): 0.0, ("team", "other"): 0.0}
+    found.forget_all_but({("team", "qa", "qa", "qa")})
+    assert scraped(found, name, "deployment") == {("qa",): 0.0}
+
+
+def test_what_was_judged_is_counted_and_does_not_fall() -> None:
+    found = measures()
+    for labels, first in ((QA, 0.4), (QA, 0.6), (BOT, 0.4), (BOT, 0.4)):
+        meter = found.meter(labels, 0.0, Objective(ttft=0.5))
+        meter.output(1, first)
+        meter.end("200", False, 1.0)
+    found.meter(Labels("team", "free", "free", "chat"), 0.0).end("502", True, 1.0)
+    name = "tuneloop_gateway_slo_requests"
+    judged = {("team", "qa", "true"): 3.0, ("team", "qa", "false"): 1.0}
+    assert scraped(found, name, "namespace", "deployment", "met") == judged
+    found.forget_all_but({("team", "qa", "qa", "")})
+    assert scraped(found, name, "namespace", "deployment", "met") == judged, "the adapter went, what it counted stays"
+    load = gateway_load(found).deployments[0]
+    assert (load.slo_met, load.slo_missed) == (3, 1), "the same that status.latency is made of"
+
+
+def test_feedback_is_counted_by_version() -> None:
+    found = measures()
+    for good in (True, True, False):
+        found.feedback(("team", "qa", "bot", "bot@1", ""), good=good)
+    found.feedback(("team", "qa", "qa", "qa", "r2"), good=True)
+    assert scraped(found, "tuneloop_gateway_feedback", "model", "engine_name", "revision", "score") == {
+        ("bot", "bot@1", "", "good"): 2.0,
+        ("bot", "bot@1", "", "bad"): 1.0,
+        ("qa", "qa", "r2", "good"): 1.0,
+        ("qa", "qa", "r2", "bad"): 0.0,
+    }
+
+
 def test_prometheus_text() -> None:
     found = measures()
     meter = found.meter(QA, 0.0)
