@@ -43,6 +43,7 @@ class GatewayTimeouts(Wire):
 
     connect_seconds: float = Field(default=2.0, gt=0)  # for a connection to a server pod
     first_byte_seconds: float = Field(default=1800.0, gt=0)  # for an answer's first byte: a long one without streaming
+    stream_first_byte_seconds: float = Field(default=300.0, gt=0)  # for a stream's, which comes before its first token
     idle_seconds: float = Field(default=300.0, gt=0)  # for the next byte of an answer
     slow_client_seconds: float = Field(default=120.0, gt=0)  # for a client that does not read
 

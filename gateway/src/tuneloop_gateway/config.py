@@ -33,6 +33,7 @@ class Limits:
     stalled_seconds: float = 120.0  # a client that does not read
     connect_seconds: float = 2.0  # to a server pod
     response_seconds: float = 1800.0  # a server's silence before its first byte: a long answer that is not streamed
+    stream_seconds: float = 300.0  # the same for a stream, whose head comes before its first token
     silence_seconds: float = 300.0  # a server's silence within an answer
     pool_idle_seconds: float = 4.0  # under the 5 s after which uvicorn closes a kept connection
     prefix_bytes: int = 2048  # of a prompt's beginning, by which a replica is chosen; 0: by fewest ongoing requests
@@ -62,6 +63,7 @@ def _limits(settings: Settings, env: Mapping[str, str]) -> Limits:
         body_bytes=settings.gateway.max_body_bytes,
         connect_seconds=settings.gateway.timeouts.connect_seconds,
         response_seconds=settings.gateway.timeouts.first_byte_seconds,
+        stream_seconds=settings.gateway.timeouts.stream_first_byte_seconds,
         silence_seconds=settings.gateway.timeouts.idle_seconds,
         stalled_seconds=settings.gateway.timeouts.slow_client_seconds,
         prefix_bytes=settings.gateway.balance.prefix_bytes,

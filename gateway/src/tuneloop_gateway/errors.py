@@ -220,6 +220,12 @@ def upstream_timeout(seconds: float) -> Reply:
     return _error(504, "server_error", "upstream_timeout", text)
 
 
+def stream_timeout(seconds: float, identity: bytes) -> Reply:
+    """504: not even the head of a stream came."""
+    text = f"The model server did not begin its answer within {seconds:.0f} s." + _advice(identity)
+    return _error(504, "server_error", "upstream_timeout", text)
+
+
 def stream_error_event(message: str, identity: bytes) -> bytes:
     """The SSE event that tells a client that its stream broke; OpenAI's clients raise it."""
     return b"data: " + error_body(message + _advice(identity), "server_error", "upstream_failed") + b"\n\n"

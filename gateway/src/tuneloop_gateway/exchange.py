@@ -13,6 +13,7 @@ from typing import Final
 import orjson
 
 from tuneloop_gateway import errors
+from tuneloop_gateway.body import Asked
 from tuneloop_gateway.config import Limits
 from tuneloop_gateway.errors import Reply
 from tuneloop_gateway.hold import tell
@@ -34,19 +35,20 @@ class Outcome(Enum):
     ANSWERED = "answered"  # the client has an answer, good or bad
     STALE = "stale"  # a kept connection was dead: nothing was processed, another connection may do
     UNREACHABLE = "unreachable"  # no connection could be made
-    LOST = "lost"  # the connection broke before the first byte of an answer
+    LOST = "lost"  # the connection broke, or a stream's head did not come, before the first byte of an answer
     REFUSED = "refused"  # 502, 503 or 404: not this server, perhaps another
 
 
 class Exchange:
     """The receiver of a server's answer to one request."""
 
-    def __init__(self, request: Request, client: ServerConnection, meter: Meter, limits: Limits, drop: bool) -> None:
+    def __init__(self, request: Request, client: ServerConnection, meter: Meter, limits: Limits, asked: Asked) -> None:
         self._request = request
+        self._streamed = asked.stream
         self._client = client
         self.meter = meter
         self._limits = limits
-        self._drop_usage = drop
+        self._drop_usage = not asked.wants_usage
         self._reader: EventReader | None = None
         self._status = 0
         self._headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -117,10 +119,21 @@ class Exchange:
 
     def check_silence(self, now: float) -> None:
         """Give up a server that says nothing for too long, unless it is the client that does not read."""
-        limit = self._limits.silence_seconds if self._status else self._limits.response_seconds
-        if self._upstream is not None and not self._paused and now - self._active > limit:
-            self._upstream.abort()
-            self._fail("silent", f"silent for {limit:.0f} s", errors.upstream_timeout(limit))
+        limit = self._patience()
+        if self._upstream is None or self._paused or now - self._active <= limit:
+            return None
+        self._upstream.abort()
+        why = f"silent for {limit:.0f} s"
+        if self._status or not self._streamed:
+            return self._fail("silent", why, errors.upstream_timeout(limit))
+        self.failure, self.why, self.withheld = "silent", why, errors.stream_timeout(limit, self._request.id)
+        return self._finish(Outcome.LOST)
+
+    def _patience(self) -> float:
+        """Seconds; a stream's head comes from vLLM before its first token, another answer only when it is whole."""
+        if self._status:
+            return self._limits.silence_seconds
+        return self._limits.stream_seconds if self._streamed else self._limits.response_seconds
 
     # ---- what the server sends ----
 

@@ -1,8 +1,9 @@
 """One request's way to a server pod that answers it: the choice, the attempts, and what is learnt from each.
 
 Until the first byte of an answer nothing has reached the client, so the request may go to another replica: after a
-connection that could not be made, one that broke, and a 502, 503 or 404 (a pod that drains, starts, or has not loaded
-the adapter yet). After that byte never. Never reads a body and never changes one.
+connection that could not be made, one that broke, a stream whose head did not come in time, and a 502, 503 or 404 (a
+pod that drains, starts, or has not loaded the adapter yet). After that byte never. Never reads a body and never changes
+one.
 """
 
 import asyncio

@@ -245,7 +245,7 @@ class Proxy:
         request, route = entry.request, entry.route
         labels = _labels(call, route)
         meter = self._measures.meter(labels, request.received, route.deployment.objective, request.id)
-        exchange = Exchange(request, connection, meter, self._limits, drop=not asked.wants_usage)
+        exchange = Exchange(request, connection, meter, self._limits, asked)
         try:
             reply = await self._forward(call, request, route, asked, exchange)
             if reply is not None and exchange.reached_nobody:

@@ -76,6 +76,31 @@ async def test_after_the_first_byte_nothing_is_repeated(
     assert len(team.server.seen) + len(second.seen) == 1
 
 
+@pytest.mark.parametrize("limits", [Limits(stream_seconds=0.3, response_seconds=60.0, prefix_bytes=0)])
+async def test_a_stream_leaves_a_replica_that_hangs(
+    openai: AsyncOpenAI, team: world.World, second: world.ModelServer
+) -> None:
+    second.always = {"do": "hang"}
+    while not second.seen:  # chance decides which one is asked first
+        stream = await openai.chat.completions.create(model="qa", messages=order(do="answer"), stream=True)
+        assert [chunk.choices[0].delta.content async for chunk in stream] == ["", " t0", " t1", " t2", None]
+    assert team.proxy.forwarder.retries == {("team", "qa", "lost"): 1}
+    assert team.measures.upstream_failures == {"silent": 1}
+    await until(lambda: bool(second.left), "the hanging one to be told")
+
+
+@pytest.mark.parametrize("limits", [Limits(stream_seconds=0.2, response_seconds=0.6)])
+async def test_only_a_stream_is_given_up_early(openai: AsyncOpenAI, team: world.World) -> None:
+    team.server.always = {"do": "hang"}
+    with pytest.raises(sdk.InternalServerError, match=r"did not begin its answer within 0 s\..*name request") as caught:
+        await openai.chat.completions.create(model="qa", messages=order(), stream=True)
+    assert (caught.value.status_code, caught.value.code) == (504, "upstream_timeout")
+    with pytest.raises(sdk.InternalServerError, match=r"was silent for 1 s\. Ask for fewer tokens"):
+        await openai.chat.completions.create(model="qa", messages=order())
+    assert [(line["status"], line["failure"]) for line in team.access_log()] == [(504, "silent")] * 2
+    assert team.load().deployments[0].errors == 2
+
+
 async def test_retries_do_not_multiply_an_outage(
     openai: AsyncOpenAI, team: world.World, second: world.ModelServer
 ) -> None:
