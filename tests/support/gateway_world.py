@@ -31,6 +31,11 @@ HASH = "sha256:" + hashlib.sha256(KEY.encode()).hexdigest()
 OTHER_KEY = "tl-other-key"
 OTHER_HASH = "sha256:" + hashlib.sha256(OTHER_KEY.encode()).hexdigest()
 DIGEST12 = "0123456789ab"
+POOLED: dict[str, dict[str, Any]] = {  # by vLLM's own paths
+    "/v1/embeddings": {"object": "embedding", "index": 0, "embedding": [0.5, -0.5]},
+    "/classify": {"index": 0, "label": "spam", "probs": [0.9, 0.1], "num_classes": 2},
+    "/v1/score": {"object": "score", "index": 0, "score": 0.75},
+}
 
 
 def deployment(name: str, namespace: str = "team", **more: Any) -> dict[str, Any]:
@@ -89,6 +94,8 @@ class ModelServer:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/chat/completions", self.answer)
         app.router.add_post("/v1/completions", self.answer)
+        for path in POOLED:
+            app.router.add_post(path, self.answer)
         return app
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -105,7 +112,10 @@ class ModelServer:
             raise
 
     async def do_answer(self, request: web.Request, fields: dict[str, Any]) -> web.StreamResponse:
-        """A whole answer, or a stream of three tokens."""
+        """A whole answer, or a stream of three tokens; vectors, classes and scores by path."""
+        if request.path in POOLED:
+            usage = {"prompt_tokens": 7, "total_tokens": 7, "completion_tokens": 0, "prompt_tokens_details": None}
+            return web.json_response({"object": "list", "data": [POOLED[request.path]], "usage": usage})
         if fields.get("stream"):
             return await self.do_stream(request, fields, tokens=3)
         choice = {"index": 0, "message": {"role": "assistant", "content": "Paris."}, "finish_reason": "stop"}
@@ -190,8 +200,8 @@ class ModelServer:
 
 
 def _order(fields: dict[str, Any]) -> dict[str, Any]:
-    text = fields["messages"][-1]["content"] if "messages" in fields else fields.get("prompt", "")
-    return dict(json.loads(text)) if text.startswith("{") else {}
+    text = fields["messages"][-1]["content"] if "messages" in fields else fields.get("prompt", fields.get("input", ""))
+    return dict(json.loads(text)) if str(text).startswith("{") else {}
 
 
 def order(**words: Any) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ import orjson
 
 MAX_LISTED = 20
 MAX_NAME = 120
+PATHS = ("models", "chat/completions", "completions", "embeddings", "classify", "score", "feedback")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def _listed(names: Iterable[str]) -> str:
 
 def broken_json(detail: str) -> Reply:
     """400: the body does not parse."""
-    text = f"The body is not valid JSON: {detail}. Send one JSON object with 'model' and 'messages' or 'prompt'."
+    text = (
+        f"The body is not valid JSON: {detail}. Send one JSON object with 'model' and 'messages', 'prompt' or 'input'."
+    )
     return _error(400, "invalid_request_error", "invalid_json", text)
 
 
@@ -95,7 +98,7 @@ def wrong_key() -> Reply:
 
 def unknown_path() -> Reply:
     """404: no such path."""
-    paths = ", ".join(f"/NAMESPACE/v1/{name}" for name in ("models", "chat/completions", "completions", "feedback"))
+    paths = ", ".join(f"/NAMESPACE/v1/{name}" for name in PATHS)
     return _error(404, "invalid_request_error", "not_found", f"No such path. This gateway serves {paths}.")
 
 
