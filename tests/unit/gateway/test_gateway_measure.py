@@ -53,6 +53,18 @@ def test_what_did_not_succeed_has_no_latency(code: str, failed: bool) -> None:
     assert (load.requests, load.errors, load.e2e.counts[-1]) == (1, int(failed), 0)
 
 
+@pytest.mark.parametrize(("code", "failed"), [("200", True), ("499", False)])
+def test_what_was_felt_of_a_stream_that_broke_or_was_left_counts(code: str, failed: bool) -> None:
+    found = measures()
+    meter = found.meter(QA, 0.0)
+    for now in (0.3, 0.5):
+        meter.output(1, now)
+    meter.end(code, failed, 1.0)
+    series = found.series[QA]
+    counts = [h.cumulative()[-1] for h in (series.ttft, series.itl, series.tpot, series.duration)]
+    assert counts == [1, 1, 0, 0]
+
+
 def test_one_token_has_no_tpot() -> None:
     found = measures()
     meter = found.meter(QA, 0.0)
