@@ -4,11 +4,12 @@
     make bench-gateway ARGS="--rounds 1 --peers nginx,smg"
 
 Measures CPU seconds per 1,000 requests and per million SSE chunks (256 streams, 20 ms a chunk), the time to the first
-token of single requests alone and while 256 or 1,024 streams run (TTFT that is added: the difference to no proxy),
-failures at 1,024 streams, and peak memory. The gateway checks a key, counts limits and measures; the others only pass
-on. All sides run in turn in the same command on loopback; each proxy has one core for itself, where there are two, and
-clients and stand-in share the other. Of each number the best of the rounds counts (others' work on the machine only
-ever adds), of failures all. Never leaves a process behind.
+token of single requests alone and while 32, 256 or 1,024 streams run, the gaps between the tokens of these streams
+(what is added to TTFT and ITL: the difference to no proxy), failures at 1,024 streams, and peak memory. The gateway
+checks a key, counts limits and measures; the others only pass on. All sides run in turn in the same command on
+loopback; each proxy has one core for itself, where there are two, and clients and stand-in share the other. Of each
+number the best of the rounds counts (others' work on the machine only ever adds), of failures all. Never leaves a
+process behind.
 """
 
 import argparse
@@ -32,6 +33,7 @@ TARGETS = {
     "added_ttft_p50_ms_at_256": 1.5,
     "added_ttft_p99_ms_at_256": 8.0,
 }
+FELT = ("ttft_", "itl_")  # what a proxy adds to, so the difference to no proxy is what is shown
 
 
 def load(side: Side, folder: Path, mode: str, **options: object) -> dict[str, Any]:
@@ -52,16 +54,18 @@ def measure(side: Side, folder: Path, options: argparse.Namespace) -> dict[str, 
     short = load(side, folder, "requests", count=options.requests)
     alone = load(side, folder, "ttft", count=options.requests // 8, connections=1)
     paced = {"tokens": options.tokens, "interval": options.interval, "probes": options.probes}
+    few = load(side, folder, "streams", count=32, **paced)
     streams = load(side, folder, "streams", count=256, **paced)
     many = load(side, folder, "streams", count=1024, tokens=60, interval=0.2, ramp=4, probes=options.probes)
     numbers = {
         "cpu_seconds_per_1000_requests": short["cpu"] / max(1, short["ok"]) * 1000,
         "cpu_seconds_per_million_chunks": streams["cpu"] / max(1, streams["chunks"]) * 1e6,
         **_ttft("1", alone["first"]),
-        **_ttft("256", streams["probes"]),
-        **_ttft("1024", many["probes"]),
     }
-    reasons = [word for each in (short, alone, streams, many) for word in each["failed"]]
+    for count, each in ((32, few), (256, streams), (1024, many)):
+        numbers |= _ttft(str(count), each["probes"])
+        numbers |= {f"itl_{part}_ms_at_{count}": seconds * 1000 for part, seconds in each["gaps"].items()}
+    reasons = [word for each in (short, alone, few, streams, many) for word in each["failed"]]
     return {"numbers": numbers, "failed": len(reasons), "at_1024": len(many["failed"]), "reasons": reasons[:3]}
 
 
@@ -123,7 +127,7 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
     direct = result["sides"]["direct"]["numbers"]
     for side in result["sides"].values():
         numbers = side["numbers"]
-        for name in [name for name in numbers if name.startswith("ttft_") and name in direct]:
+        for name in [name for name in numbers if name.startswith(FELT) and name in direct]:
             numbers[f"added_{name}"] = numbers[name] - direct[name]
     ours = result["sides"]["gateway"]
     met = {name: ours["numbers"].get(name, float("inf")) <= limit for name, limit in TARGETS.items()}
@@ -134,7 +138,7 @@ def table(result: dict[str, Any]) -> str:
     """For people."""
     sides = result["sides"]
     lines = [f"{'':32}" + "".join(f"{name:>13}" for name in sides) + f"{'target':>9}"]
-    names = [name for name in sides["gateway"]["numbers"] if not name.startswith("ttft_")]
+    names = [name for name in sides["gateway"]["numbers"] if not name.startswith(FELT)]
     for name in names:
         row = "".join(f"{side['numbers'].get(name, float('nan')):13.3f}" for side in sides.values())
         lines.append(f"{name:32}{row}{TARGETS.get(name, ''):>9}")

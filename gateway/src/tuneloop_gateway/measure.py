@@ -3,8 +3,8 @@
 Definitions (those of vLLM's and most other benchmarks): TTFT is from the request's first byte at the gateway to the
 first event with output; ITL is each gap between events with output, 0 for those that came in one piece; TPOT is
 (whole duration − TTFT) / (n − 1) with n the answer tokens by the server's own usage; the duration is to the last byte.
-Duration and TPOT are of answers that succeeded: a quick refusal must not make a slow service look fast. TTFT and ITL are
-counted as they are felt, so a stream that broke later, or that its client left, is in them; a refusal has neither.
+Duration and TPOT are of answers that succeeded: a quick refusal must not make a slow service look fast. TTFT and ITL
+are counted as they are felt, so a stream that broke later, or that its client left, is in them; a refusal has neither.
 TTFT, TPOT and ITL are of streamed answers only, for the others have no first token to wait for. Labels are names from
 the routing table only, never what a client sent, so their number is bounded. Never logs.
 """
