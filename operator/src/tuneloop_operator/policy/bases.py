@@ -61,7 +61,7 @@ def held(resolved: Sequence[Resolved], deployment: ModelDeployment, base: str) -
 
 def _held(item: Resolved, before: AdapterStatus | None, base: str) -> Resolved:
     if before is not None and not base_misfit(before.base, base):
-        return replace(as_before(item, before), rank=before.rank, refused=False)
+        return replace(as_before(item, before), refused=False)
     if item.wire is not None and base_misfit(item.base, base):
         words = f"adapter {item.name}: made for {item.base}; it is served when that base is"
         return replace(item, refused=True, reason=item.reason or reasons.ROLLING_OUT, message=item.message or words)
@@ -76,6 +76,7 @@ def as_before(item: Resolved, before: AdapterStatus) -> Resolved:
         path=before.path,
         source=before.source,
         base=before.base,
+        rank=before.rank,
         job=before.job,
         job_created=before.job_created or "",
     )
