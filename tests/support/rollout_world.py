@@ -82,6 +82,33 @@ class AnsweringServer(FakeServer):
         yield "[DONE]"
 
 
+class LoadingServer(AnsweringServer):
+    """Loads as the test says: what is in ``loading`` stays on its way, what is in ``refused`` fails with those words.
+
+    A version that is not loaded is not found, as the engine has it.
+    """
+
+    def __init__(self, ip: str, port: int = 8000) -> None:
+        super().__init__(ip, port)
+        self.loading: set[str] = set()
+        self.refused: dict[str, str] = {}
+
+    def state(self, name: str) -> str:
+        """Of one version that it was told to load."""
+        return "Failed" if name in self.refused else "Loading" if name in self.loading else "Loaded"
+
+    def status(self) -> Obj:
+        told = [(name, self.state(name), self.refused.get(name, "")) for name in self.loaded()]
+        adapters = [{"engineName": name, "state": state, "message": words} for name, state, words in told]
+        return super().status() | {"adapters": adapters}
+
+    def chat(self, body: Obj, identity: str) -> tuple[int, Obj]:
+        model = body["model"]
+        if "@" in model and (model not in self.loaded() or self.state(model) != "Loaded"):
+            return 404, {"error": {"message": f"The model `{model}` does not exist.", "type": "NotFoundError"}}
+        return super().chat(body, identity)
+
+
 def slice_of(world: World, service: str, port: int, pod: str = "") -> Obj:
     """The EndpointSlice that the controller would make."""
     labels = {"kubernetes.io/service-name": service, "app.kubernetes.io/managed-by": "tuneloop"}

@@ -6,6 +6,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Protocol
 
 from tuneloop_core.api.affinity import LabelSelector
@@ -15,7 +16,7 @@ from tuneloop_core.serving import Adapter, AdapterList, ServerStatus
 from tuneloop_operator.policy import candidates, reasons
 from tuneloop_operator.policy.adapterfetch import Fetched, reason_of
 from tuneloop_operator.policy.candidates import Candidate, Need, unfit
-from tuneloop_operator.policy.conditions import cut
+from tuneloop_operator.policy.conditions import cut, timestamp
 from tuneloop_operator.policy.verdicts import State
 
 
@@ -45,6 +46,7 @@ class Resolved:
     job: str = ""
     job_created: str = ""
     refused: bool = False  # the version is known, and must not be loaded
+    next: str = ""  # the engine's name of the version that is to take its place
 
     @property
     def wire(self) -> Adapter | None:
@@ -209,6 +211,18 @@ def statuses(resolved: Iterable[Resolved], pods: Mapping[str, ServerStatus], rea
     return [_status(item, pods, ready) for item in resolved]
 
 
+def dated(found: Iterable[AdapterStatus], known: Iterable[AdapterStatus], now: datetime) -> list[AdapterStatus]:
+    """With when each version took over; ``known`` is the status before."""
+    before = {status.name: status for status in known if status.digest}
+    return [status.model_copy(update={"since": _since(status, before.get(status.name), now)}) for status in found]
+
+
+def _since(status: AdapterStatus, before: AdapterStatus | None, now: datetime) -> str | None:
+    if before is not None and before.digest == status.digest:
+        return before.since
+    return timestamp(now) if status.digest else None
+
+
 def _status(item: Resolved, pods: Mapping[str, ServerStatus], ready: int) -> AdapterStatus:
     wire = item.wire
     fields: dict[str, Any] = {
@@ -222,6 +236,7 @@ def _status(item: Resolved, pods: Mapping[str, ServerStatus], ready: int) -> Ada
         "rank": item.rank,
         "job": item.job,
         "job_created": item.job_created or None,
+        "next_engine_name": item.next,
     }
     if wire is None:
         return AdapterStatus(state="Failed" if item.stalled else "Waiting", **fields)

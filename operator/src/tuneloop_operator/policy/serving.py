@@ -63,6 +63,7 @@ def summarize(deployment: ModelDeployment, facts: ServingFacts) -> ModelDeployme
     mine = [pod["status"]["podIP"] for pod in facts.pods if is_pod_ready(pod) and _serves_these(pod, facts.course)]
     asked = {ip: servers[ip] for ip in mine if ip in servers}
     adapters = adapter_policy.statuses(facts.resolved, asked, len(mine))
+    adapters = adapter_policy.dated(adapters, old.adapters, facts.now)
     verdict = judge(facts, adapters, problems(deployment.spec.scaling.schedules))
     wanted = _conditions(facts, verdict, adapters, deployment.spec.engine.lora.max_cached)
     wanted += condition_of(facts.course, calm=verdict.state is State.DONE)

@@ -8,16 +8,19 @@ from dataclasses import dataclass, replace
 
 from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.api.rollout import Rollout, RolloutStatus
+from tuneloop_core.constants import LABEL_REVISION
 from tuneloop_core.serving import Adapter, AdapterList
 from tuneloop_operator import names
 from tuneloop_operator.build.server import selector_labels
 from tuneloop_operator.kube.resources import CONFIGMAPS, PODS, Obj
 from tuneloop_operator.names import Key
-from tuneloop_operator.policy import adapters, bases, reasons, rollout, succession, versions
+from tuneloop_operator.policy import bases, handover, reasons, rollout, succession, versions
 from tuneloop_operator.policy.adapters import Resolved
 from tuneloop_operator.policy.armcounts import Step
 from tuneloop_operator.policy.bases import Arriving
+from tuneloop_operator.policy.candidates import Need
 from tuneloop_operator.policy.course import Course
+from tuneloop_operator.policy.handover import Told
 from tuneloop_operator.policy.revisions import Chosen, is_ready
 from tuneloop_operator.policy.rollout import ENDED, Seen
 from tuneloop_operator.policy.serving import is_pod_ready
@@ -39,6 +42,7 @@ class Look:
     replicas: int  # wanted in all
     base: str = ""  # resolved URI of the wanted model; empty while it is fetched
     arriving: Arriving | None = None
+    serves: str = ""  # resolved URI of the base that still serves where another is wanted
 
 
 class Rollouts:
@@ -52,8 +56,7 @@ class Rollouts:
         spec = versions.canary_spec(look.deployment)
         if spec is None:
             self._context.gateways.arms.forget(key)
-            held = _held(look, _staying(look))
-            return Course(held.resolved, adapters.wanted_list(held.resolved), held.arriving, held.chosen)
+            return self._handover(key, _held(look, _staying(look)))
         revision = succession.pair_of(look.deployment, look.found, look.chosen) if look.chosen else None
         wanted, look = look, _held(look, [int(revision.stable.id[1:])] if revision else [])
         pairs = self._pairs(look)
@@ -66,6 +69,15 @@ class Rollouts:
         if status.kind == "Revision" and status.phase == "Promoted":
             look = wanted  # the new base's own adapters with it
         return self._course(key, look, pairs, choice, status)
+
+    def _handover(self, key: Key, look: Look) -> Course:
+        """Without a canary: each adapter's new version takes over once it is loaded."""
+        known, now = look.deployment.status.adapters, self._context.now()
+        need = Need(look.serves or look.base, look.deployment.spec.engine.lora.max_rank)
+        serve = handover.serving(look.resolved, known, self._told(key, look), need)
+        listed, lingers = handover.listed(serve, look.resolved, known, self._listed(key), now)
+        again = LOOK_SECONDS if lingers else None
+        return Course(serve, listed, look.arriving, look.chosen, look_again=again)
 
     def _pairs(self, look: Look) -> list[Pair]:
         found = versions.adapter_pairs(look.resolved, look.deployment)
@@ -82,7 +94,16 @@ class Rollouts:
         seen = replace(see(key, look, before), stable=stable, canary=canary)
         return rollout.advance(spec, before, seen, versions.orders(look.deployment), now)
 
-    # ---- what is known of the canary ----
+    # ---- what is known of new versions ----
+
+    def _told(self, key: Key, look: Look) -> Told:
+        """What the pods say that load these adapters: not those of a base that only arrives."""
+        statuses, arriving = self._context.polls.statuses(key), look.arriving.revision if look.arriving else ""
+        pods = [pod for pod in self._pods(key) if pod["metadata"]["labels"].get(LABEL_REVISION) != arriving]
+        ready = [pod["status"].get("podIP", "") for pod in pods if is_pod_ready(pod)]
+        asked = {pod.get("status", {}).get("podIP", "") for pod in pods}
+        others = [status for ip, status in statuses.items() if ip in asked and ip not in ready]
+        return Told([statuses.get(ip) for ip in ready], others)
 
     def _see_adapter(self, key: Key, look: Look, before: RolloutStatus) -> Seen:
         """Loaded in every ready pod, or refused by one."""
@@ -177,7 +198,7 @@ def _held(look: Look, others: Sequence[int]) -> Look:
     base = bases.serving_base(look.found, others if look.base else list(look.found), look.base)
     label = f"r{look.chosen.number}" if look.chosen else ""
     there = bases.arriving(label, look.resolved, base, look.base)
-    return replace(look, resolved=bases.held(look.resolved, look.deployment, base), arriving=there)
+    return replace(look, resolved=bases.held(look.resolved, look.deployment, base), arriving=there, serves=base)
 
 
 def _wire(resolved: Sequence[Resolved], pair: Pair) -> Adapter | None:

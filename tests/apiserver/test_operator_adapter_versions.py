@@ -1,0 +1,155 @@
+"""New versions of adapters without a canary: the old ones answer until the new ones do, or for good."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from operator_api import Api, Obj, wait_for
+from operator_world import World, world_of
+from rollout_world import LoadingServer, Traffic, condition, gateway, publish, serve
+
+pytestmark = pytest.mark.usefixtures("crds")
+
+NAMES = ("bot", "aide")
+A, B, C = (letter * 12 for letter in "abc")
+WORDS = "AssertionError: expected shape (8, 576), found (8, 2048)"
+
+
+@pytest.fixture
+def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
+    api = Api(kubeconfig)
+    with world_of(api, kubeconfig, tmp_path) as made:
+        yield made
+    api.close()
+
+
+@pytest.fixture
+def server() -> Iterator[LoadingServer]:
+    with LoadingServer("127.0.0.17") as made:
+        yield made
+
+
+@pytest.fixture
+def traffic(world: World, tmp_path: Path) -> Iterator[Traffic]:
+    with gateway(world, tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def going_on(traffic: Traffic) -> Iterator[list[int]]:
+    """Requests for all names, on and on; the statuses so far."""
+    codes: list[int] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.05):
+            for name in NAMES:
+                codes.extend(traffic.send(name, 1))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield codes
+    finally:
+        over.set()
+        thread.join()
+
+
+def adapters_of(job: str) -> list[Obj]:
+    return [{"name": name, "from": {"fineTuneJob": job}} for name in NAMES]
+
+
+def name_jobs(world: World, *listed: Obj) -> None:
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"adapters": list(listed)}})
+
+
+def statuses(world: World) -> list[Obj]:
+    return list(world.status("chat", "ModelDeployment")["adapters"])
+
+
+def served(world: World) -> list[str]:
+    """What the gateways ask the servers for, by adapter."""
+    return [each["engineName"] for each in world.status("chat", "ModelDeployment")["models"] if each["kind"] != "Base"]
+
+
+def versions(digits: str) -> list[str]:
+    return [f"{name}@{digits}" for name in NAMES]
+
+
+def wait_versions(world: World, what: str, wanted: list[str]) -> None:
+    wait_for(what, lambda: served(world) == wanted, show=lambda: world.status("chat", "ModelDeployment"))
+
+
+def wait_loaded(server: LoadingServer, what: str, wanted: list[str]) -> None:
+    wait_for(what, lambda: sorted(server.loaded()) == sorted(wanted), show=server.loaded)
+
+
+def test_new_versions_take_over_without_a_failed_request(world: World, server: LoadingServer, traffic: Traffic) -> None:
+    operator = world.start()
+    for job, letter in (("first", "a"), ("second", "b")):
+        publish(world, job, letter)
+    serve(world, server, None, adapters=adapters_of("first"))
+    wait_for("both to answer", lambda: [traffic.send(name, 1) for name in NAMES] == [[200], [200]])
+    server.loading = set(versions(B))
+    with going_on(traffic) as codes:
+        name_jobs(world, *adapters_of("second"))
+        wait_loaded(server, "both versions in the server", versions(A) + versions(B))
+        found = world.wait_condition("Reconciling", "chat", "AdaptersLoading", "ModelDeployment")
+        assert f"version {B} is loaded beside {A}, which serves: 0 of 1 ready pods have it" in found["message"]
+        assert [(each["digest"][7:19], each["nextEngineName"]) for each in statuses(world)] == [
+            (A, name) for name in versions(B)
+        ]
+
+        # An operator that starts in the middle of it has heard of no server yet.
+        assert operator.end() == 0
+        again = world.start()
+        wait_for("a look at it", lambda: again.metric("tuneloop_reconcile_total", kind="ModelDeployment") > 0)
+        assert served(world) == versions(A)
+        server.loading = {versions(B)[1]}
+        wait_versions(world, "each to take over by itself", [versions(B)[0], versions(A)[1]])
+        server.loading = set()
+        wait_versions(world, "both to take over", versions(B))
+        assert set(versions(A)) <= set(server.loaded()), "requests may still be on their way to them"
+        wait_loaded(server, "the old versions to be freed", versions(B))
+        world.wait_condition("Ready", "chat", resource="ModelDeployment")
+    assert set(codes) == {200}
+    assert server.answers[-1] in versions(B)
+
+
+def test_a_version_that_does_not_load_leaves_the_old_one(world: World, server: LoadingServer, traffic: Traffic) -> None:
+    operator = world.start()
+    for job, letter in (("first", "a"), ("bad", "b"), ("better", "c")):
+        publish(world, job, letter)
+    serve(world, server, None, adapters=adapters_of("first"))
+    wait_for("both to answer", lambda: [traffic.send(name, 1) for name in NAMES] == [[200], [200]])
+    server.refused = dict.fromkeys(versions(B), WORDS)
+    with going_on(traffic) as codes:
+        name_jobs(world, *adapters_of("bad"))
+        found = world.wait_condition("Stalled", "chat", "AdapterFailed", "ModelDeployment")
+        assert f"version {B} did not load: {WORDS}; still serving version {A}" in found["message"]
+        assert [(each["state"], each["reason"]) for each in statuses(world)] == [("Ready", "AdapterFailed")] * 2
+        assert operator.end() == 0
+        again = world.start()
+        wait_for("a look at it", lambda: again.metric("tuneloop_reconcile_total", kind="ModelDeployment") > 0)
+        assert condition(world, "Stalled")["reason"] == "AdapterFailed"
+        assert served(world) == versions(A)
+
+        # One name is given another version; the other's loads after all.
+        bot, aide = adapters_of("better")[0], adapters_of("bad")[1]
+        name_jobs(world, bot, aide)
+        wait_versions(world, "the better version", [versions(C)[0], versions(A)[1]])
+        assert [each["reason"] for each in statuses(world)] == ["", "AdapterFailed"]
+        server.refused = {}
+        wait_versions(world, "the other to heal", [versions(C)[0], versions(B)[1]])
+        wait_for("Stalled to go", lambda: not condition(world, "Stalled"))
+    assert set(codes) == {200}
+
+    # What is removed is gone at once, whatever was loaded beside it.
+    name_jobs(world, adapters_of("better")[0])
+    wait_for("404", lambda: traffic.send("aide", 1) == [404])
+    wait_loaded(server, "it to be unloaded", versions(C)[:1])
+    data = world.api.must("ConfigMap", world.namespace, "chat-server")["data"]["adapters.json"]
+    assert [each["name"] for each in json.loads(data)["adapters"]] == ["bot"]
