@@ -42,6 +42,9 @@ def _leave_compiler_out() -> None:
     import torch  # noqa: PLC0415 - the launcher's first seconds need no torch
 
     torch.compile = _as_written
+    # Linux grants AMX's tiles to a process that asks, and the compiler asks while it looks at the machine. vLLM's
+    # attention kernel uses them without asking: the engine would die of an illegal instruction at its first token.
+    torch.cpu._init_amx()
 
 
 def _as_written(model: Callable[..., Any] | None = None, **_options: Any) -> Any:
