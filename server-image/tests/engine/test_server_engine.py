@@ -25,13 +25,16 @@ from tuneloop_server.guard import OPEN, TABLE
 pytestmark = pytest.mark.timeout(600)
 
 LORA = {"maxRank": 16, "maxActive": 4, "maxCached": 8}
+QUEUE = 32  # requests that the engine takes at a time; one for n answers counts n times
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server whose first adapter is listed from the start; ends with the drain test, or here."""
     folder = tmp_path_factory.mktemp("server")
-    found = ServerProcess(folder, write_tiny_model(folder / "model"), maxModelLength=2048, lora=LORA)
+    arguments = [f"--max-num-queued-reqs={QUEUE}"]
+    model = write_tiny_model(folder / "model")
+    found = ServerProcess(folder, model, maxModelLength=2048, lora=LORA, extraArgs=arguments)
     found.start()
     yield found
     found.close()
@@ -281,6 +284,27 @@ def test_openai_shaped_errors_come_through(server: ServerProcess) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, 404)
     broken = server.gateway.post("/v1/completions", content=b"{", headers={"content-type": "application/json"})
     assert broken.status_code == 400
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_more_than_its_queue_takes_is_answered_503_before_any_stream(server: ServerProcess, stream: bool) -> None:
+    """The version that fails requests, of the rollout story in real pods."""
+    body = {"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}], "stream": stream}
+    assert server.gateway.post("/v1/chat/completions", json=body | {"n": QUEUE}).status_code == 200
+    full = server.gateway.post("/v1/chat/completions", json=body | {"n": QUEUE + 1})
+    assert (full.status_code, full.json()["error"]["code"]) == (503, 503)
+
+
+def test_weights_of_nan_are_no_error_of_the_servers(server: ServerProcess, red: Adapter) -> None:
+    """Which is why a rollout's errorRate does not find them: 200, or 400 where the NaN itself is asked for."""
+    empty = write_adapter(server.artifacts, "nan", 8, scale=float("nan"))
+    server.list_adapters(adapter_list(red, empty))
+    server.wait("it to be loaded", lambda: server.states().get(empty.engine_name) == "Loaded")
+    body = {"model": empty.engine_name, "prompt": "x", "max_tokens": 2}
+    codes = [server.gateway.post("/v1/completions", json=body | more).status_code for more in ({}, {"logprobs": 1})]
+    assert codes == [200, 400]
+    server.list_adapters(adapter_list(red))
+    server.wait("it to go", lambda: server.states() == {red.engine_name: "Loaded"})
 
 
 def test_a_client_that_leaves_frees_the_engine(server: ServerProcess) -> None:
