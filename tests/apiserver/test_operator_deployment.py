@@ -220,3 +220,29 @@ def test_scale_subresource(world: World, server: FakeServer) -> None:
         "Ready to tell it",
         lambda: (world.condition("Ready", "chat", "ModelDeployment") or {}).get("reason") == "ScaledToZero",
     )
+
+
+def test_the_younger_of_two_owners_of_a_name_is_told_and_heals(world: World, server: FakeServer) -> None:
+    world.start()
+    named = [{"name": "bot", "from": {"fineTuneJob": "one"}}]
+    deployment(world, "first", adapters=named)
+    deployment(world, "second", adapters=named)
+    fetch_model(world, "second")
+    start_server(world, wait_deployment(world, "second-r1"), server.ip)
+    stalled = world.wait_condition("Stalled", "second", "NameTaken", "ModelDeployment")
+    assert stalled["message"] == (
+        "adapter 'bot' belongs to ModelDeployment 'first'; rename it here, or remove it there"
+    )
+    assert [(item["name"], item["ready"]) for item in world.status("second", "ModelDeployment")["models"]] == [
+        ("second", True),
+        ("bot", False),
+    ]
+    assert [item["reason"] for item in world.status("first", "ModelDeployment")["adapters"]] == [
+        "WaitingForFineTuneJob"
+    ]
+    world.api.patch("ModelDeployment", world.namespace, "first", {"spec": {"adapters": []}})
+    world.wait_condition("Reconciling", "second", "WaitingForFineTuneJob", "ModelDeployment")
+    world.api.patch("ModelDeployment", world.namespace, "first", {"spec": {"adapters": named}})
+    world.wait_condition("Stalled", "second", "NameTaken", "ModelDeployment")
+    world.api.delete("ModelDeployment", world.namespace, "first")
+    world.wait_condition("Reconciling", "second", "WaitingForFineTuneJob", "ModelDeployment")

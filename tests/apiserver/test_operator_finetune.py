@@ -145,7 +145,7 @@ def test_a_foreign_job_of_our_name_is_not_adopted(world: World) -> None:
         {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"template": {"spec": pod}}}
     )
     world.job()
-    stalled = world.wait_condition("Stalled", reason="NameTaken")
+    stalled = world.wait_condition("Stalled", reason="ForeignObject")
     assert "one-fetch" in stalled["message"]
     found = world.api.must("Job", world.namespace, "one-fetch")
     assert found["metadata"]["resourceVersion"] == foreign["metadata"]["resourceVersion"]

@@ -20,7 +20,7 @@ from tuneloop_gateway.ratelimit import Quota
 
 SERVICE_LABEL: Final = "kubernetes.io/service-name"
 SERVER_SUFFIX: Final = "-server"
-PARTLY_STALLED: Final = frozenset({"RolledBack"})  # the version before it serves
+PARTLY_STALLED: Final = frozenset({"RolledBack", "NameTaken"})  # the version before it, or the other names, are served
 STALLED_LENGTH: Final = 400
 SEQUENCES: Final = "--max-num-seqs="
 LORA: Final = EngineLoRA()  # what the API server fills in

@@ -297,6 +297,7 @@ def test_retry_after(start: float, waited: float, seconds: int) -> None:
         (MODEL_STALL, "ModelNotFound: hf://org/name: 404"),
         (ADAPTER_STALL, ""),
         ([{"type": "Stalled", "status": "True", "reason": "RolledBack", "message": "errors rose"}], ""),
+        ([{"type": "Stalled", "status": "True", "reason": "NameTaken", "message": "belongs to another"}], ""),
     ],
 )
 def test_what_is_not_worth_waiting_for(conditions: list[dict[str, str]], stalled: str) -> None:

@@ -212,7 +212,7 @@ def test_a_result_that_does_not_parse_stalls() -> None:
 
 def test_a_foreign_job_is_not_ours() -> None:
     decision = look(job(), {Stage.FETCH: StageFacts(k8s_job("fetch", owner="somebody"))})
-    assert types(decision.status) == {"Stalled": reasons.NAME_TAKEN}
+    assert types(decision.status) == {"Stalled": reasons.FOREIGN_OBJECT}
     assert not decision.actions
 
 

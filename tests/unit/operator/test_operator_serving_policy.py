@@ -1,15 +1,15 @@
 """Decisions on a ModelDeployment, without a cluster."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from operator_world import FETCHED
+from serving_facts import DIGEST, DONE, MODEL, NOW, Obj, deployment, facts, k8s_deployment, pod, revision, server
 
 from tuneloop_core.api import ArtifactStatus, Condition, FineTuneJob, FineTuneJobStatus, ModelDeployment, ModelStatus
 from tuneloop_core.api.affinity import LabelSelector
 from tuneloop_core.api.method import Method
-from tuneloop_core.api.modeldeployment_status import AdapterStatus, LatencyStatus, RevisionStatus
-from tuneloop_core.serving import AdapterState, DeploymentLoad, Histogram, ModelLoad, ServerStatus
+from tuneloop_core.api.modeldeployment_status import AdapterStatus, LatencyStatus
+from tuneloop_core.serving import DeploymentLoad, Histogram, ModelLoad
 from tuneloop_core.stages import Stage
 from tuneloop_operator.policy import adapters, candidates, latency, reasons, revisions
 from tuneloop_operator.policy.actions import CreateStage, DeleteJob
@@ -18,18 +18,6 @@ from tuneloop_operator.policy.candidates import Candidate, Need
 from tuneloop_operator.policy.modelfetch import ModelFacts, judge_model
 from tuneloop_operator.policy.serving import ServingFacts, summarize
 from tuneloop_operator.policy.verdicts import StageFacts, State, Verdict
-
-Obj = dict[str, Any]
-NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
-DIGEST = "sha256:" + "d" * 64
-MODEL = ModelStatus(uri="hf://o/m@abc", commit="abc", path="models/o/m/abc")
-DONE = Verdict(State.DONE, reasons.SUCCEEDED, "there")
-
-
-def deployment(status: Obj | None = None, **spec: Any) -> ModelDeployment:
-    body = {"model": {"uri": "hf://o/m"}, "adapters": [{"name": "bot", "from": {"fineTuneJob": "one"}}]} | spec
-    metadata = {"name": "chat", "namespace": "team", "uid": "owner", "generation": 3}
-    return ModelDeployment.model_validate({"metadata": metadata, "spec": body, "status": status or {}})
 
 
 def job(conditions: list[Condition] | None = None, **status: Any) -> FineTuneJob:
@@ -108,12 +96,6 @@ def test_a_rank_beyond_the_engines_room_is_refused_before_any_server_is_asked() 
     assert found.message == "FineTuneJob one has rank 64, and engine.lora.maxRank is 32: raise it to at least 64"
 
 
-def revision(**more: Any) -> RevisionStatus:
-    made = deployment()
-    fields = {"name": "r1", "image": "server:1", "hash": revisions.fingerprint(made, "server:1", MODEL.path)}
-    return RevisionStatus(**{**fields, "replicas": 1, "ready_replicas": 1, "ready": True, **more})
-
-
 def test_revisions_change_with_the_spec_and_not_with_the_operator() -> None:
     first = revisions.choose(deployment(), [], MODEL.path, "server:1")
     assert (first.number, first.image, first.new) == (1, "server:1", True)
@@ -125,20 +107,6 @@ def test_revisions_change_with_the_spec_and_not_with_the_operator() -> None:
     assert moved.number == 2
     more = deployment(adapters=[], scaling={"minReplicas": 3})
     assert not revisions.choose(more, [revision()], MODEL.path, "server:2").new
-
-
-def k8s_deployment(number: int, ready: int, replicas: int = 1, generation: int = 1) -> Obj:
-    return {
-        "metadata": {
-            "name": f"chat-r{number}",
-            "generation": generation,
-            "labels": {"tuneloop.dev/revision": f"r{number}"},
-            "annotations": {"tuneloop.dev/fingerprint": "f"},
-            "ownerReferences": [{"uid": "owner"}],
-        },
-        "spec": {"replicas": replicas, "template": {"spec": {"containers": [{"image": "server:1"}]}}},
-        "status": {"observedGeneration": 1, "readyReplicas": ready},
-    }
 
 
 def test_the_old_revision_goes_when_the_new_one_is_ready() -> None:
@@ -171,42 +139,6 @@ def test_foreign_and_leaving_deployments_do_not_count() -> None:
     leaving = k8s_deployment(2, 1)
     leaving["metadata"]["deletionTimestamp"] = "x"
     assert revisions.by_number([foreign, leaving, k8s_deployment(3, 1)], "owner").keys() == {3}
-
-
-def pod(ip: str = "10.0.0.1", *, ready: bool = True) -> Obj:
-    return {
-        "metadata": {"name": "p", "uid": "p", "labels": {"tuneloop.dev/revision": "r1"}},
-        "spec": {"containers": [{"name": "main"}]},
-        "status": {
-            "phase": "Running",
-            "podIP": ip,
-            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
-        },
-    }
-
-
-def server(state: str = "Loaded", message: str = "") -> ServerStatus:
-    loaded = AdapterState(engine_name="bot@dddddddddddd", state=state, message=message)  # type: ignore[arg-type]
-    return ServerStatus(ready=True, draining=False, model="chat", adapters=[loaded], phases={"imports": 2.0})
-
-
-RESOLVED = [adapters.Resolved("bot", DIGEST, "artifacts/x")]
-
-
-def facts(**more: Any) -> ServingFacts:
-    base: Obj = {
-        "now": NOW,
-        "model": DONE,
-        "model_status": MODEL,
-        "resolved": RESOLVED,
-        "revisions": [revision()],
-        "newest": k8s_deployment(1, 1),
-        "pods": [pod()],
-        "servers": {"10.0.0.1": server()},
-        "replicas": 1,
-        "url": "http://g/team/v1",
-    }
-    return ServingFacts(**base | more)
 
 
 def state(**more: Any) -> tuple[str, str]:

@@ -46,6 +46,7 @@ DOES_NOT_FIT: Final = "DoesNotFit"
 
 # A person must act
 NAME_TAKEN: Final = "NameTaken"
+FOREIGN_OBJECT: Final = "ForeignObject"
 GATE_FAILED: Final = "GateFailed"
 RETRIES_EXHAUSTED: Final = "RetriesExhausted"
 INVALID_RESULT: Final = "InvalidResult"

@@ -48,6 +48,7 @@ class ServingFacts:
     servers: Mapping[str, ServerStatus] = field(default_factory=dict)  # by address
     latency: LatencyStatus | None = None
     trouble: Verdict | None = None
+    name_taken: str = ""  # words, where the base's name belongs to another ModelDeployment
     course: Course = field(default_factory=Course)
     replicas: int = 0  # wanted
     replicas_reason: str = ""
@@ -67,6 +68,7 @@ def summarize(deployment: ModelDeployment, facts: ServingFacts) -> ModelDeployme
     verdict = judge(facts, adapters, problems(deployment.spec.scaling.schedules))
     wanted = _conditions(facts, verdict, adapters, deployment.spec.engine.lora.max_cached)
     wanted += condition_of(facts.course, calm=verdict.state is State.DONE)
+    answers = bool(ready_ips) and not facts.name_taken
     fields: dict[str, Any] = {
         "observed_generation": generation,
         "conditions": conditions.merge(old.conditions, wanted, generation, facts.now),
@@ -75,7 +77,7 @@ def summarize(deployment: ModelDeployment, facts: ServingFacts) -> ModelDeployme
         "ready_replicas": len(ready_ips),
         "selector": facts.selector,
         "model": facts.model_status or old.model,
-        "models": with_canary(_served(deployment, adapters, servers, answers=bool(ready_ips)), facts.course),
+        "models": with_canary(_served(deployment, adapters, servers, answers=answers), facts.course),
         "adapters": adapters,
         "revisions": list(facts.revisions)[:REVISIONS_KEPT],
         "latency": facts.latency or old.latency,
@@ -93,8 +95,8 @@ def judge(facts: ServingFacts, adapters: Sequence[AdapterStatus], wrong: Sequenc
         return facts.trouble
     if facts.model.state is not State.DONE:
         return facts.model
-    found = _pods_verdict(facts) or _adapters_verdict(facts, adapters) or _spec_verdict(facts, wrong)
-    return found or _ready_verdict(facts)
+    found = _pods_verdict(facts) or _name_verdict(facts) or _adapters_verdict(facts, adapters)
+    return found or _spec_verdict(facts, wrong) or _ready_verdict(facts)
 
 
 def _pods_verdict(facts: ServingFacts) -> Verdict | None:
@@ -135,6 +137,14 @@ def _refusal(deployment: Obj | None) -> Verdict | None:
     if "exceeded quota" in message:
         return Verdict(State.PENDING, reasons.QUOTA_EXCEEDED, quota_words(message), look_again=60.0)
     return Verdict(State.PENDING, reasons.POD_REFUSED, f"the cluster refused the pod: {message}", look_again=60.0)
+
+
+def _name_verdict(facts: ServingFacts) -> Verdict | None:
+    """The base's name belongs to another; with it all that is said of adapters whose names do."""
+    if not facts.name_taken:
+        return None
+    words = [facts.name_taken, *(item.message for item in facts.resolved if item.reason == reasons.NAME_TAKEN)]
+    return Verdict(State.STALLED, reasons.NAME_TAKEN, "; ".join(words))
 
 
 def _adapters_verdict(facts: ServingFacts, adapters: Sequence[AdapterStatus]) -> Verdict | None:
@@ -215,10 +225,14 @@ def _served(
     return [
         base,
         *(
-            ServedName(name=item.name, engine_name=item.engine_name, kind="Adapter", ready=item.engine_name in loaded)
+            ServedName(name=item.name, engine_name=item.engine_name, kind="Adapter", ready=_answers(item, loaded))
             for item in adapters
         ),
     ]
+
+
+def _answers(item: AdapterStatus, loaded: set[str]) -> bool:
+    return item.engine_name in loaded and item.reason != reasons.NAME_TAKEN
 
 
 def is_pod_ready(pod: Obj) -> bool:

@@ -89,7 +89,7 @@ def judge(case: Case) -> Verdict:
     if job is None:
         return _without_job(case)
     if not any(owner["uid"] == case.owner_uid for owner in job["metadata"].get("ownerReferences", [])):
-        return name_taken("Job", job["metadata"]["name"])
+        return foreign_object("Job", job["metadata"]["name"])
     if job["metadata"].get("deletionTimestamp"):
         return Verdict(State.PENDING, reasons.RETRYING, "the old Job is being removed", look_again=PATIENCE_SECONDS)
     if _is(job, "Complete"):
@@ -99,10 +99,10 @@ def judge(case: Case) -> Verdict:
     return _active(case, job)
 
 
-def name_taken(kind: str, name: str) -> Verdict:
+def foreign_object(kind: str, name: str) -> Verdict:
     """A foreign object has the name that we need."""
     message = f"{kind} {name} exists already and belongs to somebody else; delete it, or take another name for this"
-    return Verdict(State.STALLED, reasons.NAME_TAKEN, message, look_again=60.0)
+    return Verdict(State.STALLED, reasons.FOREIGN_OBJECT, message, look_again=60.0)
 
 
 def retry_seconds(attempts: int) -> float:

@@ -7,10 +7,12 @@ which lets us put in what a write of ours returned before its watch event comes.
 from collections import defaultdict
 from typing import Any
 
+from tuneloop_core.constants import MODELDEPLOYMENT_KIND
 from tuneloop_operator.names import OWNER_LABELS, Key
+from tuneloop_operator.policy.owners import names_of
 
 Obj = dict[str, Any]
-Name = tuple[str, str]  # (kind, name)
+Name = tuple[str, str]  # (kind, name), or (namespace, served name)
 
 KEPT_METADATA = (
     "name",
@@ -28,10 +30,11 @@ NOISY_ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 class Cache:
-    """Objects by (kind, namespace, name), and children by their owner's key."""
+    """Objects by (kind, namespace, name), children by their owner's key, ModelDeployments by the names they serve."""
 
     def __init__(self) -> None:
         self._objects: dict[Key, Obj] = {}
+        self._claims: defaultdict[Name, set[Key]] = defaultdict(set)  # by (namespace, served name)
         self._children: dict[Key, dict[Name, Obj]] = defaultdict(dict)
 
     def __len__(self) -> int:
@@ -43,7 +46,10 @@ class Cache:
         known = self._objects.get(key)
         if known is not None and version(known) > version(trimmed):
             return known
+        self._unclaim(key, known)
         self._objects[key] = trimmed
+        for claim in _claims(trimmed):
+            self._claims[claim].add(key)
         owner = owner_key(trimmed)
         if owner is not None:
             self._children[owner][(key.kind, key.name)] = trimmed
@@ -55,6 +61,7 @@ class Cache:
         known = self._objects.get(key)
         if known is None or known["metadata"]["uid"] != obj["metadata"]["uid"]:
             return
+        self._unclaim(key, known)
         del self._objects[key]
         owner = owner_key(known)
         if owner is not None and owner in self._children:
@@ -65,6 +72,16 @@ class Cache:
     def get(self, kind: str, namespace: str, name: str) -> Obj | None:
         """One object, as last seen."""
         return self._objects.get(Key(kind, namespace, name))
+
+    def claimants(self, namespace: str, name: str) -> frozenset[Key]:
+        """ModelDeployments of a namespace that serve this name, or would."""
+        return frozenset(self._claims.get((namespace, name), ()))
+
+    def _unclaim(self, key: Key, known: Obj | None) -> None:
+        for claim in _claims(known) if known is not None else ():
+            self._claims[claim].discard(key)
+            if not self._claims[claim]:
+                del self._claims[claim]
 
     def children(self, owner: Key, kind: str) -> list[Obj]:
         """Children of one kind, by their labels, oldest first."""
@@ -78,6 +95,12 @@ class Cache:
     def keys(self, kind: str) -> list[Key]:
         """All keys of one kind."""
         return [key for key in self._objects if key.kind == kind]
+
+
+def _claims(obj: Obj) -> list[Name]:
+    if obj["kind"] != MODELDEPLOYMENT_KIND:
+        return []
+    return [(obj["metadata"].get("namespace", ""), name) for name in names_of(obj)]
 
 
 def key_of(obj: Obj) -> Key:

@@ -14,7 +14,7 @@ from tuneloop_core.serving import AdapterList
 from tuneloop_operator.build.server import selector_labels
 from tuneloop_operator.kube.resources import PODS, Obj
 from tuneloop_operator.names import Key
-from tuneloop_operator.policy import adapters, modelfetch, revisions, succession
+from tuneloop_operator.policy import adapters, modelfetch, owners, revisions, succession
 from tuneloop_operator.policy.adapterfetch import Fetched
 from tuneloop_operator.policy.adapters import Resolved, Sources
 from tuneloop_operator.policy.autoscale import Decision
@@ -31,6 +31,7 @@ from tuneloop_operator.policy.verdicts import State, Verdict
 from tuneloop_operator.reconcile import rollouts
 from tuneloop_operator.reconcile.adapterfetch import AdapterFetcher
 from tuneloop_operator.reconcile.adapterjobs import ReadJobs
+from tuneloop_operator.reconcile.claims import Claims
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.jobs import StageJobs
 from tuneloop_operator.reconcile.ledger import note_cold_start
@@ -53,6 +54,7 @@ class Look:
     trouble: Verdict | None
     decision: Decision
     fetches: Sequence[Verdict] = ()
+    name_taken: str = ""
 
     @property
     def look_again(self) -> float | None:
@@ -72,15 +74,17 @@ class DeploymentReconciler:
         self._servers = Servers(context)
         self._rollouts = Rollouts(context)
         self._read_jobs = ReadJobs(context.cache)
+        self._claims = Claims(context.cache)
 
     def dependents(self, obj: Obj) -> tuple[Key, ...]:
-        """Keys of the ModelDeployments that serve an adapter of this FineTuneJob, or its model."""
-        return self._read_jobs.dependents(obj)
+        """Keys of the ModelDeployments that serve what this FineTuneJob publishes, or claim a name of this one."""
+        return (*self._read_jobs.dependents(obj), *self._claims.dependents(obj))
 
     def forget(self, key: Key) -> None:
         """The resource is gone."""
         self._servers.forget(key)
         self._read_jobs.forget(key)
+        self._claims.forget(key)
         self._context.scaler.forget(key)
         self._context.gateways.arms.forget(key)
 
@@ -88,7 +92,7 @@ class DeploymentReconciler:
         """One look; returns after how many seconds to look again."""
         deployment = ModelDeployment.model_validate(obj)
         found = self._servers.deployments(key, deployment)
-        look = await self._act(key, deployment, found)
+        look = await self._act(key, deployment, found, self._claims.taken(key, obj))
         status = summarize(deployment, await self._facts(key, deployment, look))
         written = await write_status(self._context.client, obj, status.to_dict())
         if written is not None:
@@ -100,10 +104,12 @@ class DeploymentReconciler:
                 await self._context.events.tell(obj, note.reason, note.message, warning=note.warning)
         return look.look_again or self._context.settings.resync_seconds
 
-    async def _act(self, key: Key, deployment: ModelDeployment, found: Mapping[int, Obj]) -> Look:
+    async def _act(
+        self, key: Key, deployment: ModelDeployment, found: Mapping[int, Obj], taken: Mapping[str, str]
+    ) -> Look:
         model, trouble = await self._model(key, deployment, found)
         fetched = await self._adapter_fetcher.settle(key, deployment)
-        resolved = self._resolve(key, deployment, model, fetched)
+        resolved = owners.without(self._resolve(key, deployment, model, fetched), taken, deployment)
         ready = model.model if model.verdict.state is State.DONE else None
         chosen = self._servers.choose(deployment, ready, found)
         decision = self._replicas(key, deployment, succession.serving_only(deployment.status.rollout, found))
@@ -114,7 +120,8 @@ class DeploymentReconciler:
             await self._servers.ensure(key, wanted)
         except REFUSALS as error:
             trouble = trouble or verdict_of(error)
-        return Look(model, course, trouble, decision, [item.verdict for item in fetched.values()])
+        name_taken = owners.base_words(deployment, taken)
+        return Look(model, course, trouble, decision, [item.verdict for item in fetched.values()], name_taken)
 
     def _replicas(self, key: Key, deployment: ModelDeployment, found: Mapping[int, Obj]) -> Decision:
         spec, current = deployment.spec, revisions.current_replicas(found, deployment.spec.scaling)
@@ -161,6 +168,7 @@ class DeploymentReconciler:
             servers=context.polls.statuses(key),
             latency=context.gateways.latency(key),
             trouble=look.trouble,
+            name_taken=look.name_taken,
             replicas=look.decision.replicas,
             replicas_reason=look.decision.reason,
             url=f"{context.settings.gateway.url.rstrip('/')}/{key.namespace}/v1",

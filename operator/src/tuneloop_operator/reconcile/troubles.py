@@ -21,7 +21,7 @@ def verdict_of(error: ForeignOwnerError | ApiError) -> Verdict:
 def words_of(error: ForeignOwnerError | ApiError) -> tuple[str, str, State]:
     """(reason, message, state) of a refusal."""
     if isinstance(error, ForeignOwnerError):
-        return reasons.NAME_TAKEN, str(error), State.STALLED
+        return reasons.FOREIGN_OBJECT, str(error), State.STALLED
     if "exceeded quota" in error.message:
         return reasons.QUOTA_EXCEEDED, quota_words(error.message), State.PENDING
     return reasons.REFUSED_BY_CLUSTER, f"the API server refused it: {error.message}", State.STALLED
