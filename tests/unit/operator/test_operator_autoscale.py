@@ -59,6 +59,8 @@ SLO = ServiceLevel(ttft_p95="500ms", tpot_p95="50ms")
             "TPOT P95 60ms of 50ms",
         ),
         (History(steady(8), felt=replace(FELT, ttft_p95=0.4), ready=4), SLO, 4, "TTFT P95 400ms of 500ms"),
+        (History(steady(8), felt=replace(FELT, ttft_p95=0.4), ready=4, beside=1), SLO, 3, "TTFT P95 400ms of 500ms"),
+        (History(steady(20), felt=FELT, ready=3, beside=1), SLO, 3, "TTFT P95 800ms of 500ms"),
         (History(steady(8), felt=replace(FELT, ttft_p95=0.2), ready=4), SLO, 1, "8.0 requests"),
         (History(steady(3), felt=FELT, ready=4), SLO, 1, "3.0 requests"),  # another replica would make nothing faster
         (History(steady(8), felt=replace(FELT, requests=3), ready=4), SLO, 1, "8.0 requests"),

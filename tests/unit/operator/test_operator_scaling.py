@@ -14,6 +14,7 @@ from tuneloop_operator.policy.autoscale import UNANSWERED
 from tuneloop_operator.policy.enginemetrics import EngineGauges, parse, together
 from tuneloop_operator.policy.revisions import current_replicas, never_answered
 from tuneloop_operator.policy.scalingstatus import HISTORY_KEPT, scaling_notes, scaling_status
+from tuneloop_operator.policy.serving import ready_addresses, ready_beside
 from tuneloop_operator.reconcile.gateways import Gateways, Heard
 from tuneloop_operator.reconcile.scaling import Scaler, Wish, felt_since, sample
 
@@ -141,6 +142,50 @@ async def test_engines_are_asked_while_there_is_load() -> None:
     assert [(each.running, each.waiting, each.kv_cache) for each in watched.engines] == [(10.0, 8.0, 0.75)]
     world.scaler.ready(KEY, ["10.0.0.1"])
     assert not watched.engines, "numbers of other replicas say nothing of these"
+
+
+def revision_pod(revision: str, ip: str, *, ready: bool = True) -> dict[str, Any]:
+    conditions = [{"type": "Ready", "status": str(ready)}]
+    labels = {"tuneloop.dev/revision": revision}
+    return {"metadata": {"labels": labels}, "status": {"podIP": ip, "conditions": conditions}}
+
+
+STABLE, CANARY = revision_pod("r1", "10.0.0.1"), revision_pod("r2", "10.0.0.2")
+
+
+@pytest.mark.parametrize(
+    ("pods", "serving", "beside"),
+    [
+        ([STABLE], "", 0),
+        ([STABLE, CANARY], "r1", 1),
+        ([CANARY], "r1", 1),
+        ([STABLE, CANARY, revision_pod("r2", "10.0.0.3")], "", 1),  # one succeeds the other, each with all replicas
+        ([STABLE, revision_pod("r2", "10.0.0.3", ready=False)], "r1", 0),
+        ([], "", 0),
+    ],
+)
+def test_which_replicas_are_beside_those_that_are_sized(pods: list[Any], serving: str, beside: int) -> None:
+    assert ready_beside(pods, serving) == beside
+
+
+@pytest.mark.parametrize("pods", [[STABLE], [STABLE, CANARY]])
+def test_a_canary_near_the_promise_is_no_reason_for_more(pods: list[Any]) -> None:
+    world, slo = World(), ServiceLevel(ttft_p95="500ms")
+    wish = Wish(Scaling(min_replicas=1, max_replicas=8), slo, 1)
+    world.scaler.wanted(KEY, wish)
+    watched = world.scaler._watched[KEY]
+    watched.asked = float("inf")  # what the engines say is another matter
+    found = [world.scaler.wanted(KEY, wish).replicas]
+    for look in range(30):
+        world.scaler.ready(KEY, ready_addresses(pods), ready_beside(pods, "r1"))
+        watched.changed = float("-inf")
+        ended = 40 * look
+        felt = Histogram(bounds=[0.4, 0.42], counts=[0, ended, ended], sum=0.4 * ended)  # at 80 % of the promise
+        world.say(load(ongoing=4, requests=ended, ttft=felt))
+        world.scaler._look(KEY, watched, 10_000.0 + 5 * look)
+        found.append(watched.state.replicas)
+    assert watched.snapshots, "the promise was looked at"
+    assert set(found) == {1}
 
 
 def test_gateways_that_are_not_heard_are_told() -> None:

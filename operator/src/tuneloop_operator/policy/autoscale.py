@@ -140,7 +140,7 @@ def best_wish(now: float, history: History, scaling: Scaling, slo: ServiceLevel 
 def _panic(now: float, history: History, scaling: Scaling, wish: Wish, state: State) -> tuple[Wish, State]:
     """The wish as the short window has it, and the state of the panic."""
     short = needed(history.mean_load(now - PANIC_SECONDS), _target(scaling))
-    entered = short >= PANIC_THRESHOLD * max(1, history.ready) and history.latest.active
+    entered = short >= PANIC_THRESHOLD * max(1, history.sized) and history.latest.active
     until = now + window_seconds(scaling) if entered else state.panic_until
     if now >= until:
         return wish, replace(state, panic_until=float("-inf"), panic_peak=0)

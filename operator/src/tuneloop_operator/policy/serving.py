@@ -1,5 +1,6 @@
 """The status of a ModelDeployment: what is served, whether it is what was asked for, and if not, why in words. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -59,7 +60,7 @@ class ServingFacts:
 def summarize(deployment: ModelDeployment, facts: ServingFacts) -> ModelDeploymentStatus:
     """The whole status."""
     generation, old = deployment.metadata.generation, deployment.status
-    ready_ips = [ip for pod in facts.pods if is_pod_ready(pod) and (ip := pod["status"].get("podIP"))]
+    ready_ips = ready_addresses(facts.pods)
     servers = {ip: facts.servers[ip] for ip in ready_ips if ip in facts.servers}
     mine = [pod["status"]["podIP"] for pod in facts.pods if is_pod_ready(pod) and _serves_these(pod, facts.course)]
     asked = {ip: servers[ip] for ip in mine if ip in servers}
@@ -239,6 +240,20 @@ def is_pod_ready(pod: Obj) -> bool:
     """Whether the pod takes traffic."""
     found = condition(pod, "Ready")
     return found is not None and found.get("status") == "True" and not pod["metadata"].get("deletionTimestamp")
+
+
+def ready_addresses(pods: Sequence[Obj]) -> list[str]:
+    """Of the pods that take traffic, of all revisions."""
+    return [pod["status"]["podIP"] for pod in pods if is_pod_ready(pod) and pod["status"].get("podIP")]
+
+
+def ready_beside(pods: Sequence[Obj], serving: str) -> int:
+    """Pods that take traffic beside the revision whose size is decided: a canary is a share of that, not more of it.
+
+    It is ``serving`` (rN); where none is said to serve, each is sized as if it were alone: the one with the most is it.
+    """
+    found = Counter((pod["metadata"].get("labels") or {}).get(LABEL_REVISION, "") for pod in pods if is_pod_ready(pod))
+    return found.total() - (found[serving] if serving else max(found.values(), default=0))
 
 
 def _serves_these(pod: Obj, course: Course) -> bool:

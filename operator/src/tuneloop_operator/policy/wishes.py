@@ -69,11 +69,17 @@ class History:
     engines: Sequence[EngineSample] = ()  # since the number of ready replicas last changed
     felt: Felt = Felt()
     ready: int = 0  # replicas that answer
+    beside: int = 0  # of them, those of a revision whose size follows from the other's: a canary
 
     @property
     def latest(self) -> Sample:
         """The newest sample; nothing known looks like nothing heard."""
         return self.samples[-1] if self.samples else Sample(0.0, complete=False)
+
+    @property
+    def sized(self) -> int:
+        """Replicas that answer, of the revision whose size is decided."""
+        return self.ready - self.beside
 
     def mean_load(self, since: float) -> float:
         """Mean of requests in progress or held, over the samples from ``since`` on."""
@@ -115,7 +121,7 @@ def engine_wishes(history: History) -> list[Wish]:
 
 
 def slo_wishes(history: History, slo: ServiceLevel | None, since: float) -> list[Wish]:
-    """One replica more for a promise that is broken, none less for one that is nearly so.
+    """One replica more for a promise that is broken, none less for one that is nearly so; a canary's do not count.
 
     Only while each replica has a request at a time or more: below that another one makes nothing faster.
     """
@@ -125,7 +131,7 @@ def slo_wishes(history: History, slo: ServiceLevel | None, since: float) -> list
         return []
     pairs = (("TTFT", history.felt.ttft_p95, slo.ttft_p95), ("TPOT", history.felt.tpot_p95, slo.tpot_p95))
     return [
-        Wish(history.ready + (felt > parse_duration(promised)), f"{name} P95 {format_latency(felt)} of {promised}")
+        Wish(history.sized + (felt > parse_duration(promised)), f"{name} P95 {format_latency(felt)} of {promised}")
         for name, felt, promised in pairs
         if felt is not None and promised and felt > SLO_NEAR * parse_duration(promised)
     ]

@@ -25,7 +25,7 @@ from tuneloop_operator.policy.course import notes as rollout_notes
 from tuneloop_operator.policy.modelfetch import ModelVerdict
 from tuneloop_operator.policy.published import judge_published
 from tuneloop_operator.policy.scalingstatus import scaling_notes
-from tuneloop_operator.policy.serving import ServingFacts, is_pod_ready, summarize
+from tuneloop_operator.policy.serving import ServingFacts, ready_addresses, ready_beside, summarize
 from tuneloop_operator.policy.transitions import condition_notes
 from tuneloop_operator.policy.verdicts import State, Verdict
 from tuneloop_operator.reconcile import rollouts
@@ -153,7 +153,7 @@ class DeploymentReconciler:
             pod for pod in context.cache.children(key, PODS.kind) if pod["metadata"]["labels"].items() >= labels.items()
         ]
         context.polls.watch_servers(key, _lists(pods, found, look.course))
-        context.scaler.ready(key, [pod["status"]["podIP"] for pod in pods if is_polled(pod) and is_pod_ready(pod)])
+        context.scaler.ready(key, ready_addresses(pods), ready_beside(pods, look.course.serving))
         slow = [pod for pod in pods if self._is_slow(pod)]
         return ServingFacts(
             now=context.now(),

@@ -52,6 +52,7 @@ class Watched:
     slo: ServiceLevel | None
     state: State
     ips: tuple[str, ...] = ()  # of replicas that answer
+    beside: int = 0  # of them, those of a canary
     changed: float = float("-inf")  # when these last changed
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=128))
     engines: deque[EngineSample] = field(default_factory=lambda: deque(maxlen=16))
@@ -86,10 +87,13 @@ class Scaler:
         watched.scaling, watched.slo, watched.fresh = wish.scaling, wish.slo, wish.fresh
         return self._decide(watched, now)
 
-    def ready(self, key: Key, ips: Sequence[str]) -> None:
-        """These replicas answer now."""
+    def ready(self, key: Key, ips: Sequence[str], beside: int = 0) -> None:
+        """These replicas answer now; so many of them are beside the revision whose size is decided."""
         watched = self._watched.get(key)
-        if watched is not None and watched.ips != tuple(sorted(ips)):
+        if watched is None:
+            return
+        watched.beside = beside
+        if watched.ips != tuple(sorted(ips)):
             watched.ips, watched.changed = tuple(sorted(ips)), time.monotonic()
             watched.engines.clear()
 
@@ -145,7 +149,7 @@ class Scaler:
 
     def _decide(self, watched: Watched, now: float) -> Decision:
         felt = felt_since(watched.snapshots, max(now - STABLE_SECONDS, watched.changed + SETTLE_SECONDS))
-        history = History(tuple(watched.samples), tuple(watched.engines), felt, len(watched.ips))
+        history = History(tuple(watched.samples), tuple(watched.engines), felt, len(watched.ips), watched.beside)
         found = decide(now, datetime.now(UTC), history, watched.scaling, watched.slo, watched.state)
         if watched.fresh:
             found = first(found, watched.scaling)
