@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from tuneloop_core.api.formats import format_latency, parse_duration
-from tuneloop_core.api.modeldeployment_status import LatencyStatus, ModelLatency
+from tuneloop_core.api.modeldeployment_status import LatencyStatus, ModelLatency, Percentiles
 from tuneloop_core.serving import DeploymentLoad, Histogram, ModelLoad
 from tuneloop_operator.policy.conditions import timestamp
 from tuneloop_operator.policy.wishes import Felt
@@ -128,15 +128,22 @@ def _count(before: DeploymentLoad | ModelLoad | None, after: DeploymentLoad | Mo
 
 
 def moved(old: LatencyStatus | None, new: LatencyStatus) -> bool:
-    """Whether anything moved by a tenth, so that it is worth a write."""
+    """Whether anything moved by a tenth, in all or of one name, so that it is worth a write."""
     if old is None or {each.name for each in old.models} != {each.name for each in new.models}:
         return True
-    names = [f"{kind}_{label}" for kind in HISTOGRAMS for label in QUANTILES]
-    pairs = [(_seconds(getattr(old, name)), _seconds(getattr(new, name))) for name in names]
-    pairs.append((old.slo_attainment or 0.0, new.slo_attainment or 0.0))
+    before = {each.name: each for each in old.models}
+    pairs = [pair for each in new.models for pair in _pairs(before[each.name], each)]
+    pairs += _pairs(old, new)
     pairs.append((old.requests_per_minute, new.requests_per_minute))
     pairs.append((old.tokens_per_second, new.tokens_per_second))
     return any(abs(late - early) > MOVED_BY * max(early, late) for early, late in pairs)
+
+
+def _pairs(old: Percentiles, new: Percentiles) -> list[tuple[float, float]]:
+    """What users felt, before and now."""
+    names = [f"{kind}_{label}" for kind in HISTOGRAMS for label in QUANTILES]
+    pairs = [(_seconds(getattr(old, name)), _seconds(getattr(new, name))) for name in names]
+    return [*pairs, (old.slo_attainment or 0.0, new.slo_attainment or 0.0)]
 
 
 def _seconds(text: str | None) -> float:

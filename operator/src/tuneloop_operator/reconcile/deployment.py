@@ -86,7 +86,7 @@ class DeploymentReconciler:
         self._read_jobs.forget(key)
         self._claims.forget(key)
         self._context.scaler.forget(key)
-        self._context.gateways.arms.forget(key)
+        self._context.gateways.forget(key)
 
     async def reconcile(self, key: Key, obj: Obj) -> float | None:
         """One look; returns after how many seconds to look again."""

@@ -39,6 +39,7 @@ class Engine:
         self._context, self._wake = context, wake
         self._reconcilers = {FINETUNEJOB_KIND: finetune, MODELDEPLOYMENT_KIND: deployment}
         self._verified: dict[Key, float] = {}
+        self._uids: dict[Key, str] = {}  # whose memory we keep
 
     async def process(self, key: Key) -> float | None:
         """One look at one key; seconds until the next, or None when it is gone or needs none."""
@@ -62,10 +63,12 @@ class Engine:
     async def _process(self, key: Key) -> float | None:
         obj = await self._look_up(key)
         if obj is None or obj["metadata"].get("deletionTimestamp"):
-            self._context.polls.forget(key)
-            self._reconcilers[key.kind].forget(key)
+            self._forget(key)
             self._verified.pop(key, None)
             return None
+        if self._uids.get(key) != obj["metadata"]["uid"]:
+            self._forget(key)  # of one with this name that was deleted, maybe since the last look
+            self._uids[key] = obj["metadata"]["uid"]
         try:
             delay = await self._reconcilers[key.kind].reconcile(key, obj)
         except NotFoundError:
@@ -74,6 +77,11 @@ class Engine:
         if written is not None and written is not obj:
             self._wake(written)
         return self._resync(key, delay)
+
+    def _forget(self, key: Key) -> None:
+        self._uids.pop(key, None)
+        self._context.polls.forget(key)
+        self._reconcilers[key.kind].forget(key)
 
     async def _after_not_found(self, key: Key) -> float | None:
         """Something we wrote to is gone: read everything of this key anew."""

@@ -70,6 +70,13 @@ class Gateways:
         """Latency that is worth writing; None before the first window with requests."""
         return self._latency.get(key)
 
+    def forget(self, key: Key) -> None:
+        """The resource is gone: one of the same name that comes later begins with a window of its own."""
+        self._latency.pop(key, None)
+        self.arms.forget(key)
+        if self._begin is not None:
+            self._begin[key] = self.loads(key)
+
     def loads(self, key: Key) -> Loads:
         """What each gateway said last of one deployment; those that know nothing of it are absent."""
         found = ((heard, heard.deployments.get((key.namespace, key.name))) for heard in self._heard.values())
