@@ -2,21 +2,23 @@
 
 from typing import Any
 
+import pytest
 from operator_world import FETCHED
-from serving_facts import DIGEST, DONE, MODEL, NOW, Obj, deployment, facts, k8s_deployment, pod, revision, server
+from serving_facts import DIGEST, MODEL, NOW, Obj, deployment, facts, k8s_deployment, pod, revision, server
 
 from tuneloop_core.api import ArtifactStatus, Condition, FineTuneJob, FineTuneJobStatus, ModelDeployment, ModelStatus
 from tuneloop_core.api.affinity import LabelSelector
 from tuneloop_core.api.method import Method
-from tuneloop_core.api.modeldeployment_status import AdapterStatus, LatencyStatus
-from tuneloop_core.serving import DeploymentLoad, Histogram, ModelLoad
+from tuneloop_core.api.modeldeployment_status import AdapterStatus, RevisionStatus
 from tuneloop_core.stages import Stage
-from tuneloop_operator.policy import adapters, candidates, latency, reasons, revisions
+from tuneloop_operator.policy import adapters, candidates, reasons, revisions
 from tuneloop_operator.policy.actions import CreateStage, DeleteJob
 from tuneloop_operator.policy.adapters import Sources
 from tuneloop_operator.policy.candidates import Candidate, Need
+from tuneloop_operator.policy.course import Course
 from tuneloop_operator.policy.modelfetch import ModelFacts, judge_model
-from tuneloop_operator.policy.serving import ServingFacts, summarize
+from tuneloop_operator.policy.serving import summarize
+from tuneloop_operator.policy.succession import OFFER
 from tuneloop_operator.policy.verdicts import StageFacts, State, Verdict
 
 
@@ -249,72 +251,86 @@ def test_a_fetched_model_is_taken_over() -> None:
     assert found.model.path == FETCHED["modelPath"]
 
 
-def load(count: int, started: str = "a", **more: Any) -> DeploymentLoad:
-    ttft = Histogram(bounds=[0.1, 0.2, 0.4], counts=[count, 2 * count, 2 * count, 2 * count], sum=1.0)
-    return DeploymentLoad(namespace="team", name="chat", requests=2 * count, completion_tokens=100 * count, ttft=ttft)
+WORDS = "the engine could not load this model: ValueError: NobodysModel"
 
 
-def test_latency_and_attainment_by_model() -> None:
-    def model(name: str, count: int, engine_name: str = "", met: int = 0) -> ModelLoad:
-        ttft = Histogram(bounds=[0.1, 0.2], counts=[count, count, count], sum=1.0)
-        return ModelLoad(name=name, engine_name=engine_name, requests=count, ttft=ttft, slo_met=met, slo_missed=count)
-
-    def loads(*models: ModelLoad) -> dict[str, DeploymentLoad]:
-        return {"g": load(sum(each.requests for each in models)).model_copy(update={"models": list(models)})}
-
-    before = loads(model("chat", 10, met=10), model("bot", 5, "bot@1"))
-    after = loads(model("chat", 20, met=40), model("bot", 5, "bot@1"), model("bot", 30, "bot@2"), model("idle", 0))
-    found = latency.window(before, after, 60.0, NOW)
-    assert found is not None
-    assert [(each.name, each.requests, each.ttft_p99, each.slo_attainment) for each in found.models] == [
-        ("bot", 30, "99ms", 0.0),
-        ("chat", 10, "99ms", 0.75),
-    ]
-    assert (found.ttft_p99, found.slo_attainment) == ("198ms", None)
-    assert latency.moved(found.model_copy(update={"models": []}), found)
-
-
-def test_latency_is_of_the_window_only() -> None:
-    found = latency.window({"g": load(10)}, {"g": load(20), "h": load(5)}, 60.0, NOW)
-    assert found is not None
-    assert (found.requests, found.requests_per_minute, found.tokens_per_second) == (30, 30.0, 25.0)
-    assert found.ttft_p50 == "100ms"
-    assert found.ttft_p95 == "190ms"
-    assert found.tpot_p50 is None
-    assert latency.window({"g": load(10)}, {"g": load(10)}, 60.0, NOW) is None
-
-
-def test_a_restarted_gateway_counts_from_zero() -> None:
-    found = latency.window({"g": load(10)}, {"g": load(3)}, 60.0, NOW)
-    assert found is not None
-    assert found.requests == 6
-
-
-def test_quantiles_above_the_last_bound_are_that_bound() -> None:
-    histogram = Histogram(bounds=[0.1, 0.2], counts=[0, 0, 4], sum=9.0)
-    assert latency.quantile(0.5, histogram) == 0.2
-    assert latency.quantile(0.5, Histogram(bounds=[0.1], counts=[0, 0])) is None
-
-
-def test_latency_is_written_when_it_moved_by_a_tenth() -> None:
-    old = LatencyStatus(ttft_p50="100ms", requests_per_minute=10, tokens_per_second=10)
-    assert not latency.moved(old, old.model_copy(update={"ttft_p50": "109ms"}))
-    assert latency.moved(old, old.model_copy(update={"ttft_p50": "120ms"}))
-    assert latency.moved(None, old)
+def broken_pod(revision: str, ip: str = "10.0.0.2") -> Obj:
+    """Its engine ends again and again."""
+    made = pod(ip, ready=False)
+    made["metadata"]["labels"]["tuneloop.dev/revision"] = revision
+    ended = {"terminated": {"exitCode": 1, "message": WORDS}}
+    waits = {"waiting": {"reason": "CrashLoopBackOff"}}
+    made["status"]["containerStatuses"] = [{"state": waits, "lastState": ended, "restartCount": 3}]
+    return made
 
 
 def test_an_engine_that_refuses_the_model_stalls_in_its_own_words_while_the_old_revision_serves() -> None:
-    broken = pod("10.0.0.2", ready=False)
-    broken["metadata"]["labels"]["tuneloop.dev/revision"] = "r2"
-    words = "the engine could not load this model: ValueError: NobodysModel"
-    ended = {"terminated": {"exitCode": 1, "message": words}}
-    waits = {"waiting": {"reason": "CrashLoopBackOff"}}
-    broken["status"]["containerStatuses"] = [{"state": waits, "lastState": ended, "restartCount": 3}]
     found = [revision(name="r2", ready=False, ready_replicas=0), revision()]
-    facts = ServingFacts(now=NOW, model=DONE, model_status=MODEL, revisions=found, pods=[pod(), broken], replicas=1)
-    status = summarize(deployment(adapters=[]), facts)
+    status = summarize(deployment(adapters=[]), facts(resolved=(), revisions=found, pods=[pod(), broken_pod("r2")]))
     stalled = next(item for item in status.conditions if item.type == "Stalled")
     assert (stalled.status, stalled.reason) == ("True", reasons.CRASHING)
-    assert words in stalled.message
+    assert WORDS in stalled.message
     assert stalled.message.endswith("r1 serves meanwhile")
     assert status.models[0].ready
+
+
+STARTING = {"ready": False, "ready_replicas": 0}
+
+
+@pytest.mark.parametrize(
+    ("pods", "told", "words"),
+    [
+        ([pod(ready=False), broken_pod("r2")], "Reconciling", ". r1 starts meanwhile"),
+        ([broken_pod("r2")], "Reconciling", ". r1 starts meanwhile"),  # its pod is not there yet
+        ([broken_pod("r1"), broken_pod("r2", "10.0.0.3")], "Stalled", WORDS),
+    ],
+)
+def test_waking_with_a_bad_revision_stalls_nothing_while_the_one_before_it_starts(
+    pods: list[Obj], told: str, words: str
+) -> None:
+    found = [revision(name="r2", **STARTING), revision(**STARTING)]
+    status = summarize(deployment(adapters=[]), facts(resolved=(), revisions=found, pods=pods, servers={}))
+    said = {item.type: item for item in status.conditions if item.type in ("Reconciling", "Stalled")}
+    assert {kind: item.reason for kind, item in said.items()} == {told: reasons.CRASHING}
+    assert said[told].message.endswith(words)
+    gone = [revision(name="r2", **STARTING)]
+    assert state(resolved=(), revisions=gone, pods=[broken_pod("r2")], servers={}) == ("Stalled", reasons.CRASHING)
+
+
+def test_the_start_of_a_canary_is_not_waited_for_where_the_stable_revision_cannot_start() -> None:
+    found = [revision(name="r2", **STARTING), revision(**STARTING)]
+    course = Course(serving="r1")
+    assert state(resolved=(), course=course, revisions=found, pods=[broken_pod("r1")]) == ("Stalled", reasons.CRASHING)
+
+
+def homeless_pod(revision: str) -> Obj:
+    """No node has an accelerator for it."""
+    made = pod("", ready=False)
+    made["metadata"]["labels"]["tuneloop.dev/revision"] = revision
+    words = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    made["status"] = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": words}]}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("older", "serving", "offered"),
+    [([revision()], "", True), ([], "", False), ([revision()], "r2", False)],
+    ids=["another serves", "the only one", "a canary is beside it"],
+)
+def test_recreate_is_offered_where_there_is_no_room_for_a_second_revision(
+    older: list[RevisionStatus], serving: str, offered: bool
+) -> None:
+    found, pods = [revision(name="r2", **STARTING), *older], [homeless_pod("r2"), *([pod()] if older else [])]
+    known = facts(resolved=(), revisions=found, pods=pods, course=Course(serving=serving))
+    told = next(item for item in summarize(deployment(adapters=[]), known).conditions if item.type == "Reconciling")
+    assert told.reason == reasons.UNSCHEDULABLE
+    assert told.message.endswith(OFFER) == offered
+
+
+def test_recreate_is_offered_where_a_quota_has_no_room_for_a_second_revision() -> None:
+    newest = k8s_deployment(2, 0)
+    newest["status"]["conditions"] = [{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: q"}]
+    found = [revision(name="r2", **STARTING), revision()]
+    told = summarize(deployment(adapters=[]), facts(resolved=(), revisions=found, newest=newest)).conditions
+    said = next(item for item in told if item.type == "Reconciling")
+    assert (said.reason, said.message.endswith(OFFER)) == (reasons.QUOTA_EXCEEDED, True)

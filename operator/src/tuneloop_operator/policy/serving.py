@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from tuneloop_operator.policy.course import Course, condition_of, with_canary
 from tuneloop_operator.policy.pods import Trouble, condition, find_trouble, quota_words
 from tuneloop_operator.policy.scalingstatus import scaling_status
 from tuneloop_operator.policy.schedules import problems
+from tuneloop_operator.policy.succession import NO_ROOM, OFFER
 from tuneloop_operator.policy.verdicts import State, Verdict
 
 Obj = dict[str, Any]
@@ -104,13 +105,11 @@ def _pods_verdict(facts: ServingFacts) -> Verdict | None:
     newest = _judged(facts)
     if newest is None or newest.ready or facts.replicas == 0:
         return None
-    refusal = _refusal(facts.newest)
-    if refusal is not None:
-        return refusal
-    own = [pod for pod in facts.pods if pod["metadata"]["labels"].get(LABEL_REVISION) == newest.name]
-    trouble = find_trouble(own, facts.events)
-    if trouble is not None:
-        return _stuck_or_waiting(newest, trouble, [each for each in facts.revisions if each.name != newest.name])
+    others = [each for each in facts.revisions if each.name != newest.name and each.replicas]
+    found = _refusal(facts.newest) or _trouble_verdict(facts, newest, others)
+    if found is not None:
+        beside = others and not facts.course.serving and found.reason in NO_ROOM
+        return replace(found, message=f"{found.message}; {OFFER}") if beside else found
     words = f"{newest.name}: {newest.ready_replicas} of {facts.replicas} replicas answer; the engine loads the model"
     return Verdict(State.PENDING, reasons.ROLLING_OUT, words)
 
@@ -121,12 +120,29 @@ def _judged(facts: ServingFacts) -> RevisionStatus | None:
     return next(iter([*serving, *facts.revisions]), None)
 
 
-def _stuck_or_waiting(newest: RevisionStatus, trouble: Trouble, older: Sequence[RevisionStatus]) -> Verdict:
-    """A server that ends again and again needs a person: the engine refuses the model, or it does not fit."""
-    serving = next((item.name for item in older if item.ready_replicas), "")
-    words = f"{newest.name}: {trouble.message}" + (f". {serving} serves meanwhile" if serving else "")
-    state = State.STALLED if trouble.reason in (reasons.CRASHING, reasons.OOM_KILLED) else State.PENDING
-    return Verdict(state, trouble.reason, words, look_again=30.0)
+def _trouble_verdict(facts: ServingFacts, newest: RevisionStatus, others: Sequence[RevisionStatus]) -> Verdict | None:
+    """A server that ends again and again needs a person: the engine refuses the model, or it does not fit.
+
+    While another revision only starts, waking, requests are worth holding for it: nothing is stalled before it answers.
+    """
+    trouble = _trouble_of(facts, newest)
+    if trouble is None:
+        return None
+    serving = next((each.name for each in others if each.ready_replicas), "")
+    starting = [] if serving or facts.course.serving else others  # a canary's start is not waited for
+    coming = next((each.name for each in starting if not _ends(_trouble_of(facts, each))), "")
+    words = f". {serving} serves meanwhile" if serving else f". {coming} starts meanwhile" if coming else ""
+    state = State.STALLED if _ends(trouble) and not coming else State.PENDING
+    return Verdict(state, trouble.reason, f"{newest.name}: {trouble.message}{words}", look_again=30.0)
+
+
+def _trouble_of(facts: ServingFacts, revision: RevisionStatus) -> Trouble | None:
+    own = [pod for pod in facts.pods if pod["metadata"]["labels"].get(LABEL_REVISION) == revision.name]
+    return find_trouble(own, facts.events)
+
+
+def _ends(trouble: Trouble | None) -> bool:
+    return trouble is not None and trouble.reason in (reasons.CRASHING, reasons.OOM_KILLED)
 
 
 def _refusal(deployment: Obj | None) -> Verdict | None:
