@@ -15,6 +15,7 @@ from operator_world import FETCHED, PUBLISHED, World, world_of
 
 from tuneloop_core.api.modeldeployment import AdapterSpec
 from tuneloop_operator.policy.adapterfetch import job_tag
+from tuneloop_operator.policy.serving import NO_KEY
 
 pytestmark = pytest.mark.usefixtures("crds")
 
@@ -103,7 +104,12 @@ def test_whole_path_with_an_adapter_of_an_unfinished_job(world: World, server: F
     world.job(labels={"app": "support"})
     for stage in ("fetch", "check", "train", "publish"):
         world.succeed_stage(stage)
-    assert ready(world)["message"].startswith("1 replicas answer at http://tuneloop-gateway")
+    told = ready(world)["message"]
+    assert told.startswith("1 replicas answer at http://tuneloop-gateway")
+    assert told.endswith(NO_KEY), "the chart opens nothing without a key"
+    keys = [{"name": "app", "hash": "sha256:" + "0" * 64}]
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"access": {"keys": keys}}})
+    wait_for("Ready to say no more of keys", lambda: not ready(world)["message"].endswith(NO_KEY))
     status = world.status("chat", "ModelDeployment")
     engine_name = "bot@" + "d" * 12
     assert server.loaded() == [engine_name, "newest@" + "d" * 12, "hub@" + "e" * 12]

@@ -17,7 +17,7 @@ from tuneloop_operator.policy.adapters import Sources
 from tuneloop_operator.policy.candidates import Candidate, Need
 from tuneloop_operator.policy.course import Course
 from tuneloop_operator.policy.modelfetch import ModelFacts, judge_model
-from tuneloop_operator.policy.serving import summarize
+from tuneloop_operator.policy.serving import NO_KEY, summarize
 from tuneloop_operator.policy.succession import OFFER
 from tuneloop_operator.policy.verdicts import StageFacts, State, Verdict
 
@@ -170,6 +170,16 @@ def test_ready_tells_the_truth() -> None:
     assert state(resolved=[waiting]) == ("Reconciling", reasons.WAITING_FOR_JOB)
     stalled = Verdict(State.STALLED, "ModelNotFound", "hf://o/m: not found")
     assert state(model=stalled, revisions=[], pods=[]) == ("Stalled", "ModelNotFound")
+
+
+def test_ready_says_that_no_key_opens_it() -> None:
+    def words(**more: Any) -> str:
+        return summarize(deployment(), facts(**more)).conditions[0].message
+
+    assert words() == "1 replicas answer at http://g/team/v1"
+    assert words(closed=True) == f"1 replicas answer at http://g/team/v1{NO_KEY}"
+    assert words(closed=True, replicas=0, pods=[]) == f"asleep: wakes on the first request{NO_KEY}"
+    assert NO_KEY.startswith("; no key opens it: set spec.access.keys (python -m tuneloop_gateway.keys new")
 
 
 def test_what_an_adapter_waits_for_is_said_while_the_pods_are_waited_for_too() -> None:

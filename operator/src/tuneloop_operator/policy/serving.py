@@ -33,6 +33,7 @@ Obj = dict[str, Any]
 
 REVISIONS_KEPT = 10
 ASLEEP = "asleep: wakes on the first request"
+NO_KEY = "; no key opens it: set spec.access.keys (python -m tuneloop_gateway.keys new prints a key and its line)"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class ServingFacts:
     servers: Mapping[str, ServerStatus] = field(default_factory=dict)  # by address
     latency: LatencyStatus | None = None
     trouble: Verdict | None = None
+    closed: bool = False  # it has no key, and the chart opens nothing without one
     name_taken: str = ""  # words, where the base's name belongs to another ModelDeployment
     course: Course = field(default_factory=Course)
     replicas: int = 0  # wanted
@@ -186,14 +188,19 @@ def _spec_verdict(facts: ServingFacts, wrong: Sequence[str]) -> Verdict | None:
     if not wrong:
         return None
     if facts.replicas == 0:
-        return Verdict(State.DONE, reasons.SCALED_TO_ZERO, f"{ASLEEP}; {'; '.join(wrong)}")
+        return Verdict(State.DONE, reasons.SCALED_TO_ZERO, f"{ASLEEP}{_door(facts)}; {'; '.join(wrong)}")
     return Verdict(State.STALLED, reasons.INVALID_SPEC, "; ".join(wrong))
 
 
 def _ready_verdict(facts: ServingFacts) -> Verdict:
     if facts.replicas == 0:
-        return Verdict(State.DONE, reasons.SCALED_TO_ZERO, ASLEEP)
-    return Verdict(State.DONE, reasons.READY, f"{facts.replicas} replicas answer at {facts.url}")
+        return Verdict(State.DONE, reasons.SCALED_TO_ZERO, f"{ASLEEP}{_door(facts)}")
+    return Verdict(State.DONE, reasons.READY, f"{facts.replicas} replicas answer at {facts.url}{_door(facts)}")
+
+
+def _door(facts: ServingFacts) -> str:
+    """What whoever reads Ready must know: the model answers, and the gateway lets nobody in."""
+    return NO_KEY if facts.closed else ""
 
 
 def _conditions(

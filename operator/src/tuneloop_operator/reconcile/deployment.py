@@ -155,6 +155,7 @@ class DeploymentReconciler:
         context.polls.watch_servers(key, _lists(pods, found, look.course))
         context.scaler.ready(key, ready_addresses(pods), ready_beside(pods, look.course.serving))
         slow = [pod for pod in pods if self._is_slow(pod)]
+        access = deployment.spec.access
         return ServingFacts(
             now=context.now(),
             model=look.model.verdict,
@@ -168,6 +169,7 @@ class DeploymentReconciler:
             servers=context.polls.statuses(key),
             latency=context.gateways.latency(key),
             trouble=look.trouble,
+            closed=not (access and access.keys) and not context.settings.gateway.allow_without_keys,
             name_taken=look.name_taken,
             replicas=look.decision.replicas,
             replicas_reason=look.decision.reason,
