@@ -81,6 +81,8 @@ gateway:
     heartbeatSeconds: {{ .Values.gateway.hold.heartbeatSeconds }}
     ongoingPerReplica: {{ .Values.gateway.hold.ongoingPerReplica | int64 }}
   accessLog: {{ .Values.gateway.accessLog | toJson }}
+server:
+  drainSeconds: {{ .Values.server.drainSeconds | int64 }}
 stages:
   cpuRequest: {{ .Values.stages.cpuRequest | quote }}
   memoryRequest: {{ .Values.stages.memoryRequest | quote }}

@@ -88,6 +88,12 @@ class GatewaySettings(Wire):
     access_log: AccessLogSettings = AccessLogSettings()
 
 
+class ServerSettings(Wire):
+    """Server pods of ModelDeployments; a change counts for the revisions made after it."""
+
+    drain_seconds: int = Field(default=600, ge=0)  # that requests may go on once a replica is asked to go
+
+
 class StageResources(Wire):
     """Requests and limits for the pods of CPU stages; train takes the user's ``pod.resources`` first."""
 
@@ -107,6 +113,7 @@ class Settings(Wire):
     store: StoreSettings = StoreSettings()
     hub: HubSettings = HubSettings()
     gateway: GatewaySettings = GatewaySettings()
+    server: ServerSettings = ServerSettings()
     stages: StageResources = StageResources()
     plan: PlanSettings = PlanSettings()
     network_policies: bool = True

@@ -12,7 +12,7 @@ import yaml
 
 from tuneloop_core.api import FineTuneJob, ModelDeployment
 from tuneloop_core.serving import Adapter, AdapterList
-from tuneloop_core.settings import HubSettings, ImageSettings, Settings
+from tuneloop_core.settings import HubSettings, ImageSettings, ServerSettings, Settings
 from tuneloop_core.stages import FetchResult, Stage
 from tuneloop_operator.build import serving
 from tuneloop_operator.build.peers import build_peers
@@ -54,6 +54,17 @@ def test_every_output_has_its_input() -> None:
     outputs = {path.name for path in (GOLDEN / "output").glob("operator-*.yaml")}
     assert outputs == {path.name for path in INPUTS}
     assert outputs
+
+
+def test_a_server_that_goes_has_the_time_of_the_settings() -> None:
+    deployment = ModelDeployment.model_validate(
+        yaml.safe_load((GOLDEN / "input/operator-deployment-gpu.yaml").read_text())
+    )
+    settings = SETTINGS.model_copy(update={"server": ServerSettings(drain_seconds=30)})
+    built = build_deployment(deployment, Revision(1, "registry/server:1", "models/x", 1), settings, {})
+    pod = built["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > 30, "the engine ends after the last stream"
+    assert {"name": "TUNELOOP_SERVER_GRACE_SECONDS", "value": "30"} in pod["containers"][0]["env"]
 
 
 def build(resource: dict[str, Any]) -> list[dict[str, Any]]:

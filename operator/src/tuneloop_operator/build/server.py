@@ -39,9 +39,13 @@ CONFIG_FILE = "server.json"
 ADAPTERS_FILE = "adapters.json"
 GUARD_FILE = "guard.json"
 COMPONENT = "server"
-GRACE_SECONDS = 120
+LEAVING_SECONDS = 10  # beyond the drain: for the engine to end
 START_SECONDS = 3600  # a large model from slow storage; the readiness message says what it does meanwhile
-SHARED_MEMORY = "1Gi"
+SHARED_MEMORY_GIB = 1
+SHARED_MEMORY_PER_ACCELERATOR_GIB = 2
+"""Of several: each one's process has message rings of its own (16 to 24 MiB times ten), and NCCL's buffers grow with
+peers and channels where the accelerators reach each other through the host. Too little ends in a bare bus error; being
+a limit of what may be used, it reserves nothing."""
 SCRATCH = "8Gi"
 
 SERVE_CPU: dict[str, Amounts] = {"requests": {"cpu": "1", "memory": "4Gi"}, "limits": {"memory": "8Gi"}}
@@ -104,11 +108,12 @@ def build_deployment(deployment: ModelDeployment, revision: Revision, settings: 
 def _pod_spec(deployment: ModelDeployment, revision: Revision, settings: Settings) -> Obj:
     pod, name = deployment.spec.pod, deployment.metadata.name
     tmp_volume, tmp_mount = scratch("tmp", "/tmp", SCRATCH)  # noqa: S108 - a mount, not a file
-    shm_volume, shm_mount = scratch("shm", "/dev/shm", SHARED_MEMORY, memory=True)  # noqa: S108
+    shared = shared_memory(deployment.spec.resources.accelerators)
+    shm_volume, shm_mount = scratch("shm", "/dev/shm", shared, memory=True)  # noqa: S108
     return {
         **base_pod(settings.images, pod),
         **placement(pod),
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "terminationGracePeriodSeconds": settings.server.drain_seconds + LEAVING_SECONDS,
         "containers": [_container(deployment, revision, [tmp_mount, shm_mount], settings)],
         "volumes": [store_volume(), _config_volume(name, revision), tmp_volume, shm_volume],
     }
@@ -125,6 +130,7 @@ def _container(deployment: ModelDeployment, revision: Revision, scratch_mounts: 
     sizes = server_sizes(deployment)
     values = {
         "TUNELOOP_SERVER_CONFIG": f"{CONFIG_FOLDER}/{CONFIG_FILE}",
+        "TUNELOOP_SERVER_GRACE_SECONDS": str(settings.server.drain_seconds),
         "HOME": "/tmp",  # noqa: S108 - the pod's own emptyDir
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -157,6 +163,12 @@ def _probe(period: int, failures: int) -> Obj:
         "failureThreshold": failures,
         "timeoutSeconds": 5,
     }
+
+
+def shared_memory(accelerators: int) -> str:
+    """Size of /dev/shm, a Kubernetes quantity."""
+    several = accelerators > 1
+    return f"{SHARED_MEMORY_PER_ACCELERATOR_GIB * accelerators if several else SHARED_MEMORY_GIB}Gi"
 
 
 def server_sizes(deployment: ModelDeployment) -> dict[str, dict[str, str]]:
