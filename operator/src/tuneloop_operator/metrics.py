@@ -59,8 +59,9 @@ JOB_PRICE = Gauge(
 
 COLD_START_SECONDS = Histogram(
     "tuneloop_cold_start_seconds",
-    "Starts of replicas by phase: scheduled, image, model, engine, warmUp, and total.",
-    ["namespace", "phase"],
+    "Starts of replicas by phase: scheduled, image, model, engine, warmUp, and total. By deployment for at most 200 "
+    "that exist, the others together under an empty name.",
+    ["namespace", "name", "phase"],
     buckets=(0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200),
     registry=REGISTRY,
 )

@@ -6,8 +6,10 @@ import pytest
 
 from tuneloop_core.api.modeldeployment_status import ColdStartStatus
 from tuneloop_core.serving import ServerStatus
+from tuneloop_operator.metrics import REGISTRY
+from tuneloop_operator.names import Key
 from tuneloop_operator.policy.coldstart import cold_start, measure, split
-from tuneloop_operator.reconcile.ledger import note_cold_start
+from tuneloop_operator.reconcile.ledger import MOST_DEPLOYMENTS, Starts
 
 PHASES = {"imports": 8.0, "configuration": 1.0, "engine": 5.0, "weights": 2.0, "warmUp": 1.5, "adapters": 0.5}
 
@@ -70,13 +72,35 @@ def test_median_of_the_last_five_and_each_start_once() -> None:
     assert cold_start(status, [], {}) is status
 
 
-def test_the_metric_counts_a_start_once() -> None:
-    from tuneloop_operator.metrics import REGISTRY  # noqa: PLC0415 - read after the note
+def count(key: Key, name: str) -> float | None:
+    labels = {"namespace": key.namespace, "name": name, "phase": "total"}
+    return REGISTRY.get_sample_value("tuneloop_cold_start_seconds_count", labels)
 
+
+def test_the_metric_counts_a_start_once_and_goes_with_its_deployment() -> None:
     now = cold_start(None, [pod()], {"10.0.0.1": server(total=17.0)})
-    note_cold_start("once", None, now)
-    note_cold_start("once", now, now)
-    note_cold_start("once", None, None)
-    labels = {"namespace": "once", "phase": "total"}
-    assert REGISTRY.get_sample_value("tuneloop_cold_start_seconds_count", labels) == 1.0
+    starts, key = Starts(), Key("ModelDeployment", "once", "chat")
+    starts.note(key, None, now)
+    starts.note(key, now, now)
+    starts.note(key, None, None)
+    assert count(key, "chat") == 1.0
+    labels = {"namespace": "once", "name": "chat", "phase": "total"}
     assert REGISTRY.get_sample_value("tuneloop_cold_start_seconds_sum", labels) == 22.0
+    starts.forget(key)
+    assert count(key, "chat") is None
+    starts.forget(key)
+
+
+def test_deployments_beyond_the_bound_are_counted_together() -> None:
+    now = cold_start(None, [pod()], {"10.0.0.1": server(total=17.0)})
+    starts, keys = Starts(), [Key("ModelDeployment", "many", f"m{number}") for number in range(MOST_DEPLOYMENTS + 2)]
+    for key in keys:
+        starts.note(key, None, now)
+    assert [count(key, key.name) for key in keys[-3:]] == [1.0, None, None]
+    assert count(keys[0], "") == 2.0
+    starts.forget(keys[0])
+    starts.note(keys[-1], None, now)
+    assert count(keys[-1], keys[-1].name) == 1.0, "there is room for one more"
+    for key in keys:
+        starts.forget(key)
+    assert count(keys[-1], keys[-1].name) is None

@@ -34,7 +34,7 @@ from tuneloop_operator.reconcile.adapterjobs import ReadJobs
 from tuneloop_operator.reconcile.claims import Claims
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.jobs import StageJobs
-from tuneloop_operator.reconcile.ledger import note_cold_start
+from tuneloop_operator.reconcile.ledger import Starts
 from tuneloop_operator.reconcile.modelfetch import ModelFetcher
 from tuneloop_operator.reconcile.rollouts import Rollouts
 from tuneloop_operator.reconcile.scaling import Wish
@@ -75,6 +75,7 @@ class DeploymentReconciler:
         self._rollouts = Rollouts(context)
         self._read_jobs = ReadJobs(context.cache)
         self._claims = Claims(context.cache)
+        self._starts = Starts()
 
     def dependents(self, obj: Obj) -> tuple[Key, ...]:
         """Keys of the ModelDeployments that serve what this FineTuneJob publishes, or claim a name of this one."""
@@ -85,6 +86,7 @@ class DeploymentReconciler:
         self._servers.forget(key)
         self._read_jobs.forget(key)
         self._claims.forget(key)
+        self._starts.forget(key)
         self._context.scaler.forget(key)
         self._context.gateways.forget(key)
 
@@ -97,7 +99,7 @@ class DeploymentReconciler:
         written = await write_status(self._context.client, obj, status.to_dict())
         if written is not None:
             self._context.cache.put(written)
-            note_cold_start(key.namespace, deployment.status.cold_start, status.cold_start)
+            self._starts.note(key, deployment.status.cold_start, status.cold_start)
             notes = condition_notes(deployment.status.conditions, status.conditions)
             notes += rollout_notes(deployment.status.rollout, status.rollout)
             for note in (*notes, *scaling_notes(deployment.status.scaling, status.scaling)):

@@ -1,7 +1,7 @@
-"""Accelerator-seconds and prices as metrics: what each status write adds, by namespace and queue, and by job.
+"""Accelerator-seconds, prices and cold starts as metrics: what each status write adds, by namespace and by resource.
 
 Counters begin at 0 with the process, as Prometheus expects; what a job took in all is in its status.usage. Series of
-single jobs are bounded: those beyond the bound are only in the sums.
+single resources are bounded: those beyond the bound are only in the sums.
 """
 
 from tuneloop_core.api.finetunejob import FineTuneJob
@@ -12,15 +12,32 @@ from tuneloop_operator import metrics
 from tuneloop_operator.names import Key
 
 MOST_JOBS = 1000
+MOST_DEPLOYMENTS = 200
+"""Each has some 110 series: a histogram a phase."""
 
 
-def note_cold_start(namespace: str, before: ColdStartStatus | None, now: ColdStartStatus | None) -> None:
-    """A replica's start that the status has only now."""
-    if now is None or not now.time or (before is not None and before.time == now.time):
-        return
-    phases = {phase.name: phase.seconds for phase in now.phases}
-    for name, seconds in (phases | {"total": sum(phases.values())}).items():
-        metrics.COLD_START_SECONDS.labels(namespace, name).observe(seconds)
+class Starts:
+    """Cold starts, and which deployments have series of their own."""
+
+    def __init__(self) -> None:
+        self._series: dict[Key, set[str]] = {}  # phases by deployment
+
+    def note(self, key: Key, before: ColdStartStatus | None, now: ColdStartStatus | None) -> None:
+        """A replica's start that the status has only now."""
+        if now is None or not now.time or (before is not None and before.time == now.time):
+            return
+        phases = {phase.name: phase.seconds for phase in now.phases}
+        phases["total"] = sum(phases.values())
+        shown = key in self._series or len(self._series) < MOST_DEPLOYMENTS
+        for phase, seconds in phases.items():
+            metrics.COLD_START_SECONDS.labels(key.namespace, key.name if shown else "", phase).observe(seconds)
+        if shown:
+            self._series.setdefault(key, set()).update(phases)
+
+    def forget(self, key: Key) -> None:
+        """The deployment is gone, and its series with it."""
+        for phase in self._series.pop(key, ()):
+            metrics.COLD_START_SECONDS.remove(key.namespace, key.name, phase)
 
 
 class Ledger:
