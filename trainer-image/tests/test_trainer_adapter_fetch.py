@@ -10,6 +10,8 @@ import hubs
 import pods
 import pytest
 import stores
+import torch
+from safetensors.torch import save
 from tuneloop_core.adapterconfig import AdapterFetchResult
 from tuneloop_core.stages import FetchInput, Reason, Stage
 
@@ -32,7 +34,8 @@ CONFIG: dict[str, Any] = {
     "base_model_name_or_path": "acme/base",
     "revision": "0" * 40,
 }
-WEIGHTS = b"weights" * 1000
+WEIGHTS = save({"q_proj.lora_A.weight": torch.ones(8, 16), "q_proj.lora_B.weight": torch.ones(16, 8)})
+DIVERGED = save({"lora_A.weight": torch.ones(8, 16), "lora_B.weight": torch.full((16, 8), torch.nan).bfloat16()})
 
 
 def files(**change: Any) -> dict[str, bytes]:
@@ -57,6 +60,8 @@ def state() -> hubs.HubState:
             {"adapter_config.json": files()["adapter_config.json"], "adapter_model.bin": b""}
         ),
         "acme/broken": hubs.Repository(files() | {"adapter_config.json": b"{"}),
+        "acme/diverged": hubs.Repository(files() | {"adapter_model.safetensors": DIVERGED}),
+        "acme/cut": hubs.Repository(files() | {"adapter_model.safetensors": WEIGHTS[:-100]}),
     }
     return state
 
@@ -125,6 +130,8 @@ def test_the_same_adapter_from_elsewhere_is_the_same_version(bare_pod: pods.Pod,
         ({"uri": "hf://acme/whole"}, {}, Reason.ADAPTER_UNSUPPORTED, "has no adapter_config.json: an adapter is a"),
         ({"uri": "hf://acme/pickle"}, {}, Reason.ADAPTER_UNSUPPORTED, "has no adapter_model.safetensors"),
         ({"uri": "hf://acme/broken"}, {}, Reason.ADAPTER_UNSUPPORTED, "is not JSON"),
+        ({"uri": "hf://acme/diverged"}, {}, Reason.ADAPTER_UNSUPPORTED, "NaN or infinity, lora_B.weight first"),
+        ({"uri": "hf://acme/cut"}, {}, Reason.ADAPTER_UNSUPPORTED, "safetensors cannot be read"),
         ({"uri": "hf://acme/dora"}, {}, Reason.ADAPTER_UNSUPPORTED, "uses DoRA"),
         ({"uri": "pvc://data/absent"}, {}, Reason.MODEL_NOT_FOUND, "no such folder in the claim"),
     ],

@@ -62,6 +62,7 @@ def fetch_adapter(stage_input: FetchInput, paths: Paths, guard: AddressGuard) ->
         get(CONFIG_FILE, aside)
         facts = _checked(aside / CONFIG_FILE, uri)
         get(WEIGHTS_FILE, aside)
+        _require_numbers(aside / WEIGHTS_FILE, uri)
         target = paths.artifacts / folder_digest(aside).removeprefix("sha256:")
         cached = bool(sealed_digest(target))
         digest = seal(aside, target)
@@ -186,6 +187,25 @@ def _checked(path: Path, uri: str) -> AdapterFacts:
     if faults := list(kind_faults(config)):
         raise StageError(Reason.ADAPTER_UNSUPPORTED, f"{uri} cannot be served as an adapter: {'; '.join(faults)}.")
     return read_facts(config)
+
+
+def _require_numbers(path: Path, uri: str) -> None:
+    """An engine answers 200 with an adapter that computes nothing: no canary would find it by its errors."""
+    import torch  # noqa: PLC0415 - slow to import
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+
+    try:
+        with safe_open(path, "pt") as weights:
+            names = list(weights.keys())
+            broken = [name for name in names if not torch.isfinite(weights.get_tensor(name).float()).all()]
+    except SafetensorError as error:
+        raise StageError(Reason.ADAPTER_UNSUPPORTED, f"{uri}: its {WEIGHTS_FILE} cannot be read ({error}).") from error
+    if broken:
+        message = (
+            f"{uri}: {len(broken)} of the {len(names)} tensors of its {WEIGHTS_FILE} hold NaN or infinity, {broken[0]} "
+            "first: its training diverged. Train it again with a lower learning rate."
+        )
+        raise StageError(Reason.ADAPTER_UNSUPPORTED, message)
 
 
 def _missing(uri: str, file: str) -> StageError:
