@@ -188,6 +188,20 @@ def test_plain_rows_do_for_a_task_that_the_hub_divides(bare_pod: pods.Pod) -> No
     assert [row["answerKey"] for row in task.test_docs()] == ["B"] * 4
 
 
+def test_rows_that_are_a_link_out_of_their_claim_are_refused(bare_pod: pods.Pod) -> None:
+    write_rows(bare_pod.paths.claim("task-0") / "arc/inner.jsonl", ARC)
+    write_rows(bare_pod.root / "secrets/test.jsonl", ARC)
+    link = bare_pod.paths.claim("task-0") / "arc/test.jsonl"
+    link.symlink_to(bare_pod.root / "secrets/test.jsonl")
+    with pytest.raises(StageError, match=r"test\.jsonl is or lies behind a link that leads out") as caught:
+        bring(bare_pod.paths, name="arc_easy", source={"uri": "pvc://claim/arc", "files": ["test.jsonl"]})
+    assert caught.value.reason is Reason.URI_REFUSED
+    link.unlink()
+    link.symlink_to("inner.jsonl")
+    bring(bare_pod.paths, name="arc_easy", source={"uri": "pvc://claim/arc", "files": ["test.jsonl"]})
+    assert (bare_pod.paths.task("arc_easy") / "test.jsonl").read_text().count("\n") == len(ARC)
+
+
 def test_a_misspelt_name_ends_fetch_with_the_names_near_it(bare_pod: pods.Pod) -> None:
     assert "arc_easi is no task of lm-eval's" in refusal(bare_pod.paths, name="arc_easi")
     assert "arc_easy" in refusal(bare_pod.paths, name="arc_easi")

@@ -7,7 +7,7 @@ import pytest
 
 from tuneloop_trainer.cgroup import cpu_threads, memory_limit
 from tuneloop_trainer.evaluation import exact, rouge_l
-from tuneloop_trainer.files import folder_aside, folder_digest, is_whole, seal, sealed_digest
+from tuneloop_trainer.files import copy_file, folder_aside, folder_digest, is_whole, seal, sealed_digest
 from tuneloop_trainer.loop import Loop
 from tuneloop_trainer.machine import keep_memory
 
@@ -95,6 +95,17 @@ def test_a_sealed_folder_is_whole_until_it_is_touched(tmp_path: Path) -> None:
     (target / "b/c").write_text("3")
     assert not is_whole(target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sealed"]
+
+
+def test_a_link_is_neither_copied_nor_part_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/a").write_text("a")
+    (tmp_path / "token").write_text("secret")
+    before = folder_digest(tmp_path / "folder")
+    (tmp_path / "folder/b").symlink_to(tmp_path / "token")
+    assert folder_digest(tmp_path / "folder") == before
+    with pytest.raises(OSError, match="symbolic links"):
+        copy_file(tmp_path / "folder/b", tmp_path / "copy")
 
 
 def test_a_damaged_folder_is_replaced_and_a_whole_one_kept(tmp_path: Path) -> None:

@@ -25,13 +25,13 @@ from tuneloop_core.constants import STORE_ARTIFACTS
 from tuneloop_core.stages import FetchInput, Reason
 from tuneloop_core.uris import ClaimPath, HubModel, OCIReference, S3Object, parse_model_uri
 
+from tuneloop_trainer.claims import Claim, open_claim
 from tuneloop_trainer.download import About, Downloader, S3Credentials
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.exports.failures import ExportError
 from tuneloop_trainer.exports.oci import TITLE
 from tuneloop_trainer.exports.registry import Registry, RegistryLogin
 from tuneloop_trainer.files import (
-    copy_file,
     folder_aside,
     folder_bytes,
     folder_digest,
@@ -85,9 +85,8 @@ def _open(source: AdapterSource, stage_input: FetchInput, paths: Paths, guard: A
         case S3Object():
             credentials = S3Credentials(secret("accessKeyId"), secret("secretAccessKey"), secret("sessionToken"))
             return uri, _s3(Downloader(guard, limit, about=ABOUT), uri, source.endpoint, credentials)
-        case ClaimPath(_, path):
-            mount = stage_input.pvc_adapter_path
-            return uri, _claim(paths.root / mount.lstrip("/") if mount else paths.claim("adapter"), path, uri)
+        case ClaimPath():
+            return uri, _claim(open_claim(paths, stage_input.pvc_adapter_path, uri, "adapter"))
         case OCIReference(host, repository, tag, digest):
             base = source.endpoint.rstrip("/") or f"https://{host}"
             login = RegistryLogin(secret("username"), secret("token"))
@@ -117,21 +116,14 @@ def _s3(downloader: Downloader, uri: str, endpoint: str, credentials: S3Credenti
     return get
 
 
-def _claim(mount: Path, path: str, uri: str) -> Get:
-    base = mount.resolve()
-    source = (base / path).resolve()
-    if not source.is_relative_to(base):
-        raise StageError(Reason.URI_REFUSED, f"{uri} leads out of its claim through a link.")
-    if not source.is_dir():
-        raise StageError(Reason.MODEL_NOT_FOUND, f"{uri}: there is no such folder in the claim.")
+def _claim(claim: Claim) -> Get:
+    if not claim.place.is_dir():
+        raise StageError(Reason.MODEL_NOT_FOUND, f"{claim.uri}: there is no such folder in the claim.")
 
     def get(file: str, folder: Path) -> None:
-        found = (source / file).resolve()
-        if not found.is_relative_to(base):
-            raise StageError(Reason.URI_REFUSED, f"{uri}/{file} leads out of its claim through a link.")
-        if not found.is_file():
-            raise _missing(uri, file)
-        copy_file(found, folder / file)
+        if not claim.files([claim.place / file]):
+            raise _missing(claim.uri, file)
+        claim.copy(claim.place / file, folder / file)
 
     return get
 

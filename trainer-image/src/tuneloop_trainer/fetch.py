@@ -24,11 +24,10 @@ from tuneloop_core.stages import FetchInput, FetchResult, Reason
 from tuneloop_core.uris import S3Object, parse_model_uri
 
 from tuneloop_trainer.adapterfetch import fetch_adapter
-from tuneloop_trainer.claims import claim_folder
+from tuneloop_trainer.claims import Claim, open_claim
 from tuneloop_trainer.download import Downloader, S3Credentials
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import (
-    copy_file,
     folder_aside,
     folder_bytes,
     folder_digest,
@@ -102,7 +101,7 @@ def _fetch_model(stage_input: FetchInput, model: ModelSource, paths: Paths, guar
         hub = Hub(stage_input.hub_endpoint, paths.secret("model", "token"), guard)
         return _hub_model(hub, model, paths, stage_input.max_bytes)
     if model.uri.startswith("pvc://"):
-        return _claim_model(model, claim_folder(paths, stage_input.pvc_model_path, model.uri, "model"), paths)
+        return _claim_model(open_claim(paths, stage_input.pvc_model_path, model.uri, "model"), paths)
     place = parse_model_uri(model.uri)
     if isinstance(place, S3Object):
         keys = (paths.secret("model", key) for key in ("accessKeyId", "secretAccessKey", "sessionToken"))
@@ -140,16 +139,16 @@ def _s3_model(source: S3Model, model: ModelSource, paths: Paths, max_bytes: int)
     return _model_result(f"{model.uri.rstrip('/')}@{digest}", target, paths, digest, cached)
 
 
-def _claim_model(model: ModelSource, source: Path, paths: Paths) -> FetchResult:
-    if not source.is_dir():
-        raise StageError(Reason.MODEL_NOT_FOUND, f"{model.uri}: there is no such folder in the claim.")
-    files = [path for path in sorted(source.iterdir()) if path.is_file() and is_wanted(path.name)]
+def _claim_model(claim: Claim, paths: Paths) -> FetchResult:
+    if not claim.place.is_dir():
+        raise StageError(Reason.MODEL_NOT_FOUND, f"{claim.uri}: there is no such folder in the claim.")
+    files = claim.files(path for path in sorted(claim.place.iterdir()) if is_wanted(path.name))
     if not any(path.suffix == ".safetensors" for path in files):
-        raise StageError(Reason.MODEL_UNSUPPORTED, f"{model.uri} has no .safetensors weights at its root.")
-    check_config(source, model.uri)
-    folder, cached = _copy_sealed(files, source, paths.models / "pvc", model.uri)
+        raise StageError(Reason.MODEL_UNSUPPORTED, f"{claim.uri} has no .safetensors weights at its root.")
+    check_config(claim.place, claim.uri)
+    folder, cached = _copy_sealed(claim, files, claim.place, paths.models / "pvc")
     digest = sealed_digest(folder)
-    return _model_result(f"{model.uri}@{digest}", folder, paths, digest, cached)
+    return _model_result(f"{claim.uri}@{digest}", folder, paths, digest, cached)
 
 
 def _model_result(uri: str, folder: Path, paths: Paths, commit: str, cached: bool) -> FetchResult:
@@ -182,18 +181,7 @@ def _fetch_dataset(
     stage_input: FetchInput, dataset: DatasetSource, paths: Paths, guard: AddressGuard
 ) -> tuple[Path, bool]:
     if dataset.uri.startswith("pvc://"):
-        source = claim_folder(paths, stage_input.pvc_dataset_path, dataset.uri, "dataset")
-        files = [source] if source.is_file() else _claim_files(source, dataset.files or ())
-        if not files and dataset.files:
-            fitting = ", ".join(dataset.files)
-            message = (
-                f"{dataset.uri}: the claim has no file there that fits dataset.files {fitting} and is read: {READ}."
-            )
-            raise StageError(Reason.DATASET_NOT_FOUND, message)
-        if not files:
-            raise StageError(Reason.DATASET_NOT_FOUND, f"{dataset.uri}: there is no such file or folder in the claim.")
-        root = source.parent if source.is_file() else source
-        return _copy_sealed(files, root, paths.datasets, dataset.uri)
+        return _claim_dataset(open_claim(paths, stage_input.pvc_dataset_path, dataset.uri, "dataset"), dataset, paths)
     with folder_aside(paths.datasets) as aside, reporting(aside, dataset.uri), store_full_told(aside, dataset.uri):
         _download_dataset(stage_input, dataset, paths, guard, aside)
         target = paths.datasets / folder_digest(aside).removeprefix("sha256:")
@@ -211,13 +199,22 @@ def _require_digest(dataset: DatasetSource, found: str) -> None:
         raise StageError(Reason.DATASET_CHANGED, message)
 
 
-def _claim_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+def _claim_dataset(claim: Claim, dataset: DatasetSource, paths: Paths) -> tuple[Path, bool]:
+    files = [claim.place] if claim.place.is_file() else _claim_files(claim, dataset.files or ())
+    if not files and dataset.files:
+        fitting = ", ".join(dataset.files)
+        message = f"{dataset.uri}: the claim has no file there that fits dataset.files {fitting} and is read: {READ}."
+        raise StageError(Reason.DATASET_NOT_FOUND, message)
+    if not files:
+        raise StageError(Reason.DATASET_NOT_FOUND, f"{dataset.uri}: there is no such file or folder in the claim.")
+    root = claim.place.parent if claim.place.is_file() else claim.place
+    return _copy_sealed(claim, files, root, paths.datasets)
+
+
+def _claim_files(claim: Claim, patterns: Sequence[str]) -> list[Path]:
     """The files below a folder, or those of them that fit the patterns."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    if not patterns:
-        return files
-    wanted = set(wanted_files((path.relative_to(folder).as_posix() for path in files), patterns))
-    return [path for path in files if path.relative_to(folder).as_posix() in wanted]
+    there = claim.listing()
+    return claim.files(there[name] for name in (wanted_files(there, patterns) if patterns else there))
 
 
 def _download_dataset(
@@ -254,11 +251,11 @@ def _download(hub: Hub, repository: Repository, target: Path, uri: str, check: C
         seal(aside, target)
 
 
-def _copy_sealed(files: list[Path], root: Path, parent: Path, uri: str) -> tuple[Path, bool]:
+def _copy_sealed(claim: Claim, files: list[Path], root: Path, parent: Path) -> tuple[Path, bool]:
     """Copy files of a claim into a folder named by its digest."""
-    with folder_aside(parent) as aside, reporting(aside, uri), store_full_told(aside, uri):
+    with folder_aside(parent) as aside, reporting(aside, claim.uri), store_full_told(aside, claim.uri):
         for path in files:
-            copy_file(path, aside / path.relative_to(root))
+            claim.copy(path, aside / path.relative_to(root))
         target = parent / folder_digest(aside).removeprefix("sha256:")
         cached = bool(sealed_digest(target))
         seal(aside, target)

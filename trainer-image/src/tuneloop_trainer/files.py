@@ -9,10 +9,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 from safetensors import SafetensorError
@@ -120,13 +120,18 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in _files(folder))
 
 
-def copy_file(source: Path, target: Path, progress: Callable[[int], None] = lambda _: None) -> None:
-    """Copy a file's bytes; ``progress`` is told each chunk's size."""
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's bytes; OSError (ELOOP) where a link is instead of the file."""
+    with os.fdopen(os.open(source, os.O_RDONLY | os.O_NOFOLLOW), "rb") as reader:
+        copy_stream(reader, target)
+
+
+def copy_stream(reader: BinaryIO, target: Path) -> None:
+    """Write what is left of a stream into a file, made with its folders."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as reader, target.open("wb") as writer:
+    with target.open("wb") as writer:
         while chunk := reader.read(CHUNK):
             writer.write(chunk)
-            progress(len(chunk))
 
 
 @contextmanager
@@ -166,7 +171,9 @@ def gib(size: int) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != DIGEST_FILE)
+    found = (
+        path for path in folder.rglob("*") if path.name != DIGEST_FILE and path.is_file() and not path.is_symlink()
+    )
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 

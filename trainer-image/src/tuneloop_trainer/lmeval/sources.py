@@ -15,10 +15,10 @@ from tuneloop_core.api.evaltasks import EvaluationTask, TaskSource
 from tuneloop_core.data.files import READ, is_readable, matches
 from tuneloop_core.stages import FetchInput, Reason
 
-from tuneloop_trainer.claims import claim_folder
+from tuneloop_trainer.claims import open_claim
 from tuneloop_trainer.download import Downloader, S3Credentials
 from tuneloop_trainer.errors import StageError
-from tuneloop_trainer.files import copy_file, folder_aside, gib, seal, sealed_digest, store_full_told
+from tuneloop_trainer.files import folder_aside, gib, seal, sealed_digest, store_full_told
 from tuneloop_trainer.guard import AddressGuard
 from tuneloop_trainer.hub import Hub
 from tuneloop_trainer.lmeval import custom, known
@@ -104,13 +104,13 @@ class _Fetch:
         return Downloader(self.guard, self.stage_input.max_bytes)
 
     def _claim(self, source: TaskSource, aside: Path) -> None:
-        folder = claim_folder(self.paths, self.stage_input.task_paths.get(self.purpose, ""), source.uri, self.purpose)
-        if folder.is_file():
-            copy_file(folder, aside / folder.name)
+        claim = open_claim(self.paths, self.stage_input.task_paths.get(self.purpose, ""), source.uri, self.purpose)
+        if claim.place.is_file():
+            claim.copy(claim.place, aside / claim.place.name)
             return
-        there = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-        for path in self._wanted(there, source.files or (), source.uri):
-            copy_file(folder / path, aside / path)
+        there = claim.listing()
+        for path in claim.files(there[name] for name in self._wanted(there, source.files or (), source.uri)):
+            claim.copy(path, aside / path.relative_to(claim.place))
 
     def _hub(self, repository: str, below: str, patterns: Iterable[str], aside: Path) -> None:
         uri = f"hf://datasets/{repository}"
