@@ -18,11 +18,9 @@ from tuneloop_core.settings import Settings
 from tuneloop_core.stages import Stage
 from tuneloop_operator import names
 from tuneloop_operator.build.meta import child_metadata
+from tuneloop_operator.build.policies import names_rule
 
 Obj = dict[str, Any]
-
-DNS_PORT = 53
-DNS_LABELS = {"k8s-app": "kube-dns"}  # of CoreDNS too, wherever it runs
 
 
 def build_peers(job: FineTuneJob, settings: Settings) -> list[Obj]:
@@ -59,8 +57,6 @@ def _policy(job: FineTuneJob) -> Obj:
     gloo and NCCL choose their ports themselves.
     """
     peers = [{"podSelector": {"matchLabels": _selector(job)}}]
-    resolver = {"namespaceSelector": {}, "podSelector": {"matchLabels": DNS_LABELS}}
-    ports = [{"protocol": protocol, "port": DNS_PORT} for protocol in ("UDP", "TCP")]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -69,7 +65,7 @@ def _policy(job: FineTuneJob) -> Obj:
             "podSelector": {"matchLabels": _selector(job)},
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [{"from": peers}],
-            "egress": [{"to": peers}, {"to": [resolver], "ports": ports}],
+            "egress": [{"to": peers}, names_rule()],
         },
     }
 

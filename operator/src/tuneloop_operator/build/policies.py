@@ -11,19 +11,27 @@ from tuneloop_operator.build.meta import namespace_metadata
 
 Obj = dict[str, Any]
 
-METADATA_ADDRESSES = ["169.254.0.0/16"]
+METADATA_ADDRESSES = ["169.254.0.0/16", "100.100.100.200/32", "fe80::/10", "fd00:ec2::/32"]
+NODE_LOCAL_DNS = "169.254.20.10/32"  # link-local, on the pod's own node
+DNS_PORT = 53
+DNS_LABELS = {"k8s-app": "kube-dns"}  # of CoreDNS too, wherever it runs
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 
 
 def build_policies(namespace: str, settings: Settings) -> list[Obj]:
-    """All policies of one namespace; none where the chart turned them off."""
-    if not settings.network_policies:
-        return []
+    """All policies of one namespace."""
     return [
         _policy(namespace, "tuneloop-train", ["train", "check"], ingress=_from_system(settings, PROGRESS_PORT)),
         _policy(namespace, "tuneloop-stages", ["fetch", "publish"], egress=_outside(settings)),
         _policy(namespace, "tuneloop-server", ["server"], ingress=_from_system(settings, SERVER_PORT)),
     ]
+
+
+def names_rule() -> Obj:
+    """Egress to the cluster's DNS, in a pod or on the node."""
+    resolver = {"namespaceSelector": {}, "podSelector": {"matchLabels": DNS_LABELS}}
+    ports = [{"protocol": protocol, "port": DNS_PORT} for protocol in ("UDP", "TCP")]
+    return {"to": [resolver, {"ipBlock": {"cidr": NODE_LOCAL_DNS}}], "ports": ports}
 
 
 def _policy(
@@ -58,10 +66,14 @@ def _from_system(settings: Settings, port: int) -> list[Obj]:
 
 
 def _outside(settings: Settings) -> list[Obj]:
-    """Anywhere but metadata services and what the chart refuses; the fetcher checks again, after resolving names."""
+    """Anywhere but metadata services and what the chart refuses; the fetcher checks again, after resolving names.
+
+    Some plugins (Cilium, GKE Dataplane V2) match no pod by its address, so that a hub or an S3 in the cluster is named
+    as a pod too: of any namespace and on any port, which the blocks allow elsewhere.
+    """
     refused = METADATA_ADDRESSES + settings.hub.refused_addresses
-    blocks: list[Obj] = []
+    peers: list[Obj] = [{"namespaceSelector": {}}]
     for cidr, separator in (("0.0.0.0/0", "."), ("::/0", ":")):
         excepted = sorted(block for block in refused if separator in block)
-        blocks.append({"ipBlock": {"cidr": cidr} | ({"except": excepted} if excepted else {})})
-    return [{"to": blocks}]
+        peers.append({"ipBlock": {"cidr": cidr, "except": excepted}})
+    return [names_rule(), {"to": peers}]

@@ -1,4 +1,7 @@
-"""What a namespace has once: the store's claim and the network policies. Never deletes either."""
+"""What a namespace has once: the store's claim and the network policies.
+
+Never deletes the claim; policies of ours go where the chart turned them off.
+"""
 
 import asyncio
 import hashlib
@@ -42,6 +45,11 @@ def is_applied(manifest: Obj, found: Obj | None) -> bool:
     return bool(annotations.get(APPLIED_ANNOTATION) == manifest["metadata"]["annotations"][APPLIED_ANNOTATION])
 
 
+def is_ours(found: Obj) -> bool:
+    """Whether we applied it: somebody else's policy of the same name is left alone."""
+    return APPLIED_ANNOTATION in (found["metadata"].get("annotations") or {})
+
+
 class Namespaces:
     """Sees to each namespace at its first use and every ten minutes that it is in use."""
 
@@ -52,7 +60,7 @@ class Namespaces:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def ensure(self, namespace: str) -> None:
-        """Claim and policies are there when this returns; ApiError when the cluster refuses them."""
+        """Claim and policies are as wanted when this returns; ApiError when the cluster refuses them."""
         if self._is_fresh(namespace):
             return
         async with self._locks[namespace]:
@@ -101,5 +109,8 @@ class Namespaces:
             found = await self._client.get(POLICIES, metadata["namespace"], metadata["name"])
         except NotFoundError:
             found = None
-        if not is_applied(manifest, found):
-            await self._client.apply(POLICIES, manifest)
+        if self._settings.network_policies:
+            if not is_applied(manifest, found):
+                await self._client.apply(POLICIES, manifest)
+        elif found is not None and is_ours(found):
+            await self._client.delete(POLICIES, metadata["namespace"], metadata["name"], found["metadata"]["uid"])
