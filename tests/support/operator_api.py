@@ -20,6 +20,7 @@ PATHS = {
     "FineTuneJob": ("/apis/tuneloop.dev/v1alpha1", "finetunejobs"),
     "ModelDeployment": ("/apis/tuneloop.dev/v1alpha1", "modeldeployments"),
     "Job": ("/apis/batch/v1", "jobs"),
+    "Node": ("/api/v1", "nodes"),
     "Pod": ("/api/v1", "pods"),
     "Deployment": ("/apis/apps/v1", "deployments"),
     "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),

@@ -21,7 +21,7 @@ from tuneloop_trainer.claims import open_claim
 from tuneloop_trainer.download import Downloader, S3Credentials
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import is_whole, store_full_told
-from tuneloop_trainer.guard import AddressGuard, guarded_client
+from tuneloop_trainer.guard import AddressGuard, cluster_guard, guarded_client
 
 ON_LOOPBACK = AddressGuard(allowed=lambda address: address.is_loopback)
 ROWS = b'{"text": "one"}\n{"text": "two"}\n'
@@ -397,6 +397,53 @@ def test_addresses_that_lead_back_are_refused(address: str) -> None:
 @pytest.mark.parametrize("address", ["10.1.2.3", "192.168.1.1", "172.20.0.5", "8.8.8.8", "2606:4700::1", "fd12::1"])
 def test_public_and_private_addresses_are_allowed(address: str) -> None:
     assert AddressGuard(resolver=lambda _host, _port: [address]).addresses("hub", 443) == [address]
+
+
+CLUSTER = {"10.96.0.1": "10.96.0.1", "kubernetes.default.svc": "10.96.0.1", "api.cloud": "10.9.9.9"}
+
+
+def by_name(host: str, _port: int) -> list[str]:
+    if host not in CLUSTER:
+        raise OSError("no such name")
+    return [CLUSTER[host]]
+
+
+@pytest.mark.parametrize(
+    ("environment", "refused", "host", "port", "is_refused"),
+    [
+        ({"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, (), "kubernetes.default.svc", 443, True),
+        ({"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, (), "10.96.0.1", 80, True),
+        ({"KUBERNETES_SERVICE_HOST": "api.cloud"}, (), "api.cloud", 443, True),  # some clouds' hooks write a name
+        ({"KUBERNETES_SERVICE_HOST": "api.cloud"}, (), "10.96.0.1", 443, True),
+        ({"KUBERNETES_SERVICE_HOST": "nowhere"}, (), "api.cloud", 443, False),
+        ({}, (), "kubernetes.default.svc", 443, False),  # not in a pod
+        ({}, ("10.9.9.9:6443",), "api.cloud", 6443, True),
+        ({}, ("10.9.9.9:6443",), "api.cloud", 9000, False),  # an S3 on the only node
+        ({}, ("10.9.9.0/24",), "api.cloud", 9000, True),
+    ],
+)
+def test_the_api_server_is_refused_by_itself(
+    environment: dict[str, str], refused: tuple[str, ...], host: str, port: int, is_refused: bool
+) -> None:
+    guard = cluster_guard(refused, environment, by_name)
+    if is_refused:
+        with pytest.raises(StageError, match="an address of the cluster's nodes, its API or a metadata service"):
+            guard.addresses(host, port)
+    else:
+        assert guard.addresses(host, port) == [CLUSTER[host]]
+
+
+def test_ipv6_refusals_of_one_port() -> None:
+    guard = AddressGuard(["[fd00::1]:6443"], lambda _host, _port: ["fd00::1"])
+    assert guard.addresses("s3", 9000) == ["fd00::1"]
+    with pytest.raises(StageError, match="fd00::1"):
+        guard.addresses("s3", 6443)
+
+
+def test_a_stage_asks_its_own_environment(bare_pod: pods.Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
+    code, said = bare_pod.run(Stage.FETCH, {"model": {"uri": "hf://acme/tiny"}, "hubEndpoint": "https://192.0.2.1"})
+    assert (code, said.reason) == (42, "URIRefused")
 
 
 def test_the_client_connects_to_the_address_that_was_checked() -> None:

@@ -65,6 +65,7 @@ store:
 hub:
   endpoint: {{ .Values.hub.endpoint | quote }}
   refusedAddresses: {{ .Values.hub.refusedAddresses | toJson }}
+  allowedAddresses: {{ .Values.hub.allowedAddresses | toJson }}
   maxBytes: {{ .Values.hub.maxBytes | int64 }}
 gateway:
   url: {{ include "tuneloop.gatewayURL" . | quote }}

@@ -35,6 +35,7 @@ class HubSettings(Wire):
 
     endpoint: str = ""
     refused_addresses: list[str] = []
+    allowed_addresses: list[str] = []  # CIDRs of nodes that are not refused
     max_bytes: int = 0
 
 

@@ -37,7 +37,7 @@ class Reason(StrEnum):
     DATASET_NOT_FOUND = "DatasetNotFound"
     DATASET_INVALID = "DatasetInvalid"
     DATASET_CHANGED = "DatasetChanged"  # not the files that dataset.digest names
-    URI_REFUSED = "URIRefused"  # resolves to loopback, link-local, metadata or cluster-node addresses
+    URI_REFUSED = "URIRefused"  # leads to loopback, link-local, metadata, API server or node, or out of its claim
     STORE_FULL = "StoreFull"
     LOSS_NAN = "LossNaN"
     LOSS_SPIKE = "LossSpike"  # the loss rose far above what it was, and stayed there
@@ -91,7 +91,7 @@ class FetchInput(Wire):
     tasks: list[dict[str, Any]] = []  # spec.evaluation.tasks, camelCase; their rows go to /work/tasks/NAME
     store: StoreUse | None = None  # None: it is not known, and nothing is removed
     hub_endpoint: str = ""  # HF_ENDPOINT; empty is the library's default
-    refused_addresses: list[str] = []  # CIDRs of API server and nodes, besides loopback, link-local, metadata
+    refused_addresses: list[str] = []  # CIDRs or ADDRESS:PORT, besides those refused in every pod
     max_bytes: int = 0  # cap per download, bytes; 0 is no cap
     pvc_model_path: str = ""  # for pvc:// the mount below which the files lie
     pvc_dataset_path: str = ""

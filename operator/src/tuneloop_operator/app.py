@@ -19,6 +19,7 @@ from tuneloop_operator.kube.issuer import Issuer
 from tuneloop_operator.kube.lease import Lease
 from tuneloop_operator.kube.pods import PodClient
 from tuneloop_operator.kube.resources import LEASES
+from tuneloop_operator.reconcile.addresses import ClusterAddresses
 from tuneloop_operator.reconcile.cache import Cache
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.deployment import DeploymentReconciler
@@ -100,6 +101,7 @@ async def _lead(
         gateways=gateways,
         scaler=scaler,
         issuer=Issuer(client),
+        addresses=ClusterAddresses(client, settings),
         settings=settings,
         version=importlib.metadata.version("tuneloop-operator"),
     )

@@ -37,7 +37,7 @@ from tuneloop_trainer.files import (
     store_full,
     store_full_told,
 )
-from tuneloop_trainer.guard import AddressGuard
+from tuneloop_trainer.guard import AddressGuard, cluster_guard
 from tuneloop_trainer.hub import Hub, Repository, check_config, is_wanted
 from tuneloop_trainer.lmeval.sources import fetch_tasks, tasks_hold
 from tuneloop_trainer.paths import Paths
@@ -52,7 +52,7 @@ REPORT_SECONDS = 5.0
 
 def run(stage_input: FetchInput, paths: Paths, guard: AddressGuard | None = None) -> FetchResult | AdapterFetchResult:
     """Fetch the rows of evaluation tasks, the model, then the dataset if there is one; or an adapter alone."""
-    guard = guard or AddressGuard(stage_input.refused_addresses)
+    guard = guard or cluster_guard(stage_input.refused_addresses)
     if stage_input.adapter is not None:
         _remove_stale(paths.artifacts)
         return fetch_adapter(stage_input, paths, guard)

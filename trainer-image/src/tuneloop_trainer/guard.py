@@ -6,9 +6,10 @@ cannot change its mind in between. Private ranges stay allowed: private hubs and
 """
 
 import ipaddress
+import os
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import httpcore2
@@ -18,10 +19,13 @@ from tuneloop_core.stages import Reason
 from tuneloop_trainer.errors import StageError
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 Resolver = Callable[[str, int], Sequence[str]]
 
 # Metadata services that lie outside the link-local range: AWS over IPv6, Alibaba Cloud.
 METADATA = ("fd00:ec2::/32", "100.100.100.200/32")
+API_SERVER_ENV = "KUBERNETES_SERVICE_HOST"  # the kubelet sets it in every pod, with a token or without
+API_SERVER_NAME = "kubernetes.default.svc"
 CONNECT_SECONDS = 20.0
 READ_SECONDS = 120.0
 
@@ -33,7 +37,7 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 class AddressGuard:
-    """Decides on addresses. ``allowed`` is for tests that serve on loopback."""
+    """Decides on addresses. ``refused``: CIDRs, or ADDRESS:PORT; ``allowed`` is for tests that serve on loopback."""
 
     def __init__(
         self,
@@ -41,7 +45,7 @@ class AddressGuard:
         resolver: Resolver = resolve,
         allowed: Callable[[IPAddress], bool] | None = None,
     ) -> None:
-        self._refused = [ipaddress.ip_network(cidr, strict=False) for cidr in (*METADATA, *refused)]
+        self._refused = [_refusal(text) for text in (*METADATA, *refused)]
         self._resolver = resolver
         self._allowed = allowed or (lambda _address: False)
 
@@ -49,7 +53,7 @@ class AddressGuard:
         """The addresses of a host, all of them checked; raises ``URIRefused`` if any is refused."""
         addresses = self._resolver(host, port)
         for text in addresses:
-            if why := self._why_refused(ipaddress.ip_address(text.split("%")[0])):
+            if why := self._why_refused(ipaddress.ip_address(text.split("%")[0]), port):
                 raise StageError(
                     Reason.URI_REFUSED,
                     f"{host} leads to {text}, {why}. Downloads and exports may go to public and private addresses, not "
@@ -57,16 +61,41 @@ class AddressGuard:
                 )
         return list(addresses)
 
-    def _why_refused(self, address: IPAddress) -> str:
+    def _why_refused(self, address: IPAddress, port: int) -> str:
         if self._allowed(address):
             return ""
         for candidate in (address, *_embedded(address)):
             for attribute, words in _KINDS:
                 if getattr(candidate, attribute):
                     return words
-            if any(candidate in network for network in self._refused):
+            if any(candidate in network and only in (0, port) for network, only in self._refused):
                 return "an address of the cluster's nodes, its API or a metadata service"
         return ""
+
+
+def cluster_guard(
+    refused: Iterable[str], environment: Mapping[str, str] = os.environ, resolver: Resolver = resolve
+) -> AddressGuard:
+    """The guard of a pod: with what the operator refuses, and the API server as this pod would reach it."""
+    hosts = [environment[API_SERVER_ENV], API_SERVER_NAME] if API_SERVER_ENV in environment else []
+    found = [address.split("%")[0] for host in hosts for address in _addresses(host, resolver)]
+    return AddressGuard((*refused, *found), resolver)
+
+
+def _addresses(host: str, resolver: Resolver) -> Sequence[str]:
+    try:
+        return resolver(host, 443)
+    except OSError:  # a cluster without DNS, or without this name
+        return ()
+
+
+def _refusal(text: str) -> tuple[IPNetwork, int]:
+    """The network of a CIDR and port 0 for every port, or the one address and port of ADDRESS:PORT."""
+    try:
+        return ipaddress.ip_network(text, strict=False), 0
+    except ValueError:
+        address, _, port = text.rpartition(":")
+        return ipaddress.ip_network(address.strip("[]")), int(port)
 
 
 _KINDS = (

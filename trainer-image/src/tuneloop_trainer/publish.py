@@ -38,7 +38,7 @@ from tuneloop_trainer.files import (
     seal,
     sealed_digest,
 )
-from tuneloop_trainer.guard import AddressGuard
+from tuneloop_trainer.guard import AddressGuard, cluster_guard
 from tuneloop_trainer.hub import is_wanted
 from tuneloop_trainer.lmeval.sources import task_sources
 from tuneloop_trainer.paths import Paths
@@ -73,7 +73,7 @@ def run(stage_input: PublishInput, paths: Paths, guard: AddressGuard | None = No
     """Assemble the artifact, then export it where the job asks for it; returns where it lies."""
     result = _publish(stage_input, paths)
     spec = FineTuneJobSpec.model_validate(stage_input.spec)
-    guard = guard or AddressGuard(stage_input.refused_addresses)
+    guard = guard or cluster_guard(stage_input.refused_addresses)
     if spec.output is not None:
         folder = paths.artifacts.parent / result.path
         exported = export(folder, spec.output, paths, guard, stage_input.hub_endpoint)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from tuneloop_core.api.modeldeployment import AdapterSpec, ModelDeployment
 from tuneloop_core.api.modeldeployment_status import AdapterStatus
+from tuneloop_core.settings import Settings
 from tuneloop_core.stages import Stage
 from tuneloop_operator import names
 from tuneloop_operator.build.adapterfetch import build_adapter_fetch
@@ -51,7 +52,7 @@ class AdapterFetcher:
                 break
             self._count_try(key, deployment, spec, found)
             trouble = await self._jobs.act(
-                key.namespace, found.verdict.actions, lambda _stage: self._job(deployment, spec)
+                key.namespace, found.verdict.actions, lambda _stage, settings: self._job(deployment, spec, settings)
             )
             if trouble is not None:
                 return Fetched(trouble)
@@ -72,8 +73,8 @@ class AdapterFetcher:
         if job is not None and any(isinstance(action, DeleteJob) for action in found.verdict.actions):
             self._tries[job["metadata"]["name"] + deployment.metadata.uid] = attempt(job) + 1
 
-    def _job(self, deployment: ModelDeployment, spec: AdapterSpec) -> Obj:
-        manifest = build_adapter_fetch(deployment, spec, job_tag(spec), self._context.settings)
+    def _job(self, deployment: ModelDeployment, spec: AdapterSpec, settings: Settings) -> Obj:
+        manifest = build_adapter_fetch(deployment, spec, job_tag(spec), settings)
         metadata = manifest["metadata"]
         tries = self._tries.pop(metadata["name"] + deployment.metadata.uid, 1)
         return manifest | {"metadata": metadata | {"annotations": {ATTEMPT_ANNOTATION: str(tries)}}}
@@ -85,4 +86,4 @@ class AdapterFetcher:
             ours = any(ref["uid"] == deployment.metadata.uid for ref in metadata.get("ownerReferences", []))
             if ours and metadata["name"].startswith(prefix) and metadata["name"] not in wanted:
                 delete = DeleteJob(Stage.FETCH, metadata["name"], metadata["uid"])
-                await self._jobs.act(key.namespace, (delete,), lambda _stage: {})
+                await self._jobs.act(key.namespace, (delete,), lambda _stage, _settings: {})

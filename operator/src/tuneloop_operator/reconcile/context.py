@@ -8,6 +8,7 @@ from tuneloop_core.settings import Settings
 from tuneloop_operator.kube.client import Client
 from tuneloop_operator.kube.events import EventSink
 from tuneloop_operator.kube.issuer import Issuer
+from tuneloop_operator.reconcile.addresses import ClusterAddresses
 from tuneloop_operator.reconcile.cache import Cache
 from tuneloop_operator.reconcile.gateways import Gateways
 from tuneloop_operator.reconcile.namespaces import Namespaces
@@ -32,6 +33,7 @@ class Context:
     gateways: Gateways
     scaler: Scaler
     issuer: Issuer
+    addresses: ClusterAddresses
     settings: Settings
     version: str
     now: Callable[[], datetime] = utc_now

@@ -5,6 +5,7 @@ Jobs are only ever created, suspended, given another retry limit or deleted; nev
 
 from tuneloop_core.api.finetunejob import FineTuneJob
 from tuneloop_core.plan.job import Facts
+from tuneloop_core.settings import Settings
 from tuneloop_core.stages import Stage
 from tuneloop_operator import attempts
 from tuneloop_operator.build.peers import build_peers
@@ -97,7 +98,7 @@ class FineTuneReconciler:
         settings, version = self._context.settings, self._context.version
         planned = job.model_copy(update={"status": decision.status})  # the plan may be of this very look
 
-        def build(stage: Stage) -> Obj:
+        def build(stage: Stage, settings: Settings) -> Obj:
             use = self._uses.of(job.metadata.namespace) if stage is Stage.FETCH else None
             return build_stage(stage, planned, fetch_result(decision.status), settings, version, use)
 

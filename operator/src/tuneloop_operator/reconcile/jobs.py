@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from tuneloop_core.constants import LABEL_STAGE
+from tuneloop_core.settings import Settings
 from tuneloop_core.stages import Stage
 from tuneloop_operator.kube.resources import EVENTS, JOBS, PODS, Obj
 from tuneloop_operator.names import Key
@@ -11,7 +12,8 @@ from tuneloop_operator.policy.verdicts import StageFacts, Verdict, needs_events
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.troubles import REFUSALS, verdict_of
 
-Build = Callable[[Stage], Obj]
+Build = Callable[[Stage, Settings], Obj]
+"""The Job of a stage; the settings are those of this process with the addresses of the cluster refused."""
 
 
 class StageJobs:
@@ -61,7 +63,7 @@ class StageJobs:
         match action:
             case CreateStage(stage):
                 await self._context.namespaces.ensure(namespace)
-                cache.put(await client.create_owned(JOBS, build(stage)))
+                cache.put(await client.create_owned(JOBS, build(stage, await self._context.addresses.refusing())))
             case PatchJob(_, name, spec, labels):
                 body = ({"spec": spec} if spec else {}) | ({"metadata": {"labels": labels}} if labels else {})
                 cache.put(await client.patch(JOBS, namespace, name, body))

@@ -1,6 +1,7 @@
 """Brings a ModelDeployment's base model into the store: the fetch Job, made, judged, made again. Never serves."""
 
 from tuneloop_core.api.modeldeployment import ModelDeployment
+from tuneloop_core.settings import Settings
 from tuneloop_core.stages import Stage
 from tuneloop_operator import names
 from tuneloop_operator.build.stages import build_model_fetch
@@ -53,12 +54,12 @@ class ModelFetcher:
             same = modelfetch.annotation(job, SOURCE_ANNOTATION) == source_of(deployment)
             self._tries[uid] = modelfetch.attempt(job) + 1 if same else 1
 
-        def build(_stage: Stage) -> Obj:
-            return self._job(deployment, self._tries.pop(uid, 1))
+        def build(_stage: Stage, settings: Settings) -> Obj:
+            return self._job(deployment, self._tries.pop(uid, 1), settings)
 
         return await self._jobs.act(key.namespace, actions, build)
 
-    def _job(self, deployment: ModelDeployment, attempt: int) -> Obj:
-        manifest = build_model_fetch(deployment, self._context.settings, self._uses.of(deployment.metadata.namespace))
+    def _job(self, deployment: ModelDeployment, attempt: int, settings: Settings) -> Obj:
+        manifest = build_model_fetch(deployment, settings, self._uses.of(deployment.metadata.namespace))
         annotations = {SOURCE_ANNOTATION: source_of(deployment), modelfetch.ATTEMPT_ANNOTATION: str(attempt)}
         return manifest | {"metadata": manifest["metadata"] | {"annotations": annotations}}
