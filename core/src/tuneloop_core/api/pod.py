@@ -35,6 +35,36 @@ _RESERVED_PREFIXES = (
     "container.apparmor.security.beta.kubernetes.io/",
     "k8s.v1.cni.cncf.io/",
 )
+_INJECTING_PREFIXES = (
+    # Injectors of secrets: whoever may only write a FineTuneJob would read what the injector's own rights open.
+    "vault.hashicorp.com/",
+    "vault.security.banzaicloud.io/",
+    "secrets.hashicorp.com/",
+    "operator.1password.io/",
+    "conjur.org/",
+    # Cloud identities by annotation or label: kube2iam and kiam, EKS, Azure, Google.
+    "iam.amazonaws.com/",
+    "eks.amazonaws.com/",
+    "azure.workload.identity/",
+    "aadpodidbinding",
+    "iam.gke.io/",
+    # Sidecars that hold a token of their own or mount what they are told. Leaving a mesh (sidecar.istio.io/inject) is free.
+    "dapr.io/",
+    "consul.hashicorp.com/",
+    "sidecar.istio.io/userVolume",
+    # Networks and addresses beside those that the network policies know.
+    "v1.multus-cni.io/",
+    "cni.projectcalico.org/",
+    "k8s.ovn.org/",
+    "ovn.kubernetes.io/",
+    # What container runtimes obey: devices, mounts and cgroups of the node, the hypervisor.
+    "cdi.k8s.io/",
+    "devices.nri.io/",
+    "mounts.nri.io/",
+    "io.kubernetes.cri-o.",
+    "io.katacontainers.",
+)
+"""On a pod these bring what no pod of ours may have; as a node's labels some of them are usual."""
 _RESERVED_KEYS = (
     "app.kubernetes.io/managed-by",
     "app.kubernetes.io/component",
@@ -46,13 +76,28 @@ _RESERVED_WORDS = (
     "keys of tuneloop.dev, kopf.dev, kueue.x-k8s.io, batch.kubernetes.io, AppArmor and CNI networks, "
     "app.kubernetes.io/managed-by and /component are set by Tuneloop and the cluster: use keys of your own"
 )
+_INJECTING_WORDS = (
+    "keys that give a pod secrets, a cloud identity, a sidecar, another network or devices of the node (such as "
+    "vault.hashicorp.com/, iam.amazonaws.com/, azure.workload.identity/, cdi.k8s.io/) are refused: name credentials in "
+    "credentialsSecret, accelerators in spec.resources"
+)
 
 
 def _no_reserved_keys() -> dict[str, str]:
     """CEL on a map: no key that selects, owns or loosens a pod."""
-    prefixes = " && ".join(f"!k.startsWith('{prefix}')" for prefix in _RESERVED_PREFIXES)
     keys = ", ".join(f"'{key}'" for key in _RESERVED_KEYS)
-    return cel(f"self.all(k, size(k) <= 317 && {prefixes} && !(k in [{keys}]))", _RESERVED_WORDS)
+    return cel(
+        f"self.all(k, size(k) <= 317 && {_begins_with_none(_RESERVED_PREFIXES)} && !(k in [{keys}]))", _RESERVED_WORDS
+    )
+
+
+def _no_injection() -> dict[str, str]:
+    """CEL on a map: no key by which something else in the cluster changes the pod."""
+    return cel(f"self.all(k, {_begins_with_none(_INJECTING_PREFIXES)})", _INJECTING_WORDS)
+
+
+def _begins_with_none(prefixes: tuple[str, ...]) -> str:
+    return " && ".join(f"!k.startsWith('{prefix}')" for prefix in prefixes)
 
 
 def _is_quantity(value: str) -> str:
@@ -162,11 +207,11 @@ class PodSettings(SpecModel):
         default={},
         max_length=32,
         description="Further labels of the pods.",
-        json_schema_extra=rules(_no_reserved_keys()),
+        json_schema_extra=rules(_no_reserved_keys(), _no_injection()),
     )
     annotations: dict[str, _AnnotationValue] = Field(
         default={},
         max_length=32,
         description="Further annotations of the pods.",
-        json_schema_extra=rules(_no_reserved_keys()),
+        json_schema_extra=rules(_no_reserved_keys(), _no_injection()),
     )
