@@ -48,7 +48,7 @@ _INJECTING_PREFIXES = (
     "azure.workload.identity/",
     "aadpodidbinding",
     "iam.gke.io/",
-    # Sidecars that hold a token of their own or mount what they are told. Leaving a mesh (sidecar.istio.io/inject) is free.
+    # Sidecars that hold a token of their own or mount what they are told; sidecar.istio.io/inject is free, to stay out.
     "dapr.io/",
     "consul.hashicorp.com/",
     "sidecar.istio.io/userVolume",
