@@ -64,3 +64,24 @@ def test_policies_go_where_the_chart_turns_them_off(world: World) -> None:
     world.wait_job("two-fetch")
     left = [name for name in POLICIES if world.api.get("NetworkPolicy", world.namespace, name)]
     assert left == ["tuneloop-train"], "somebody else's stays"
+
+
+def test_a_secret_that_is_not_allowed_stalls_before_a_pod_is_made(world: World) -> None:
+    world.settings["secrets"] = {"allowedNames": ["hub-*"]}
+    world.start()
+    dataset = {"uri": "https://example.com/rows.jsonl", "credentialsSecret": "database"}
+    world.job(dataset=dataset, model={"uri": "hf://org/model", "credentialsSecret": "hub-token"})
+    found = world.wait_condition("Stalled", reason="SecretNotAllowed")
+    assert "dataset.credentialsSecret names Secret database" in found["message"]
+    assert world.api.list("Job", world.namespace) == []
+    bot = {"name": "bot", "from": {"uri": "hf://org/bot", "credentialsSecret": "database"}}
+    world.api.create(
+        {
+            "apiVersion": "tuneloop.dev/v1alpha1",
+            "kind": "ModelDeployment",
+            "metadata": {"name": "served", "namespace": world.namespace},
+            "spec": {"model": {"uri": "hf://org/model"}, "adapters": [bot]},
+        }
+    )
+    world.wait_job("served-model")
+    assert [job["metadata"]["name"] for job in world.api.list("Job", world.namespace)] == ["served-model"]

@@ -67,6 +67,7 @@ hub:
   refusedAddresses: {{ .Values.hub.refusedAddresses | toJson }}
   allowedAddresses: {{ .Values.hub.allowedAddresses | toJson }}
   maxBytes: {{ .Values.hub.maxBytes | int64 }}
+secrets: {{ .Values.secrets | toJson }}
 gateway:
   url: {{ include "tuneloop.gatewayURL" . | quote }}
   serviceAccount: tuneloop-gateway

@@ -39,6 +39,12 @@ class HubSettings(Wire):
     max_bytes: int = 0
 
 
+class SecretSettings(Wire):
+    """Which Secrets specs may name: shell patterns of names; none allow all."""
+
+    allowed_names: list[str] = []
+
+
 class GatewayTimeouts(Wire):
     """How long the gateway waits, seconds."""
 
@@ -113,6 +119,7 @@ class Settings(Wire):
     images: ImageSettings
     store: StoreSettings = StoreSettings()
     hub: HubSettings = HubSettings()
+    secrets: SecretSettings = SecretSettings()
     gateway: GatewaySettings = GatewaySettings()
     server: ServerSettings = ServerSettings()
     stages: StageResources = StageResources()

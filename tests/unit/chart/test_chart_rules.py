@@ -187,6 +187,11 @@ def test_settings_follow_the_values() -> None:
     assert found.images.server.startswith("registry.example.com/ai/server-cpu@sha256:")
     assert found.store.model_dump() == {"storage_class": "fast", "access_mode": "ReadWriteMany", "size": "1Ti"}
     assert found.hub.max_bytes == 500_000_000_000
+    assert settings_of(objects("secrets: {allowedNames: [hub-token, 's3-*']}")).secrets.allowed_names == [
+        "hub-token",
+        "s3-*",
+    ]
+    assert settings_of(objects("hub: {allowedAddresses: [10.0.0.1/32]}")).hub.allowed_addresses == ["10.0.0.1/32"]
     assert found.plan.currency == "EUR"
     assert [(kind.name, kind.memory_mib, kind.price_per_hour) for kind in found.plan.accelerators] == [
         ("L4", 23034, 0.55)
@@ -212,6 +217,8 @@ def test_settings_follow_the_values() -> None:
         ("scope: {namespaces: team-a}", "/scope/namespaces"),
         ("scope: {namespaces: [Team_A]}", "/scope/namespaces/0"),
         ("hub: {refusedAddresses: [10.0.0.1]}", "/hub/refusedAddresses/0"),
+        ("hub: {allowedAddresses: [one]}", "/hub/allowedAddresses/0"),
+        ("secrets: {allowedNames: [Token]}", "/secrets/allowedNames/0"),
     ],
 )
 def test_wrong_values_are_refused_by_name(values: str, words: str) -> None:

@@ -47,6 +47,7 @@ DOES_NOT_FIT: Final = "DoesNotFit"
 # A person must act
 NAME_TAKEN: Final = "NameTaken"
 FOREIGN_OBJECT: Final = "ForeignObject"
+SECRET_NOT_ALLOWED: Final = "SecretNotAllowed"  # noqa: S105 - a reason
 GATE_FAILED: Final = "GateFailed"
 RETRIES_EXHAUSTED: Final = "RetriesExhausted"
 INVALID_RESULT: Final = "InvalidResult"

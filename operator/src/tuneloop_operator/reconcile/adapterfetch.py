@@ -17,6 +17,7 @@ from tuneloop_operator.policy.actions import DeleteJob
 from tuneloop_operator.policy.adapterfetch import Fetched, is_known, job_tag, judge_fetch
 from tuneloop_operator.policy.adapters import source_of
 from tuneloop_operator.policy.modelfetch import ATTEMPT_ANNOTATION, attempt
+from tuneloop_operator.policy.secrets import require_allowed
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.jobs import StageJobs
 
@@ -74,6 +75,7 @@ class AdapterFetcher:
             self._tries[job["metadata"]["name"] + deployment.metadata.uid] = attempt(job) + 1
 
     def _job(self, deployment: ModelDeployment, spec: AdapterSpec, settings: Settings) -> Obj:
+        require_allowed(spec, settings.secrets.allowed_names)
         manifest = build_adapter_fetch(deployment, spec, job_tag(spec), settings)
         metadata = manifest["metadata"]
         tries = self._tries.pop(metadata["name"] + deployment.metadata.uid, 1)

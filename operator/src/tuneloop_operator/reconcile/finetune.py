@@ -17,6 +17,7 @@ from tuneloop_operator.policy.actions import CreateStage
 from tuneloop_operator.policy.finetune import Decision, JobFacts, decide, is_finished
 from tuneloop_operator.policy.pods import leads
 from tuneloop_operator.policy.results import fetch_result
+from tuneloop_operator.policy.secrets import require_allowed
 from tuneloop_operator.policy.transitions import condition_notes, stage_notes, training_notes
 from tuneloop_operator.policy.verdicts import Verdict
 from tuneloop_operator.reconcile.apply import Applier
@@ -99,6 +100,7 @@ class FineTuneReconciler:
         planned = job.model_copy(update={"status": decision.status})  # the plan may be of this very look
 
         def build(stage: Stage, settings: Settings) -> Obj:
+            require_allowed(job.spec, settings.secrets.allowed_names)
             use = self._uses.of(job.metadata.namespace) if stage is Stage.FETCH else None
             return build_stage(stage, planned, fetch_result(decision.status), settings, version, use)
 

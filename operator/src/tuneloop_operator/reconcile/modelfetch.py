@@ -11,6 +11,7 @@ from tuneloop_operator.policy import modelfetch
 from tuneloop_operator.policy.actions import Action, DeleteJob
 from tuneloop_operator.policy.modelfetch import ModelFacts, ModelVerdict, judge_model
 from tuneloop_operator.policy.revisions import SOURCE_ANNOTATION, source_of
+from tuneloop_operator.policy.secrets import require_allowed
 from tuneloop_operator.policy.verdicts import StageFacts, Verdict
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.jobs import StageJobs
@@ -60,6 +61,7 @@ class ModelFetcher:
         return await self._jobs.act(key.namespace, actions, build)
 
     def _job(self, deployment: ModelDeployment, attempt: int, settings: Settings) -> Obj:
+        require_allowed(deployment.spec.model, settings.secrets.allowed_names)
         manifest = build_model_fetch(deployment, settings, self._uses.of(deployment.metadata.namespace))
         annotations = {SOURCE_ANNOTATION: source_of(deployment), modelfetch.ATTEMPT_ANNOTATION: str(attempt)}
         return manifest | {"metadata": manifest["metadata"] | {"annotations": annotations}}
