@@ -117,12 +117,10 @@ def gateway(folder: Path, behind: int) -> Iterator[Side]:
         "users": [{"name": "u", "user": {}}],
     }
     (folder / "kubeconfig").write_text(yaml.safe_dump(config))
-    (folder / "token").write_text("benchmark-token")
     port = free_port()
     env = os.environ | {
         "TUNELOOP_SETTINGS": str(folder / "settings.yaml"),
         "KUBECONFIG": str(folder / "kubeconfig"),
-        "TUNELOOP_SERVER_TOKEN": str(folder / "token"),
         "TUNELOOP_GATEWAY_HOST": "127.0.0.1",
         "TUNELOOP_GATEWAY_PORT": str(port),
         "TUNELOOP_GATEWAY_INTERNAL_PORT": str(free_port()),

@@ -106,6 +106,8 @@ class Server(asyncio.Protocol):
         """The message is whole."""
         if self.url.startswith(b"/apis/"):
             return self.answer_list()
+        if self.url.endswith(b"/token"):
+            return self.answer_token()
         if not self.body:
             return self.answer_about()
         request = json.loads(self.body)
@@ -119,6 +121,11 @@ class Server(asyncio.Protocol):
         """What routers ask a server about: its health and models."""
         models = {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "vllm", "root": MODEL}]}
         body = json.dumps(models if self.url.endswith(b"/models") else {"model_path": MODEL}).encode()
+        self.transport.write(HEAD_JSON % len(body) + body)
+
+    def answer_token(self) -> None:
+        """A token towards this stand-in, of the length of a real one."""
+        body = json.dumps({"spec": {"expirationSeconds": 3600}, "status": {"token": "t" * 1000}}).encode()
         self.transport.write(HEAD_JSON % len(body) + body)
 
     def answer_list(self) -> None:

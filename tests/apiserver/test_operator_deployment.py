@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operator_api import Api, Obj, wait_for
+from operator_api import Api, Obj, jwt_body, wait_for
 from operator_servers import FakeServer
 from operator_world import FETCHED, PUBLISHED, World, world_of
 
@@ -128,6 +128,10 @@ def test_whole_path_with_an_adapter_of_an_unfinished_job(world: World, server: F
     assert json.loads(data["adapters.json"])["adapters"][0]["path"] == "artifacts/" + "d" * 64
     assert json.loads(data["guard.json"])["admin"] == [f"system:serviceaccount:{world.namespace}:tuneloop-operator"]
     assert json.loads(data["guard.json"])["jwks"]["keys"]
+    assert json.loads(data["guard.json"])["audience"] == f"tuneloop-server/{world.namespace}"
+    audiences = [jwt_body(token)["aud"] for token in server.tokens]
+    assert audiences
+    assert all(f"tuneloop-server/{world.namespace}" in each for each in audiences)
     assert world.api.get("Service", world.namespace, "chat-server")
     assert world.api.get("PodDisruptionBudget", world.namespace, "chat-server")
     assert world.api.must("Deployment", world.namespace, "chat-r1")["metadata"]["generation"] == 1

@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from tuneloop_core.servertokens import ServerToken
 from tuneloop_core.serving import GatewayLoad
 from tuneloop_core.settings import HoldSettings
 from tuneloop_gateway.accesslog import AccessLog
@@ -24,7 +25,7 @@ from tuneloop_gateway.load import gateway_load
 from tuneloop_gateway.measure import Measures
 from tuneloop_gateway.proxy import Proxy
 from tuneloop_gateway.routes import build_table, parse_deployment, parse_slice
-from tuneloop_gateway.token_file import TokenFile
+from tuneloop_gateway.server_tokens import ServerTokens
 
 KEY = "tl-test-key"
 HASH = "sha256:" + hashlib.sha256(KEY.encode()).hexdigest()
@@ -274,15 +275,24 @@ class World:
         self.proxy.set_table(build_table(deployments, slices, allow))
 
 
+def server_tokens() -> ServerTokens:
+    """Tokens that say which namespace they are for."""
+
+    async def ask(namespace: str) -> ServerToken:
+        return ServerToken(f"token-of-{namespace}", 3600)
+
+    return ServerTokens(ask)
+
+
 @contextlib.asynccontextmanager
 async def gateway(
-    limits: Limits, server: ModelServer, token: TokenFile, allow: bool = False, hold: HoldSettings | None = None
+    limits: Limits, server: ModelServer, tokens: ServerTokens, allow: bool = False, hold: HoldSettings | None = None
 ) -> AsyncIterator[World]:
     """The public listener on a free port, swept ten times a second."""
     measures = Measures("gw-0", "2026-01-01T00:00:00+00:00")
     lines, written = os.pipe()
     ledger = Ledger(AccessLog(descriptor=written))
-    proxy = Proxy(limits, allow, measures, token, ledger, hold or HoldSettings())
+    proxy = Proxy(limits, allow, measures, tokens, ledger, hold or HoldSettings())
     state = ServerState(proxy, limits)
     state.refused = lambda reply: measures.reject(reply.status, reply.reason)
     loop = asyncio.get_running_loop()

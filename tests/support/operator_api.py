@@ -27,6 +27,8 @@ PATHS = {
     "ConfigMap": ("/api/v1", "configmaps"),
     "Service": ("/api/v1", "services"),
     "ServiceAccount": ("/api/v1", "serviceaccounts"),
+    "Role": ("/apis/rbac.authorization.k8s.io/v1", "roles"),
+    "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),
     "Event": ("/api/v1", "events"),
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
@@ -99,6 +101,12 @@ def wait_for(
             return found
         time.sleep(0.05)
     raise AssertionError(f"waited {timeout:.0f} s in vain for {what}" + (f"; there is: {show()}" if show else ""))
+
+
+def jwt_body(token: str) -> Obj:
+    """The claims of a token, unchecked; also as it stands in an Authorization header."""
+    body = token.removeprefix("Bearer ").split(".")[1]
+    return dict(json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))))
 
 
 def _tls(cluster: Obj, user: Obj) -> ssl.SSLContext:

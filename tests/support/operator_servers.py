@@ -14,13 +14,16 @@ class FakeServer:
         self.ip = ip
         self._adapters: list[str] = []
         self.ever: set[str] = set()  # all that it was told to load
+        self.tokens: set[str] = set()  # that it was asked with
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                fake.tokens.add(self.headers.get("Authorization", ""))
                 self._answer(fake.status())
 
             def do_POST(self) -> None:
+                fake.tokens.add(self.headers.get("Authorization", ""))
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if self.path == "/v1/chat/completions":
                     if body.get("stream"):

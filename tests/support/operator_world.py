@@ -127,8 +127,9 @@ class World:
 
     def __post_init__(self) -> None:
         self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
-        account = {"name": "default", "namespace": self.namespace}  # no controller makes it
-        self.api.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
+        for name in ("default", "tuneloop-operator", "tuneloop-gateway"):  # no controller and no chart makes them
+            account = {"name": name, "namespace": self.namespace}
+            self.api.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
         self.settings = {
             "namespace": self.namespace,
             "namespaces": [self.namespace],

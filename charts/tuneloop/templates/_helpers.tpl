@@ -134,10 +134,6 @@ priorityClassName: {{ . }}
 volumes:
   - name: settings
     configMap: {name: tuneloop-settings}
-  - name: server-token
-    projected:
-      sources:
-        - serviceAccountToken: {path: token, audience: tuneloop-server, expirationSeconds: 3600}
   - name: tmp
     emptyDir: {sizeLimit: 64Mi}
 {{- end }}
@@ -165,7 +161,6 @@ env:
 resources: {{- toYaml (get .root.Values .part).resources | nindent 2 }}
 volumeMounts:
   - {name: settings, mountPath: /etc/tuneloop, readOnly: true}
-  - {name: server-token, mountPath: /var/run/secrets/tuneloop, readOnly: true}
   - {name: tmp, mountPath: /tmp}
 {{- end }}
 

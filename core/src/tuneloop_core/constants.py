@@ -58,10 +58,6 @@ GATEWAY_INTERNAL_PORT: Final = 9090
 OPERATOR_METRICS_PORT: Final = 9090
 OPERATOR_LIVENESS_PORT: Final = 8081
 
-# Service-account tokens for a server carry this audience and nothing else accepts them.
-SERVER_AUDIENCE: Final = "tuneloop-server"
-SERVER_TOKEN_PATH: Final = "/var/run/secrets/tuneloop/token"  # noqa: S105 - a path, not a token
-
 # Exit codes of stage pods. USER_ERROR fails the Job at once (pod failure policy); anything else counts as a try.
 EXIT_USER_ERROR: Final = 42
 EXIT_TRANSIENT: Final = 75  # EX_TEMPFAIL: the hub or store did not answer; worth another try

@@ -1,6 +1,6 @@
 """What a gateway process is started with: the chart's settings, the environment, and the limits it holds to.
 
-Read once at start. Never holds a secret: paths of token files at most.
+Read once at start. Never holds a secret.
 """
 
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tuneloop_core.constants import GATEWAY_INTERNAL_PORT, GATEWAY_PORT, SERVER_TOKEN_PATH
+from tuneloop_core.constants import GATEWAY_INTERNAL_PORT, GATEWAY_PORT
 from tuneloop_core.settings import BalanceSettings, Settings, load_settings
 from tuneloop_gateway.outlier import Rules
 
@@ -54,7 +54,6 @@ class Config:
     port: int = GATEWAY_PORT
     internal_port: int = GATEWAY_INTERNAL_PORT
     instance: str = ""
-    token_path: Path = Path(SERVER_TOKEN_PATH)
 
 
 def _limits(settings: Settings, env: Mapping[str, str]) -> Limits:
@@ -92,5 +91,4 @@ def load_config(env: Mapping[str, str] = os.environ) -> Config:
         port=int(env.get("TUNELOOP_GATEWAY_PORT", GATEWAY_PORT)),
         internal_port=int(env.get("TUNELOOP_GATEWAY_INTERNAL_PORT", GATEWAY_INTERNAL_PORT)),
         instance=env.get("POD_NAME") or socket.gethostname(),
-        token_path=Path(env.get("TUNELOOP_SERVER_TOKEN", SERVER_TOKEN_PATH)),
     )

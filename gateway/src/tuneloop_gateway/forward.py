@@ -23,7 +23,7 @@ from tuneloop_gateway.http_messages import post_bytes
 from tuneloop_gateway.measure import Measures
 from tuneloop_gateway.retry import ATTEMPTS, RetryBudget
 from tuneloop_gateway.routes import Address
-from tuneloop_gateway.token_file import TokenFile
+from tuneloop_gateway.server_tokens import ServerTokens
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +48,10 @@ class Parcel:
 class Forwarder:
     """Sends requests to endpoints and keeps what is known of each."""
 
-    def __init__(self, limits: Limits, measures: Measures, token: TokenFile) -> None:
+    def __init__(self, limits: Limits, measures: Measures, tokens: ServerTokens) -> None:
         self._rules = limits.outlier
         self._measures = measures
-        self._token = token
+        self._tokens = tokens
         self._endpoints = Endpoints(limits)
         self._budgets: dict[Owner, RetryBudget] = {}
         self._exchanges: set[Exchange] = set()
@@ -65,6 +65,7 @@ class Forwarder:
     def set_owners(self, owners: dict[Owner, tuple[Address, ...]]) -> None:
         """Keep what is known of these deployments' endpoints, forget the rest."""
         self._owners = owners
+        self._tokens.keep({namespace for namespace, _ in owners})
         self._endpoints.forget_all_but({address for addresses in owners.values() for address in addresses})
         for counted in (self.ejections, self.retries):
             for key in [key for key in counted if key[:2] not in owners]:
@@ -81,6 +82,7 @@ class Forwarder:
     def close(self) -> None:
         """Close the kept connections to servers."""
         self._endpoints.close()
+        self._tokens.close()
 
     def ejected(self) -> dict[Owner, int]:
         """How many endpoints of each deployment are out."""
@@ -111,10 +113,11 @@ class Forwarder:
     async def _send(self, parcel: Parcel, exchange: Exchange) -> Reply | None:
         budget = self._budgets.get(parcel.owner) or self._budgets.setdefault(parcel.owner, RetryBudget())
         budget.request()
+        token = await self._tokens.value(parcel.owner[0])
         endpoints, tried = self._endpoints.of(parcel.addresses), list[Endpoint]()
         while (endpoint := self._pick(endpoints, tried, parcel)) is not None:
             tried.append(endpoint)
-            outcome = await self._attempt(endpoint, endpoints, parcel, exchange)
+            outcome = await self._attempt(endpoint, endpoints, parcel, exchange, token)
             if outcome is Outcome.ANSWERED:
                 return None
             if len(tried) == min(ATTEMPTS, len(endpoints)) or not self._may_retry(outcome, budget):
@@ -136,10 +139,10 @@ class Forwarder:
         return outcome is Outcome.UNREACHABLE or budget.take()
 
     async def _attempt(
-        self, endpoint: Endpoint, endpoints: Sequence[Endpoint], parcel: Parcel, exchange: Exchange
+        self, endpoint: Endpoint, endpoints: Sequence[Endpoint], parcel: Parcel, exchange: Exchange, token: bytes
     ) -> Outcome:
         """One endpoint, and what it teaches."""
-        data = post_bytes(parcel.path, endpoint.host, self._token.value, parcel.identity, parcel.body)
+        data = post_bytes(parcel.path, endpoint.host, token, parcel.identity, parcel.body)
         endpoint.ongoing += 1
         try:
             outcome = await self._try(endpoint, data, exchange)

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 
 from tuneloop_core.constants import API_VERSION, LABEL_MANAGED_BY, MANAGED_BY, MODELDEPLOYMENT_PLURAL
+from tuneloop_core.servertokens import ServerToken
 from tuneloop_gateway.accesslog import AccessLog
 from tuneloop_gateway.cluster import Access
 from tuneloop_gateway.config import Config
@@ -28,7 +29,7 @@ from tuneloop_gateway.measure import Measures
 from tuneloop_gateway.peers import ready_gateways
 from tuneloop_gateway.proxy import Proxy
 from tuneloop_gateway.routes import SERVICE_LABEL, Deployment, Slice, build_table, parse_deployment, parse_slice
-from tuneloop_gateway.token_file import TokenFile
+from tuneloop_gateway.server_tokens import ServerTokens, ask_token
 from tuneloop_gateway.upstream_metrics import UpstreamCollector
 from tuneloop_gateway.watch import Pace, Watcher
 
@@ -38,7 +39,6 @@ BACKLOG = 4096
 NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # a node may have switched it off
 REBUILD_SECONDS = 0.02  # changes that come together make one table
 SWEEP_SECONDS = 1.0
-TOKEN_SWEEPS = 5  # the token file is looked at every so many sweeps
 
 
 class Gateway:
@@ -48,11 +48,12 @@ class Gateway:
         self._config = config
         self._access = access
         settings = config.settings.gateway
-        self._token = TokenFile(config.token_path)
+        self._session: aiohttp.ClientSession | None = None
+        tokens = ServerTokens(self._ask_token)
         self.measures = Measures(config.instance, datetime.now(UTC).isoformat(timespec="seconds"))
         ledger = Ledger(AccessLog(settings.access_log.enabled, settings.access_log.prompts))
         allow = settings.allow_without_keys
-        self.proxy = Proxy(config.limits, allow, self.measures, self._token, ledger, settings.hold)
+        self.proxy = Proxy(config.limits, allow, self.measures, tokens, ledger, settings.hold)
         self._rebuilding: asyncio.TimerHandle | None = None
         self._deployments = [
             Watcher(path, parse_deployment, self._changed, pace=pace)
@@ -74,9 +75,9 @@ class Gateway:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then end in order: not ready, no new connections, streams finish."""
-        self._token.refresh()
         async with contextlib.AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+            self._session = session
             tasks = [asyncio.create_task(self._sweep())]
             watchers = (*self._watchers(), self._peers)
             tasks += [asyncio.create_task(each.run(session, self._access)) for each in watchers]
@@ -116,16 +117,17 @@ class Gateway:
     # ---- housekeeping ----
 
     async def _sweep(self) -> None:
-        count = 0
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = time.monotonic()
             self._public.sweep(now)
             self._internal.sweep(now)
             self.proxy.sweep(now)
-            count += 1
-            if count % TOKEN_SWEEPS == 0:
-                self._token.refresh()
+
+    async def _ask_token(self, namespace: str) -> ServerToken:
+        assert self._session is not None, "namespaces are known from the watches, which have the session"
+        own = self._config.settings
+        return await ask_token(self._session, self._access, own.namespace, own.gateway.service_account, namespace)
 
     def _gauges(self) -> dict[str, float]:
         routes = [route for namespace in (self.proxy.table or {}).values() for route in namespace.models.values()]

@@ -28,7 +28,7 @@ from tuneloop_gateway.ledger import Entry, Ledger
 from tuneloop_gateway.measure import Labels, Measures
 from tuneloop_gateway.ratelimit import estimate
 from tuneloop_gateway.routes import Address, Deployment, Route, Table
-from tuneloop_gateway.token_file import TokenFile
+from tuneloop_gateway.server_tokens import ServerTokens
 from tuneloop_gateway.turns import room_of
 
 log = logging.getLogger(__name__)
@@ -71,14 +71,14 @@ class Proxy:
         limits: Limits,
         allow_without_keys: bool,
         measures: Measures,
-        token: TokenFile,
+        tokens: ServerTokens,
         ledger: Ledger,
         hold: HoldSettings = HoldSettings(),  # noqa: B008 - frozen
     ) -> None:
         self._limits = limits
         self._allow = allow_without_keys
         self._measures = measures
-        self.forwarder = Forwarder(limits, measures, token)
+        self.forwarder = Forwarder(limits, measures, tokens)
         self._hold = hold
         self.holds = Holds(hold, measures)
         self._changed = asyncio.Event()  # set, and replaced, when the table changes

@@ -6,9 +6,8 @@ import logging
 import os
 import signal
 import socket
-from pathlib import Path
 
-from tuneloop_core.constants import OPERATOR_LIVENESS_PORT, OPERATOR_METRICS_PORT, SERVER_TOKEN_PATH
+from tuneloop_core.constants import OPERATOR_LIVENESS_PORT, OPERATOR_METRICS_PORT
 from tuneloop_core.settings import Settings
 from tuneloop_operator.handlers import operator
 from tuneloop_operator.kube.client import Client
@@ -19,6 +18,7 @@ from tuneloop_operator.kube.issuer import Issuer
 from tuneloop_operator.kube.lease import Lease
 from tuneloop_operator.kube.pods import PodClient
 from tuneloop_operator.kube.resources import LEASES
+from tuneloop_operator.kube.servertokens import ServerTokens
 from tuneloop_operator.reconcile.addresses import ClusterAddresses
 from tuneloop_operator.reconcile.cache import Cache
 from tuneloop_operator.reconcile.context import Context
@@ -86,7 +86,7 @@ async def _lead(
     credentials: Credentials, settings: Settings, lease: Lease, heartbeat: Heartbeat, stop: asyncio.Event
 ) -> int:
     client = Client(credentials, fence=lease.check)
-    pods = PodClient(Path(os.environ.get("TUNELOOP_SERVER_TOKEN_FILE", SERVER_TOKEN_PATH)))
+    pods = PodClient(ServerTokens(client, settings.namespace, settings.service_account).value)
     cache = Cache()
     queue = KeyedQueue(lambda key: engine.process(key), workers=WORKERS)  # noqa: PLW0108 - made below
     polls = Polls(pods, settings.progress_interval_seconds, queue.add)

@@ -72,7 +72,7 @@ def roles_of(subject: str, config: GuardConfig) -> frozenset[Role]:
 
 
 _MESSAGES: Final = {
-    Verdict.UNKNOWN_CALLER: "A service-account token of audience tuneloop-server is needed. Clients use the gateway.",
+    Verdict.UNKNOWN_CALLER: "A service-account token for servers of this namespace is needed. Clients use the gateway.",
     Verdict.NOT_YOURS: "This service account may not use this path.",
     Verdict.NOT_FOUND: "No such path.",
 }

@@ -11,10 +11,11 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from safetensors.numpy import save_file
 
+from tuneloop_core.servertokens import server_audience
 from tuneloop_core.serving import Adapter, AdapterList, GuardConfig
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
-AUDIENCE = "tuneloop-server"
+AUDIENCE = server_audience("team-a")  # this server is in team-a
 GATEWAY = "system:serviceaccount:tuneloop-system:tuneloop-gateway"
 OPERATOR = "system:serviceaccount:tuneloop-system:tuneloop-operator"
 STRANGER = "system:serviceaccount:team-a:default"

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from server_fixtures import AUDIENCE, GATEWAY, ISSUER, OPERATOR, STRANGER, Signer, guard_config, write_json
 from starlette.types import Message
 
+from tuneloop_core.servertokens import SERVER_AUDIENCE, token_request
 from tuneloop_server.guard import TABLE, Guard, Role, Verdict, bearer, judge
 from tuneloop_server.tokens import KeyFile
 
@@ -98,6 +99,13 @@ async def test_a_good_token_passes(file: Path, signer: Signer) -> None:
     assert (sent[0]["status"], sent[1]["body"]) == (200, b"behind the guard")
 
 
+async def test_what_gateway_and_operator_ask_for_passes_also_where_the_guard_is_older(file: Path) -> None:
+    asked = authorization(RSA.token(GATEWAY, aud=token_request("team-a")["spec"]["audiences"]))
+    assert (await ask(file, "/v1/models", asked))[0]["status"] == 200
+    write_json(file, guard_config(RSA).model_copy(update={"audience": SERVER_AUDIENCE}))
+    assert (await ask(file, "/v1/models", asked))[0]["status"] == 200
+
+
 async def test_admin_passes_where_inference_does_not(file: Path) -> None:
     assert (await ask(file, "/tuneloop/status", authorization(RSA.token(OPERATOR))))[0]["status"] == 200
     assert (await ask(file, "/tuneloop/status", authorization(RSA.token(GATEWAY))))[0]["status"] == 403
@@ -109,6 +117,8 @@ def bad_tokens() -> Iterator[Any]:
     yield pytest.param(RSA.token(GATEWAY, nbf=now + 600), id="not yet valid")
     yield pytest.param(RSA.token(GATEWAY, exp=None), id="never expires")
     yield pytest.param(RSA.token(GATEWAY, aud=["https://kubernetes.default.svc"]), id="another audience")
+    yield pytest.param(RSA.token(GATEWAY, aud=token_request("team-b")["spec"]["audiences"]), id="another namespace")
+    yield pytest.param(RSA.token(GATEWAY, aud=[SERVER_AUDIENCE]), id="every namespace")
     yield pytest.param(RSA.token(GATEWAY, aud=None), id="no audience")
     yield pytest.param(RSA.token(GATEWAY, iss="https://elsewhere"), id="another issuer")
     yield pytest.param(RSA.token(GATEWAY, iss=None), id="no issuer")

@@ -42,7 +42,20 @@ def test_lint_is_clean() -> None:
 def test_nobody_has_a_verb_on_secrets(rendered: list[Obj]) -> None:
     for rule in rules_of(rendered):
         assert "*" not in rule["verbs"] + rule["apiGroups"] + rule["resources"]
-        assert not {resource.split("/")[0] for resource in rule["resources"]} & {"secrets", "serviceaccounts", "roles"}
+        assert not {resource.split("/")[0] for resource in rule["resources"]} & {"secrets", "roles"}
+
+
+@pytest.mark.parametrize("part", ["operator", "gateway"])
+def test_tokens_are_made_for_the_own_account_only(rendered: list[Obj], part: str) -> None:
+    """Without this right one token would open the servers of all namespaces (docs/adr/0057)."""
+    own = f"tuneloop-{part}"
+    rule = {"apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": [own], "verbs": ["create"]}
+    assert rules_of(rendered, f"{own}-tokens") == [rule]
+    (binding,) = [b for b in of_kind(rendered, "RoleBinding") if b["metadata"]["name"] == f"{own}-tokens"]
+    assert binding["metadata"]["namespace"] == NAMESPACE
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": own, "namespace": NAMESPACE}]
+    others = [rule for rule in rules_of(rendered) if any("serviceaccounts" in each for each in rule["resources"])]
+    assert len(others) == 2, "one for each, and no other right on service accounts"
 
 
 def test_nobody_may_delete_the_store_or_run_commands_in_pods(rendered: list[Obj]) -> None:
@@ -63,7 +76,7 @@ def test_rights_lie_only_in_the_listed_namespaces() -> None:
     places = {
         obj["metadata"]["namespace"]
         for obj in of_kind(found, "Role")
-        if not obj["metadata"]["name"].endswith(("leader", "peers"))
+        if not obj["metadata"]["name"].endswith(("leader", "peers", "tokens"))
     }
     assert places == {"team-a", "team-b"}
     bound = [obj["roleRef"]["name"] for obj in of_kind(found, "ClusterRoleBinding")]
@@ -123,13 +136,9 @@ def test_every_container_has_requests_and_a_memory_limit(rendered: list[Obj]) ->
             assert "memory" in container["resources"]["limits"]
 
 
-def test_operator_and_gateway_hold_a_token_for_servers(rendered: list[Obj]) -> None:
+def test_no_pod_holds_a_token_for_servers_of_all_namespaces(rendered: list[Obj]) -> None:
     for pod in pods(rendered):
-        sources = [source for volume in pod["volumes"] for source in volume.get("projected", {}).get("sources", [])]
-        tokens = [source["serviceAccountToken"] for source in sources]
-        assert [token["audience"] for token in tokens] == [constants.SERVER_AUDIENCE]
-        (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "server-token"]
-        assert f"{mount['mountPath']}/{tokens[0]['path']}" == constants.SERVER_TOKEN_PATH
+        assert not [volume for volume in pod["volumes"] if "projected" in volume]
 
 
 def test_a_changed_setting_rolls_the_pods() -> None:

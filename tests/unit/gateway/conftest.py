@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import gateway_world as world
 import pytest
@@ -11,7 +10,7 @@ from openai import AsyncOpenAI
 
 from tuneloop_core.settings import HoldSettings
 from tuneloop_gateway.config import Limits
-from tuneloop_gateway.token_file import TokenFile
+from tuneloop_gateway.server_tokens import ServerTokens
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -41,21 +40,17 @@ def hold() -> HoldSettings:
 
 
 @pytest.fixture
-def token(tmp_path: Path) -> TokenFile:
-    """The gateway's token towards servers."""
-    path = tmp_path / "token"
-    path.write_text("gateway-token\n")
-    found = TokenFile(path)
-    found.refresh()
-    return found
+def tokens() -> ServerTokens:
+    """The gateway's tokens towards servers."""
+    return world.server_tokens()
 
 
 @pytest.fixture
 async def team(
-    limits: Limits, hold: HoldSettings, server: world.ModelServer, token: TokenFile
+    limits: Limits, hold: HoldSettings, server: world.ModelServer, tokens: ServerTokens
 ) -> AsyncIterator[world.World]:
     """Namespace team: deployment qa with the adapter support-bot, one ready replica."""
-    async with world.gateway(limits, server, token, hold=hold) as found:
+    async with world.gateway(limits, server, tokens, hold=hold) as found:
         found.route(
             world.deployment("qa", adapters=["support-bot"]), world.endpoint_slice("qa", ["127.0.0.1"], server.port)
         )

@@ -4,13 +4,22 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway_world import DIGEST12, KEY, ModelServer, deployment, endpoint_slice, gateway, listening, order
+from gateway_world import (
+    DIGEST12,
+    KEY,
+    ModelServer,
+    deployment,
+    endpoint_slice,
+    gateway,
+    listening,
+    order,
+    server_tokens,
+)
 
 from tuneloop_gateway import arms
 from tuneloop_gateway.config import Limits
 from tuneloop_gateway.load import gateway_load
 from tuneloop_gateway.routes import Route, build_table, parse_deployment, parse_slice
-from tuneloop_gateway.token_file import TokenFile
 
 OLD, NEW = f"bot@{DIGEST12}", "bot@" + "f" * 12
 
@@ -119,12 +128,11 @@ def test_a_tag_is_found_again_in_an_answers_id() -> None:
     assert arms.find("team", [found], "chatcmpl-123") is None
 
 
-async def test_answers_and_feedback_are_counted_by_version(tmp_path: Any) -> None:
+async def test_answers_and_feedback_are_counted_by_version() -> None:
     server = ModelServer()
-    (tmp_path / "token").write_text("t")
     async with (
         listening(server.application()) as port,
-        gateway(Limits(), server, TokenFile(tmp_path / "token")) as world,
+        gateway(Limits(), server, server_tokens()) as world,
         httpx.AsyncClient(base_url=f"{world.url}/", headers={"authorization": f"Bearer {KEY}"}) as client,
     ):
         world.route(adapter_canary(50), endpoint_slice("chat", ["127.0.0.1"], port))

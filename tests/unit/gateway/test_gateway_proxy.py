@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-from pathlib import Path
 
 import gateway_world as world
 import openai as sdk
@@ -12,7 +11,6 @@ from gateway_world import order, post, raw, until
 from openai import AsyncOpenAI
 
 from tuneloop_gateway.config import Limits
-from tuneloop_gateway.token_file import TokenFile
 
 CHAT = "/team/v1/chat/completions"
 
@@ -39,7 +37,7 @@ async def test_only_our_own_head_reaches_the_server(team: world.World) -> None:
     )
     headers = {name.lower(): value for name, value in team.server.seen[0].headers.items()}
     assert headers.keys() == {"host", "authorization", "content-type", "accept", "x-request-id", "content-length"}
-    assert headers["authorization"] == "Bearer gateway-token"
+    assert headers["authorization"] == "Bearer token-of-team"
     assert headers["x-request-id"].startswith("abc-1-tl"), "the tag of the version that answers"
     assert b"\r\nx-request-id: abc-1\r\n" in answer
 
@@ -170,7 +168,7 @@ async def test_connections_to_a_server_are_kept(openai: AsyncOpenAI, team: world
     assert len({seen.port for seen in team.server.seen}) == 1
 
 
-async def test_a_dead_kept_connection_costs_nothing(team: world.World, token: TokenFile) -> None:
+async def test_a_dead_kept_connection_costs_nothing(team: world.World) -> None:
     """A server that was restarted on the same address: the kept connection is dead, a new one serves."""
     server = world.ModelServer()
     async with world.listening(server.application()) as port:
@@ -216,22 +214,6 @@ async def test_a_stream_outlives_its_route(openai: AsyncOpenAI, team: world.Worl
     team.route()
     team.server.gate.set()
     assert len([chunk async for chunk in stream]) == 3
-
-
-async def test_the_token_is_read_again(team: world.World, token: TokenFile, tmp_path: Path) -> None:
-    await _ask(team)
-    (tmp_path / "next").write_text("rotated")
-    (tmp_path / "next").rename(tmp_path / "token")
-    token.refresh()
-    await _ask(team)
-    found = [seen.headers["Authorization"] for seen in team.server.seen]
-    assert found == ["Bearer gateway-token", "Bearer rotated"]
-
-
-async def test_a_missing_token_keeps_the_old_one(token: TokenFile, tmp_path: Path) -> None:
-    (tmp_path / "token").unlink()
-    token.refresh()
-    assert token.value == b"gateway-token"
 
 
 async def test_a_slow_reader_slows_the_server(team: world.World) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, cast
 
 import gateway_world as world
@@ -26,15 +25,17 @@ ASLEEP = Scaling.model_validate({"minReplicas": 0, "maxReplicas": 2})
 
 
 @pytest.fixture
-async def client(
-    team: world.World, limits: Limits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> AsyncIterator[PodClient]:
+async def client(team: world.World, limits: Limits, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PodClient]:
     """The operator's HTTP, which finds the gateway's internal port."""
     internal = Internal(team.measures, team.proxy.holds, CollectorRegistry(), lambda: True)
     state = ServerState(internal, limits)
     listener = await asyncio.get_running_loop().create_server(lambda: ServerConnection(state), "127.0.0.1", 0)
     monkeypatch.setattr(pods, "GATEWAY_INTERNAL_PORT", listener.sockets[0].getsockname()[1])
-    made = PodClient(tmp_path / "token")
+
+    async def token(_: str) -> str:
+        return ""
+
+    made = PodClient(token)
     yield made
     await made.close()
     listener.close()

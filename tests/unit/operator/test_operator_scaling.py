@@ -42,7 +42,7 @@ class Pods:
         return
         yield load()
 
-    async def engine_metrics(self, _: str) -> str:
+    async def engine_metrics(self, _namespace: str, _ip: str) -> str:
         return PAGE
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneloop_core.api.modeldeployment import ModelDeployment
-from tuneloop_core.constants import MODELDEPLOYMENT_KIND, SERVER_AUDIENCE, SERVER_PORT
+from tuneloop_core.constants import MODELDEPLOYMENT_KIND, SERVER_PORT
+from tuneloop_core.servertokens import server_audience
 from tuneloop_core.serving import AdapterList, GuardConfig, ServerConfig
 from tuneloop_core.settings import Settings
 from tuneloop_operator import names
@@ -74,15 +75,15 @@ def build_config_map(
     """
     data = {config_key(label): text for label, text in servers.items()}
     data |= {adapters_key(label): text.model_dump_json(by_alias=True) for label, text in adapters.items()}
-    data["guard.json"] = guard(keys, settings).model_dump_json(by_alias=True)
+    data["guard.json"] = guard(deployment.metadata.namespace, keys, settings).model_dump_json(by_alias=True)
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(deployment), "data": data}
 
 
-def guard(keys: Keys, settings: Settings) -> GuardConfig:
-    """Whose tokens open which paths: the gateway asks, the operator administers."""
+def guard(namespace: str, keys: Keys, settings: Settings) -> GuardConfig:
+    """Whose tokens for this namespace open which paths: the gateway asks, the operator administers."""
     return GuardConfig(
         issuer=keys.issuer,
-        audience=SERVER_AUDIENCE,
+        audience=server_audience(namespace),
         jwks=keys.jwks,
         inference=[_subject(settings.namespace, settings.gateway.service_account)],
         admin=[_subject(settings.namespace, settings.service_account)],

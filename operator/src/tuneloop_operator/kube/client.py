@@ -14,6 +14,7 @@ import aiohttp
 import orjson
 
 from tuneloop_core.constants import FIELD_MANAGER
+from tuneloop_core.servertokens import token_path, token_request
 from tuneloop_operator import metrics
 from tuneloop_operator.kube.credentials import Credentials
 from tuneloop_operator.kube.errors import ApiError, ApiUnavailableError, ConflictError, error_of
@@ -61,6 +62,11 @@ class Client:
     async def get_path(self, path: str) -> Any:
         """Any JSON document of the API server, such as ``/openid/v1/jwks``."""
         return await self._request("GET", path)
+
+    async def request_token(self, account_namespace: str, account: str, namespace: str) -> Obj:
+        """Ask for a token of a service account towards the servers of ``namespace``; nothing is written for it."""
+        path, body = token_path(account_namespace, account), token_request(namespace)
+        return dict(await self._request("POST", path, body=body, content_type=JSON))
 
     async def list(
         self, resource: Resource, namespace: str, *, labels: str = "", fields: str = "", limit: int = 0

@@ -5,8 +5,7 @@ pod that does not answer, or answers nonsense, is simply unknown for now.
 """
 
 import logging
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 import aiohttp
@@ -16,7 +15,6 @@ from tuneloop_core.constants import GATEWAY_INTERNAL_PORT, PROGRESS_PORT, SERVER
 from tuneloop_core.serving import AdapterList, GatewayLoad, ServerStatus
 from tuneloop_core.stages import Progress
 from tuneloop_operator import metrics
-from tuneloop_operator.kube.credentials import TokenFile
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +26,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class PodClient:
-    """One session for all pods; redirects are never followed."""
+    """One session for all pods; redirects are never followed. ``token`` gives the one for servers of a namespace."""
 
-    def __init__(self, token_path: Path) -> None:
-        self._token = TokenFile(token_path)
+    def __init__(self, token: Callable[[str], Awaitable[str]]) -> None:
+        self._token = token
         self._session = aiohttp.ClientSession(timeout=TIMEOUT, connector=aiohttp.TCPConnector(limit=64))
 
     async def close(self) -> None:
@@ -42,15 +40,17 @@ class PodClient:
         """Where a training pod is; None when it does not say."""
         return await self._get("train", f"http://{host(ip)}:{PROGRESS_PORT}/progress", Progress)
 
-    async def server_status(self, ip: str) -> ServerStatus | None:
+    async def server_status(self, namespace: str, ip: str) -> ServerStatus | None:
         """What a server pod has loaded; None when it does not say."""
         url = f"http://{host(ip)}:{SERVER_PORT}/tuneloop/status"
-        return await self._get("server", url, ServerStatus, headers=self._authorization())
+        return await self._get("server", url, ServerStatus, headers=await self._authorization(namespace))
 
-    async def poke(self, ip: str, adapters: AdapterList) -> ServerStatus | None:
+    async def poke(self, namespace: str, ip: str, adapters: AdapterList) -> ServerStatus | None:
         """Tell a server pod its adapters now rather than when the kubelet syncs the ConfigMap."""
         url = f"http://{host(ip)}:{SERVER_PORT}/tuneloop/adapters"
-        return await self._ask("poke", "POST", url, ServerStatus, headers=self._authorization(), json=adapters)
+        return await self._ask(
+            "poke", "POST", url, ServerStatus, headers=await self._authorization(namespace), json=adapters
+        )
 
     async def gateway_loads(self, ip: str) -> AsyncIterator[GatewayLoad]:
         """What a gateway pod has, pushed line by line until the connection ends, without an error.
@@ -68,22 +68,19 @@ class PodClient:
             metrics.POLLS.labels("gateway", "failed").inc()
             logger.debug("GET %s: %s", url, type(error).__name__)
 
-    async def engine_metrics(self, ip: str) -> str:
+    async def engine_metrics(self, namespace: str, ip: str) -> str:
         """The Prometheus page of a server pod; empty when it does not say."""
         url = f"http://{host(ip)}:{SERVER_PORT}/metrics"
         try:
-            return (await self._read("GET", url, self._authorization(), None)).decode()
+            return (await self._read("GET", url, await self._authorization(namespace), None)).decode()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             metrics.POLLS.labels("engine", "failed").inc()
             logger.debug("GET %s: %s", url, type(error).__name__)
             return ""
 
-    def _authorization(self) -> dict[str, str]:
-        try:
-            return {"Authorization": f"Bearer {self._token.value()}"}
-        except OSError:
-            metrics.ERRORS.labels("server-token").inc()
-            return {}
+    async def _authorization(self, namespace: str) -> dict[str, str]:
+        token = await self._token(namespace)
+        return {"Authorization": f"Bearer {token}"} if token else {}
 
     async def _get(self, target: str, url: str, model: type[M], headers: dict[str, str] | None = None) -> M | None:
         return await self._ask(target, "GET", url, model, headers=headers or {})

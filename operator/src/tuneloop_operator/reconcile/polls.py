@@ -24,16 +24,16 @@ class PodApi(Protocol):
     async def progress(self, ip: str) -> Progress | None:
         """GET /progress of a training pod."""
 
-    async def server_status(self, ip: str) -> ServerStatus | None:
+    async def server_status(self, namespace: str, ip: str) -> ServerStatus | None:
         """GET /tuneloop/status of a server pod."""
 
-    async def poke(self, ip: str, adapters: AdapterList) -> ServerStatus | None:
+    async def poke(self, namespace: str, ip: str, adapters: AdapterList) -> ServerStatus | None:
         """POST /tuneloop/adapters of a server pod."""
 
     def gateway_loads(self, ip: str) -> AsyncIterator[GatewayLoad]:
         """GET /internal/load?watch=true of a gateway pod, line by line."""
 
-    async def engine_metrics(self, ip: str) -> str:
+    async def engine_metrics(self, namespace: str, ip: str) -> str:
         """GET /metrics of a server pod."""
 
 
@@ -116,9 +116,9 @@ class Polls:
 
     async def _ask_server(self, key: Key, ip: str) -> ServerStatus | None:
         """Its status; a pod that lacks an adapter, or has one too many, is told its list again."""
-        answer, wanted = await self._pods.server_status(ip), self._servers.get(key, {}).get(ip)
+        answer, wanted = await self._pods.server_status(key.namespace, ip), self._servers.get(key, {}).get(ip)
         if answer is None or wanted is None:
             return answer
         if {adapter.engine_name for adapter in wanted.adapters} == {state.engine_name for state in answer.adapters}:
             return answer
-        return await self._pods.poke(ip, wanted) or answer
+        return await self._pods.poke(key.namespace, ip, wanted) or answer

@@ -48,6 +48,7 @@ class Wish:
 class Watched:
     """One deployment: what was asked of it, and what was decided."""
 
+    namespace: str
     scaling: Scaling
     slo: ServiceLevel | None
     state: State
@@ -83,7 +84,9 @@ class Scaler:
         now = time.monotonic()
         watched = self._watched.get(key)
         if watched is None or watched.scaling.mode != wish.scaling.mode:
-            watched = self._watched[key] = Watched(wish.scaling, wish.slo, begin(now, wish.scaling, wish.current))
+            watched = self._watched[key] = Watched(
+                key.namespace, wish.scaling, wish.slo, begin(now, wish.scaling, wish.current)
+            )
         watched.scaling, watched.slo, watched.fresh = wish.scaling, wish.slo, wish.fresh
         return self._decide(watched, now)
 
@@ -159,7 +162,7 @@ class Scaler:
     async def _ask(self, watched: Watched, ips: tuple[str, ...]) -> None:
         """The engines of these replicas; their numbers count only while these are the replicas."""
         async with self._gate:
-            pages = await asyncio.gather(*map(self._pods.engine_metrics, ips))
+            pages = await asyncio.gather(*(self._pods.engine_metrics(watched.namespace, ip) for ip in ips))
         found = together(time.monotonic(), [gauges for page in pages if (gauges := parse(page)) is not None])
         if found is not None and watched.ips == ips:
             watched.engines.append(found)
