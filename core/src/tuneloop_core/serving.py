@@ -14,7 +14,7 @@ class ServerConfig(Wire):
 
     served_name: str
     model_path: str = "/model"
-    engine: dict[str, Any]  # spec.engine, camelCase, defaults filled
+    engine: dict[str, Any]  # spec.engine, camelCase, without what is the default: an older server need not know it
     accelerators: int = 0
 
 

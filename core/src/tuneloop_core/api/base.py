@@ -21,6 +21,13 @@ class SpecModel(BaseModel):
         """The block as the API server holds it: camelCase, defaults filled, absent optional fields left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
+    def without_defaults(self) -> dict[str, Any]:
+        """What differs from the defaults: what a digest is made of, and what an older part is told.
+
+        A field that a later release adds is absent until somebody sets it, so it changes no digest.
+        """
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
 
 class StatusModel(BaseModel):
     """A block that the operator writes: camelCase outside, frozen, unknown keys ignored."""

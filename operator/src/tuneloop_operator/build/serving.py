@@ -56,7 +56,7 @@ def server_config(deployment: ModelDeployment) -> str:
     spec = deployment.spec
     config = ServerConfig(
         served_name=deployment.metadata.name,
-        engine=spec.engine.to_dict(),
+        engine=spec.engine.without_defaults(),
         accelerators=spec.resources.accelerators,
     )
     return config.model_dump_json(by_alias=True)

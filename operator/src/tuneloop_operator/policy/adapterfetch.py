@@ -4,7 +4,6 @@ Judged by the same rules as the fetch of the base model, each for itself: one th
 waits and holds up no other. Pure.
 """
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,6 +15,7 @@ from tuneloop_core.api.modeldeployment import AdapterSpec
 from tuneloop_core.api.modeldeployment_status import AdapterStatus
 from tuneloop_core.stages import Stage
 from tuneloop_operator.policy import reasons
+from tuneloop_operator.policy.digests import digest
 from tuneloop_operator.policy.modelfetch import stage_before
 from tuneloop_operator.policy.verdicts import Case, StageFacts, State, Verdict, judge
 
@@ -39,7 +39,7 @@ def is_known(spec: AdapterSpec, before: AdapterStatus | None, source: str) -> bo
 
 def job_tag(spec: AdapterSpec) -> str:
     """Ten characters for what a fetch Job was made of: another name, URI or Secret is another Job."""
-    return hashlib.sha256(spec.model_dump_json(by_alias=True).encode()).hexdigest()[:10]
+    return digest(spec.without_defaults()).removeprefix("sha256:")[:10]
 
 
 def judge_fetch(facts: StageFacts, before: AdapterStatus | None, owner_uid: str, now: datetime) -> Fetched:

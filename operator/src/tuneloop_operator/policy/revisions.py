@@ -3,17 +3,17 @@
 Pure.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tuneloop_core.api.base import SpecModel
 from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.api.modeldeployment_status import RevisionStatus
 from tuneloop_core.api.scaling import Scaling
 from tuneloop_core.constants import GROUP, LABEL_REVISION
 from tuneloop_operator.policy import autoscale
+from tuneloop_operator.policy.digests import digest
 
 Obj = dict[str, Any]
 
@@ -41,16 +41,21 @@ def source_of(deployment: ModelDeployment) -> str:
 
 def fingerprint(deployment: ModelDeployment, image: str, model_path: str) -> str:
     """Digest of everything that the server is started with; adapters, access and scaling are not part of it."""
+    return _fingerprint(deployment, image, model_path, SpecModel.without_defaults)
+
+
+def is_of(recorded: str, deployment: ModelDeployment, image: str, model_path: str) -> bool:
+    """Whether a revision's fingerprint is of this spec; the first operators' had the defaults in it."""
+    ways = (SpecModel.without_defaults, SpecModel.to_dict)
+    return any(recorded == _fingerprint(deployment, image, model_path, way) for way in ways)
+
+
+def _fingerprint(
+    deployment: ModelDeployment, image: str, model_path: str, block: Callable[[SpecModel], dict[str, Any]]
+) -> str:
     spec = deployment.spec
-    parts = {
-        "image": image,
-        "model": model_path,
-        "engine": spec.engine.to_dict(),
-        "resources": spec.resources.to_dict(),
-        "pod": spec.pod.to_dict(),
-    }
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    parts = {"engine": block(spec.engine), "resources": block(spec.resources), "pod": block(spec.pod)}
+    return digest({"image": image, "model": model_path} | parts)
 
 
 def known(status: Sequence[RevisionStatus], found: Mapping[int, Obj]) -> list[RevisionStatus]:
@@ -93,10 +98,14 @@ def choose(deployment: ModelDeployment, revisions: Sequence[RevisionStatus], mod
     newest = newest_of(revisions)
     if newest is None:
         return Chosen(1, image, fingerprint(deployment, image, model_path), new=True)
-    same = fingerprint(deployment, newest.image, model_path)
-    if same == newest.hash:
-        return Chosen(number_of(newest), newest.image, same, new=False)
+    if is_of(newest.hash, deployment, newest.image, model_path):
+        return again(deployment, newest, model_path)
     return Chosen(number_of(newest) + 1, image, fingerprint(deployment, image, model_path), new=True)
+
+
+def again(deployment: ModelDeployment, entry: RevisionStatus, model_path: str) -> Chosen:
+    """A revision that there is; its fingerprint is today's, also where an earlier operator wrote another."""
+    return Chosen(number_of(entry), entry.image, fingerprint(deployment, entry.image, model_path), new=False)
 
 
 def newest_of(revisions: Sequence[RevisionStatus]) -> RevisionStatus | None:

@@ -31,9 +31,9 @@ def choose(
 ) -> Chosen:
     """The revision that the spec wants: one that is there already, also an older one whose spec came back."""
     for entry in sorted(known, key=revisions.number_of, reverse=True):
-        number = revisions.number_of(entry)
-        if number in found and revisions.fingerprint(deployment, entry.image, model_path) == entry.hash:
-            return Chosen(number, entry.image, entry.hash, new=False)
+        there = revisions.number_of(entry) in found
+        if there and revisions.is_of(entry.hash, deployment, entry.image, model_path):
+            return revisions.again(deployment, entry, model_path)
     return revisions.choose(deployment, known, model_path, image)
 
 

@@ -4,8 +4,6 @@ One rollout at a time: the revision first, then the adapters in the order of the
 that they have. Pure; the steps of a rollout are ``policy.rollout``'s.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +17,7 @@ from tuneloop_operator.policy import rollout
 from tuneloop_operator.policy.adapters import Resolved
 from tuneloop_operator.policy.bases import as_before, comparable
 from tuneloop_operator.policy.conditions import cut, parse_time, timestamp
+from tuneloop_operator.policy.digests import digest
 from tuneloop_operator.policy.rollout import ENDED, Orders, Version
 
 PROMOTE: Final = f"{GROUP}/promote"
@@ -139,10 +138,10 @@ def remembered(deployment: ModelDeployment) -> list[RejectedVersion]:
 def spec_digest(deployment: ModelDeployment, version: Version) -> str:
     """Digest of what asks for a version, and how: when it changes, a version that was rolled back is tried again."""
     asked = deployment.spec.rollout
-    source = [each.to_dict() for each in deployment.spec.adapters if each.name == version.name]
-    parts = {"source": source, "rollout": asked.model_copy(update={"pause": False}).to_dict() if asked else None}
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    source = [each.without_defaults() for each in deployment.spec.adapters if each.name == version.name]
+    return digest(
+        {"source": source, "rollout": asked.model_copy(update={"pause": False}).without_defaults() if asked else None}
+    )
 
 
 def serving(resolved: Iterable[Resolved], deployment: ModelDeployment, promoted: Pair | None) -> list[Resolved]:

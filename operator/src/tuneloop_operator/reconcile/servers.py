@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tuneloop_core.api.finetunejob_status import ModelStatus
 from tuneloop_core.api.modeldeployment import ModelDeployment
+from tuneloop_core.constants import LABEL_REVISION
 from tuneloop_operator import names
 from tuneloop_operator.build import serving as build
 from tuneloop_operator.build.server import Revision, build_deployment, config_key
@@ -16,6 +17,7 @@ from tuneloop_operator.names import Key
 from tuneloop_operator.policy import revisions, succession
 from tuneloop_operator.policy.bases import BASE_ANNOTATION
 from tuneloop_operator.policy.course import Course
+from tuneloop_operator.policy.modelfetch import annotation
 from tuneloop_operator.policy.revisions import FINGERPRINT_ANNOTATION, SOURCE_ANNOTATION, Chosen
 from tuneloop_operator.policy.versions import canary_spec
 from tuneloop_operator.reconcile.apply import Applier
@@ -75,6 +77,7 @@ class Servers:
         for number, size in (wanted.sizes or revisions.sizes(chosen, kept, replicas)).items():
             if number in found:
                 await self._scale(found[number], size)
+                await self._adopt(found[number], chosen)
             elif number == chosen.number:
                 await self._create(wanted, chosen, size)
 
@@ -110,6 +113,15 @@ class Servers:
             client, metadata = self._context.client, found["metadata"]
             body = {"spec": {"replicas": replicas}}
             self._context.cache.put(await client.patch(DEPLOYMENTS, metadata["namespace"], metadata["name"], body))
+
+    async def _adopt(self, found: Obj, chosen: Chosen) -> None:
+        """Write today's fingerprint where an earlier operator wrote another of the same spec: no pod notices."""
+        metadata, recorded = found["metadata"], annotation(found, FINGERPRINT_ANNOTATION)
+        if metadata["labels"][LABEL_REVISION] != f"r{chosen.number}" or recorded == chosen.fingerprint:
+            return
+        body = {"metadata": {"annotations": {FINGERPRINT_ANNOTATION: chosen.fingerprint}}}
+        patched = await self._context.client.patch(DEPLOYMENTS, metadata["namespace"], metadata["name"], body)
+        self._context.cache.put(patched)
 
     async def _create(self, wanted: Wanted, chosen: Chosen, size: int) -> None:
         assert wanted.model is not None, "a revision is only new when its model is in the store"
