@@ -28,7 +28,6 @@ from tuneloop_gateway.server_tokens import ServerTokens
 log = logging.getLogger(__name__)
 
 Owner = tuple[str, str]  # namespace and name of a deployment
-RETRIED = (Outcome.UNREACHABLE, Outcome.LOST, Outcome.REFUSED)
 
 
 @dataclass(frozen=True)

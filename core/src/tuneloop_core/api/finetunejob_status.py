@@ -18,7 +18,7 @@ class StageStatus(StatusModel):
     """One stage: fetch, check, plan, train or publish. A stage that has succeeded is never run again."""
 
     name: str = Field(max_length=32, description="fetch, check, plan, train or publish.")
-    state: Literal["Pending", "Running", "Succeeded", "Failed", "Skipped"] = Field(description="Where it is.")
+    state: Literal["Pending", "Running", "Succeeded", "Failed"] = Field(description="Where it is.")
     start_time: Timestamp | None = Field(default=None, description="When its Job was made.")
     finish_time: Timestamp | None = Field(default=None, description="When it ended.")
     attempts: int = Field(default=0, ge=0, description="Pods that ran so far.")

@@ -19,7 +19,6 @@ PATTERN_WORDS: Final = "x-tuneloop-pattern-words"
 _UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 DURATION_PATTERN: Final = "^([0-9]{1,6}([.][0-9]{1,3})?(ms|s|m|h)){1,4}$"
 DECIMAL_PATTERN: Final = "^[0-9]{1,12}([.][0-9]{1,12})?([eE][-+]?[0-9]{1,2})?$"
-LABEL_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 SUBDOMAIN_PATTERN: Final = r"^$|^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 
 

@@ -65,7 +65,6 @@ class RevisionStatus(StatusModel):
     replicas: int = Field(default=0, ge=0, description="Pods wanted.")
     ready_replicas: int = Field(default=0, ge=0, description="Pods that answer.")
     ready: bool = Field(default=False, description="Whether it takes traffic.")
-    message: str = Field(default="", max_length=512, description="Why it is not ready.")
 
 
 class Percentiles(StatusModel):

@@ -59,11 +59,6 @@ def judge_model(deployment: ModelDeployment, facts: ModelFacts) -> ModelVerdict:
     return _with_model(judge(case))
 
 
-def next_attempt(job: Obj | None) -> int:
-    """Number of the try after this Job's."""
-    return attempt(job) + 1 if job is not None else 1
-
-
 def attempt(job: Obj) -> int:
     """Which try a fetch Job is."""
     text = annotation(job, ATTEMPT_ANNOTATION)

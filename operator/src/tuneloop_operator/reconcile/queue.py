@@ -76,11 +76,6 @@ class KeyedQueue:
         heapq.heappush(self._heap, (due, next(self._counter), key))
         self._alarm.set()
 
-    def forget(self, key: Key) -> None:
-        """The object is gone: drop its delayed look and its failures."""
-        self._due.pop(key, None)
-        self._failures.pop(key, None)
-
     async def _work(self) -> None:
         while True:
             key = await self._ready.get()
