@@ -1,16 +1,20 @@
 """What an administrator sets in the chart's values, as operator and gateway read it.
 
-The chart renders ``settings.yaml`` from its values; the defaults here are the chart's defaults. Never holds a
-secret: names of Secrets at most.
+The chart renders ``settings.yaml`` from its values, whose schema refuses what it does not know; the defaults here are
+the chart's defaults. Never holds a secret: names of Secrets at most.
 """
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from tuneloop_core.plan.accelerators import PlanSettings
 from tuneloop_core.stages import Wire
+
+logger = logging.getLogger(__name__)
 
 
 class ImageSettings(Wire):
@@ -130,5 +134,22 @@ class Settings(Wire):
 
 
 def load_settings(path: Path) -> Settings:
-    """Read and check the file; a ``pydantic.ValidationError`` names the field that is wrong."""
-    return Settings.model_validate(yaml.safe_load(path.read_text()))
+    """Read and check the file; a ``pydantic.ValidationError`` names the field that is wrong.
+
+    A setting of a later release is named in the log and ignored: a pod of this one that is started anew during or
+    after an upgrade finds the later chart's file.
+    """
+    document = yaml.safe_load(path.read_text())
+    for name in unknown_settings(document):
+        logger.warning("%s: %s is no setting of this release and is ignored", path, name)
+    return Settings.model_validate(document)
+
+
+def unknown_settings(document: Any) -> list[str]:
+    """Names, with dots, of what is in a settings document and not in ``Settings``."""
+    try:
+        Settings.model_validate(document, extra="forbid")
+    except ValidationError as error:
+        found = [detail for detail in error.errors(include_url=False) if detail["type"] == "extra_forbidden"]
+        return [".".join(str(part) for part in detail["loc"]) for detail in found]
+    return []

@@ -55,21 +55,36 @@ class Reason(StrEnum):
     TERMINATED = "Terminated"  # SIGTERM obeyed, checkpoint saved
     INTERNAL_ERROR = "InternalError"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Reason":
+        """A word of a later release; its message says what it is."""
+        return cls.INTERNAL_ERROR
+
 
 class Wire(BaseModel):
-    """A JSON shape on the wire: camelCase outside, snake_case inside, unknown keys refused."""
+    """A JSON shape between two parts: camelCase outside, snake_case inside.
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+    Unknown keys are ignored: the parts are upgraded one after the other, and the pods of a model or a training not at
+    all, so either side may be the older one (docs/contracts.md).
+    """
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
 
 
 # ---- inputs: what the operator tells a pod -------------------------------------------------------------------
+
+
+class StageInput(Wire):
+    """Made for the very image that it starts: an unknown key says that operator and trainer image do not match."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 OWNER_CHARACTERS = 8
 """Of a UID in ``StoreUse.owners``: two that begin alike are both kept."""
 
 
-class StoreUse(Wire):
+class StoreUse(StageInput):
     """What of a namespace's store was in use at ``listed_at``; the rest may go when room is needed (ADR 0038)."""
 
     listed_at: str  # RFC 3339
@@ -77,7 +92,7 @@ class StoreUse(Wire):
     owners: list[str]  # how the UIDs begin whose work folders are needed: all resources' but jobs' that succeeded
 
 
-class FetchInput(Wire):
+class FetchInput(StageInput):
     """Resolve and download model and dataset into the store. ``dataset`` is None for a ModelDeployment's fetch.
 
     With ``adapter`` that one thing is fetched instead, and the answer is an ``AdapterFetchResult``.
@@ -99,7 +114,7 @@ class FetchInput(Wire):
     task_paths: dict[str, str] = {}  # of each task from a pvc://, the mount below which its files lie
 
 
-class CheckInput(Wire):
+class CheckInput(StageInput):
     """Check the dataset against the model's tokenizer and template; write the normalised rows to /work/data."""
 
     stage: Literal[Stage.CHECK] = Stage.CHECK
@@ -111,7 +126,7 @@ class CheckInput(Wire):
     evaluation: dict[str, Any] = {}  # spec.evaluation: its tasks are tried without a model, its gates looked up
 
 
-class TrainInput(Wire):
+class TrainInput(StageInput):
     """Base evaluation, training with checkpoints, tuned evaluation."""
 
     stage: Literal[Stage.TRAIN] = Stage.TRAIN
@@ -132,7 +147,7 @@ class TrainInput(Wire):
         return self.nodes * max(1, self.accelerators)
 
 
-class PublishInput(Wire):
+class PublishInput(StageInput):
     """Assemble the artifact and its manifest; then the export."""
 
     stage: Literal[Stage.PUBLISH] = Stage.PUBLISH

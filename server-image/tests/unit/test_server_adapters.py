@@ -1,5 +1,6 @@
 """Adapters: the plan, the folder's check, and rounds against an engine that only remembers."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -277,6 +278,17 @@ async def test_more_than_memory_holds_are_parked_and_one_that_could_not_come_bac
     adapters.poke(adapter_list(blue, green))
     await adapters.round()
     assert [state.state for state in adapters.states()] == ["Loaded", "Loaded"]
+
+
+async def test_a_list_of_a_later_operator_is_followed(tmp_path: Path, artifacts: Path) -> None:
+    file, red = tmp_path / "adapters.json", write_adapter(artifacts, "red", 1)
+    content = json.loads(adapter_list(red).model_dump_json(by_alias=True))
+    content["adapters"][0]["priority"] = 7
+    file.write_text(json.dumps(content | {"generation": 3}))
+    adapters = Adapters(file, artifacts, LORA, MODEL)
+    adapters.attach(Memory())
+    await adapters.round()
+    assert states(adapters) == {red.engine_name: "Loaded"}
 
 
 async def test_a_broken_list_keeps_the_one_before(tmp_path: Path, artifacts: Path) -> None:

@@ -185,6 +185,13 @@ async def test_the_file_is_read_anew_and_a_broken_one_changes_nothing(file: Path
     assert (await ask(keys, "/v1/models", new_token))[0]["status"] == 200
 
 
+async def test_a_file_of_a_later_operator_opens_the_same(file: Path) -> None:
+    keys, new = KeyFile(file), Signer("rsa-9")
+    content = json.loads(guard_config(new).model_dump_json(by_alias=True))
+    await asyncio.to_thread(file.write_text, json.dumps(content | {"metrics": ["system:serviceaccount:x:y"]}))
+    assert (await ask(keys, "/v1/models", authorization(new.token(GATEWAY))))[0]["status"] == 200
+
+
 async def test_a_symlink_swap_is_a_change(tmp_path: Path) -> None:
     """The kubelet writes ..data_1/guard.json and turns a link."""
     for number, signer in enumerate((RSA, EC)):

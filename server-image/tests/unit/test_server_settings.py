@@ -37,6 +37,10 @@ def test_settings(tmp_path: Path) -> None:
     )
 
 
+def test_a_file_of_a_later_operator_is_read(tmp_path: Path) -> None:
+    assert read_settings(write(tmp_path, ofALaterRelease={"a": 1})).server.served_name == "m"
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

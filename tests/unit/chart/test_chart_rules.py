@@ -23,7 +23,7 @@ def rendered(request: pytest.FixtureRequest) -> list[Obj]:
 
 def settings_of(found: list[Obj]) -> Settings:
     (config,) = [obj for obj in of_kind(found, "ConfigMap") if obj["metadata"]["name"] == "tuneloop-settings"]
-    return Settings.model_validate(yaml.safe_load(config["data"]["settings.yaml"]))
+    return Settings.model_validate(yaml.safe_load(config["data"]["settings.yaml"]), extra="forbid")
 
 
 def rules_of(found: list[Obj], *names: str) -> list[dict[str, Any]]:
