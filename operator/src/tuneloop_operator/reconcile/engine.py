@@ -13,10 +13,9 @@ from tuneloop_operator.kube.resources import BY_KIND, Obj
 from tuneloop_operator.logs import current_key
 from tuneloop_operator.names import Key
 from tuneloop_operator.reconcile.context import Context
+from tuneloop_operator.reconcile.queue import backoff
 
 logger = logging.getLogger(__name__)
-
-CONFLICT_SECONDS = 0.1
 
 Wake = Callable[[Obj], None]
 """Look again at whoever depends on an object that we wrote ourselves; its watch event is no news then."""
@@ -40,6 +39,7 @@ class Engine:
         self._reconcilers = {FINETUNEJOB_KIND: finetune, MODELDEPLOYMENT_KIND: deployment}
         self._verified: dict[Key, float] = {}
         self._uids: dict[Key, str] = {}  # whose memory we keep
+        self._stale: dict[Key, int] = {}  # looks in a row that ended with "our copy is old"
 
     async def process(self, key: Key) -> float | None:
         """One look at one key; seconds until the next, or None when it is gone or needs none."""
@@ -51,7 +51,7 @@ class Engine:
         except ConflictError:
             outcome = "conflict"  # our copy is old, and the watch may be late
             await self._verify(key)
-            return CONFLICT_SECONDS
+            return self._soon(key)
         else:
             outcome = "ok"
             return delay
@@ -65,6 +65,7 @@ class Engine:
         if obj is None or obj["metadata"].get("deletionTimestamp"):
             self._forget(key)
             self._verified.pop(key, None)
+            self._stale.pop(key, None)
             return None
         if self._uids.get(key) != obj["metadata"]["uid"]:
             self._forget(key)  # of one with this name that was deleted, maybe since the last look
@@ -73,6 +74,7 @@ class Engine:
             delay = await self._reconcilers[key.kind].reconcile(key, obj)
         except NotFoundError:
             return await self._after_not_found(key)
+        self._stale.pop(key, None)
         written = self._context.cache.get(*key)
         if written is not None and written is not obj:
             self._wake(written)
@@ -87,7 +89,12 @@ class Engine:
         """Something we wrote to is gone: read everything of this key anew."""
         self._verified.pop(key, None)
         await self._verify(key)
-        return CONFLICT_SECONDS if self._context.cache.get(*key) is not None else None
+        return self._soon(key) if self._context.cache.get(*key) is not None else None
+
+    def _soon(self, key: Key) -> float:
+        """Seconds until the next look with a fresh copy: at once the first time, then as after failures."""
+        self._stale[key] = self._stale.get(key, 0) + 1
+        return backoff(self._stale[key], random.random())  # noqa: S311
 
     async def _look_up(self, key: Key) -> Obj | None:
         """The cached object; once per resync it is read anew with its children.
