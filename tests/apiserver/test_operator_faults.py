@@ -38,6 +38,8 @@ def holder(world: World) -> str:
 def test_sigterm_releases_the_lease_and_the_other_leads(world: World) -> None:
     first = world.start()
     second = world.start(leads=False)
+    wait_for("the standby to be ready", lambda: second.health("readyz") == 200, show=second.words)
+    assert not second.leads()
     assert first.end() == 0
     wait_for("the second to lead", second.leads, show=second.words)
     assert holder(world) == "pod-1"

@@ -88,9 +88,9 @@ class Operator:
     def writes(self) -> float:
         return self.metric("tuneloop_api_writes_total")
 
-    def health(self) -> int:
+    def health(self, path: str = "healthz") -> int:
         try:
-            return httpx.get(f"http://127.0.0.1:{self.liveness}/healthz", timeout=5).status_code
+            return httpx.get(f"http://127.0.0.1:{self.liveness}/{path}", timeout=5).status_code
         except httpx.HTTPError:
             return 0
 

@@ -136,6 +136,15 @@ def test_every_container_has_requests_and_a_memory_limit(rendered: list[Obj]) ->
             assert "memory" in container["resources"]["limits"]
 
 
+@pytest.mark.parametrize("name", ["tuneloop-operator", "tuneloop-gateway"])
+def test_a_version_that_does_not_stay_up_replaces_nothing(rendered: list[Obj], name: str) -> None:
+    (found,) = [obj for obj in of_kind(rendered, "Deployment") if obj["metadata"]["name"] == name]
+    (container,) = found["spec"]["template"]["spec"]["containers"]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert found["spec"]["minReadySeconds"] >= 10
+    assert found["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
 def test_no_pod_holds_a_token_for_servers_of_all_namespaces(rendered: list[Obj]) -> None:
     for pod in pods(rendered):
         assert not [volume for volume in pod["volumes"] if "projected" in volume]
