@@ -33,6 +33,12 @@ def judge_published(deployment: ModelDeployment, job: FineTuneJob | None) -> Mod
     return _stalls(reasons.WRONG_ARTIFACT, wrong) if wrong else _done(_model(deployment, artifact))
 
 
+def judge_unreadable(deployment: ModelDeployment, reason: str, words: str) -> ModelVerdict:
+    """What a job that this release cannot read means: a version resolved before is served on."""
+    known = _known(deployment)
+    return _done(known) if known else _stalls(reason, f"FineTuneJob {deployment.spec.model.fine_tune_job}: {words}")
+
+
 def _wrong(name: str, job: FineTuneJob, artifact: ArtifactStatus) -> str:
     """Why an artifact cannot be served as the base, and what to do; empty where it can."""
     if artifact.kind != "Model":

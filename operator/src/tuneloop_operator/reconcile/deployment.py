@@ -7,6 +7,8 @@ budget and ConfigMap are applied. Adapters never touch a Deployment.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from tuneloop_core.api.finetunejob import FineTuneJob
 from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.constants import LABEL_REVISION
@@ -23,10 +25,11 @@ from tuneloop_operator.policy.conditions import parse_time
 from tuneloop_operator.policy.course import Course
 from tuneloop_operator.policy.course import notes as rollout_notes
 from tuneloop_operator.policy.modelfetch import ModelVerdict
-from tuneloop_operator.policy.published import judge_published
+from tuneloop_operator.policy.published import judge_published, judge_unreadable
 from tuneloop_operator.policy.scalingstatus import scaling_notes
 from tuneloop_operator.policy.serving import ServingFacts, ready_addresses, ready_beside, summarize
 from tuneloop_operator.policy.transitions import condition_notes
+from tuneloop_operator.policy.unreadable import words_of
 from tuneloop_operator.policy.verdicts import State, Verdict
 from tuneloop_operator.reconcile import rollouts
 from tuneloop_operator.reconcile.adapterfetch import AdapterFetcher
@@ -41,6 +44,7 @@ from tuneloop_operator.reconcile.scaling import Wish
 from tuneloop_operator.reconcile.servers import Servers, Wanted
 from tuneloop_operator.reconcile.status import write_status
 from tuneloop_operator.reconcile.troubles import REFUSALS, verdict_of
+from tuneloop_operator.reconcile.unreadable import tell_unreadable
 
 START_PATIENCE_SECONDS = 10.0
 
@@ -92,7 +96,10 @@ class DeploymentReconciler:
 
     async def reconcile(self, key: Key, obj: Obj) -> float | None:
         """One look; returns after how many seconds to look again."""
-        deployment = ModelDeployment.model_validate(obj)
+        try:
+            deployment = ModelDeployment.model_validate(obj)
+        except ValidationError as error:
+            return await tell_unreadable(self._context, obj, error)
         found = self._servers.deployments(key, deployment)
         look = await self._act(key, deployment, found, self._claims.taken(key, obj))
         status = summarize(deployment, await self._facts(key, deployment, look))
@@ -136,10 +143,15 @@ class DeploymentReconciler:
         """The base model: fetched, or published by a job; the second is what the API server refused."""
         name = deployment.spec.model.fine_tune_job
         if name:
-            job = self._read_jobs.get(key, name)
-            return judge_published(deployment, FineTuneJob.model_validate(job) if job else None), None
+            return self._published(deployment, self._read_jobs.get(key, name)), None
         served = modelfetch.annotation(found[max(found)], revisions.SOURCE_ANNOTATION) if found else ""
         return await self._fetcher.settle(key, deployment, served)
+
+    def _published(self, deployment: ModelDeployment, job: Obj | None) -> ModelVerdict:
+        try:
+            return judge_published(deployment, FineTuneJob.model_validate(job) if job else None)
+        except ValidationError as error:
+            return judge_unreadable(deployment, *words_of(error))
 
     def _resolve(
         self, key: Key, deployment: ModelDeployment, model: ModelVerdict, fetched: Mapping[str, Fetched]

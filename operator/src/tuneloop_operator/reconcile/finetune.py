@@ -3,6 +3,8 @@
 Jobs are only ever created, suspended, given another retry limit or deleted; never applied.
 """
 
+from pydantic import ValidationError
+
 from tuneloop_core.api.finetunejob import FineTuneJob
 from tuneloop_core.plan.job import Facts
 from tuneloop_core.settings import Settings
@@ -28,6 +30,7 @@ from tuneloop_operator.reconcile.nodes import Nodes
 from tuneloop_operator.reconcile.status import write_status
 from tuneloop_operator.reconcile.storeuse import StoreUses
 from tuneloop_operator.reconcile.troubles import REFUSALS, verdict_of
+from tuneloop_operator.reconcile.unreadable import tell_unreadable
 
 MAX_STEPS = 8
 """Decisions in one reconcile: each stage takes one at most."""
@@ -51,7 +54,10 @@ class FineTuneReconciler:
 
     async def reconcile(self, key: Key, obj: Obj) -> float | None:
         """One look; returns after how many seconds to look again, None when an event will tell."""
-        job = FineTuneJob.model_validate(obj)
+        try:
+            job = FineTuneJob.model_validate(obj)
+        except ValidationError as error:
+            return await tell_unreadable(self._context, obj, error)
         decision = await self._settle(key, job)
         finished = is_finished(job.model_copy(update={"status": decision.status}))
         self._poll(key, job, finished=finished)
