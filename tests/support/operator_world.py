@@ -138,7 +138,13 @@ class World:
         } | self.settings
 
     def start(
-        self, *, kubeconfig: Path | None = None, leads: bool = True, pod: str = "", **environment: str
+        self,
+        *,
+        kubeconfig: Path | None = None,
+        leads: bool = True,
+        pod: str = "",
+        module: str = "tuneloop_operator",
+        **environment: str,
     ) -> Operator:
         """Start an operator process; by default wait until it leads. ``pod`` names it: a restart keeps its name."""
         number = len(self.operators)
@@ -152,10 +158,11 @@ class World:
             "TUNELOOP_LIVENESS_PORT": str(liveness),
             "TUNELOOP_METRICS_PORT": str(metrics),
             "TUNELOOP_IDENTITY": pod or f"pod-{number}",
+            "PYTHONPATH": str(Path(__file__).parent),  # where the operator of a later release lies
             **environment,
         }
         with log.open("wb") as out:
-            process = subprocess.Popen([sys.executable, "-m", "tuneloop_operator"], env=env, stderr=out, stdout=out)
+            process = subprocess.Popen([sys.executable, "-m", module], env=env, stderr=out, stdout=out)
         operator = Operator(process, log, liveness, metrics)
         self.operators.append(operator)
         if leads:

@@ -12,10 +12,11 @@ from tuneloop_operator.kube.errors import ApiUnavailableError, ConflictError, No
 from tuneloop_operator.kube.lease import Lease, LeaseTimes, Moment
 from tuneloop_operator.kube.resources import JOBS, Obj, Resource
 from tuneloop_operator.names import Key
+from tuneloop_operator.policy.drift import is_applied
 from tuneloop_operator.reconcile.cache import Cache, trim
 from tuneloop_operator.reconcile.heartbeat import Heartbeat
 from tuneloop_operator.reconcile.inbox import Inbox
-from tuneloop_operator.reconcile.namespaces import is_applied, with_digest
+from tuneloop_operator.reconcile.namespaces import with_digest
 from tuneloop_operator.reconcile.queue import KeyedQueue, backoff
 from tuneloop_operator.reconcile.status import merge_diff
 

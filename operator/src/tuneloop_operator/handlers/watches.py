@@ -14,13 +14,14 @@ from tuneloop_operator.kube.resources import (
     LEASES,
     MODELDEPLOYMENTS,
     PODS,
+    SERVICES,
     Resource,
 )
 from tuneloop_operator.reconcile.heartbeat import Heartbeat
 from tuneloop_operator.reconcile.inbox import Inbox
 
 OWN = (FINETUNEJOBS, MODELDEPLOYMENTS)
-CHILDREN = (JOBS, PODS, DEPLOYMENTS, CLAIMS, CONFIGMAPS)
+CHILDREN = (JOBS, PODS, DEPLOYMENTS, CLAIMS, CONFIGMAPS, SERVICES)
 
 
 def build_registry(inbox: Inbox, heartbeat: Heartbeat, login: Any) -> kopf.OperatorRegistry:

@@ -1,38 +1,61 @@
-"""Server-side apply of long-lived children, only when what is there was not made from the same manifest.
+"""Server-side apply of long-lived children, only when what is there is not as it was applied.
 
 Never applies Jobs.
 """
 
 import time
+from dataclasses import dataclass
 
-from tuneloop_operator.kube.client import Client, ForeignOwnerError, owner_uids
+from tuneloop_operator.kube.client import ForeignOwnerError, owner_uids
 from tuneloop_operator.kube.errors import NotFoundError
-from tuneloop_operator.kube.resources import Obj, resource_of
+from tuneloop_operator.kube.resources import SERVICES, Obj, resource_of
 from tuneloop_operator.names import Key
-from tuneloop_operator.reconcile.cache import key_of
-from tuneloop_operator.reconcile.namespaces import APPLIED_ANNOTATION, is_applied, with_digest
+from tuneloop_operator.policy.drift import APPLIED_ANNOTATION, is_as_applied
+from tuneloop_operator.reconcile.cache import key_of, version
+from tuneloop_operator.reconcile.context import Context
+from tuneloop_operator.reconcile.namespaces import with_digest
 
-LOOK_AGAIN_SECONDS = 600.0
+WATCHED = (SERVICES.kind,)
+"""Kinds whose watch tells at once that one is gone or changed; the others are looked at once per resync."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A child as it was when it was right; ``moment`` is monotonic, in seconds."""
+
+    digest: str
+    version: int
+    moment: float
 
 
 class Applier:
-    """Remembers what it saw applied, so that a calm resource costs no request; looks again every ten minutes."""
+    """Remembers what it saw applied, so that a calm resource costs no request between two resyncs."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._seen: dict[Key, tuple[str, float]] = {}
+    def __init__(self, context: Context) -> None:
+        self._client, self._cache = context.client, context.cache
+        self._resync_seconds = context.settings.resync_seconds
+        self._seen: dict[Key, Seen] = {}
 
     async def ensure(self, manifest: Obj) -> None:
         """The child is as the manifest says; ForeignOwnerError where it belongs to another."""
         wanted = with_digest(manifest)
         key, digest = key_of(manifest), wanted["metadata"]["annotations"][APPLIED_ANNOTATION]
-        seen = self._seen.get(key)
-        if seen is not None and seen[0] == digest and time.monotonic() - seen[1] < LOOK_AGAIN_SECONDS:
+        if self._is_fresh(key, digest):
             return
         found = await self._find(manifest)
-        if not is_applied(wanted, found) or found is None or not owner_uids(found) & owner_uids(wanted):
-            await self._apply(wanted, found)
-        self._seen[key] = (digest, time.monotonic())
+        if found is None or not is_as_applied(wanted, found) or not owner_uids(found) & owner_uids(wanted):
+            found = await self._apply(wanted, found)
+        if key.kind in WATCHED:
+            self._cache.put(found)
+        self._seen[key] = Seen(digest, version(found), time.monotonic())
+
+    def _is_fresh(self, key: Key, digest: str) -> bool:
+        """Whether it was right lately, and its watch has told nothing else since."""
+        seen = self._seen.get(key)
+        if seen is None or seen.digest != digest or time.monotonic() - seen.moment >= self._resync_seconds:
+            return False
+        known = self._cache.get(*key) if key.kind in WATCHED else None
+        return key.kind not in WATCHED or (known is not None and version(known) == seen.version)
 
     async def replace(self, wanted: Obj) -> Obj:
         """Apply over whatever is there of ours, and return what the server made of it."""

@@ -44,8 +44,8 @@ class FineTuneReconciler:
         self._jobs = StageJobs(context)
         self._nodes = Nodes(context.client, allowed=context.settings.cluster_scoped_rights)
         self._ledger = Ledger()
-        self._applier = Applier(context.client)
         self._uses = StoreUses(context)
+        self._applier = Applier(context)
 
     def forget(self, key: Key) -> None:
         """The resource is gone; nothing is kept about it."""

@@ -12,21 +12,19 @@ from typing import Any
 
 import orjson
 
-from tuneloop_core.constants import GROUP, STORE_CLAIM
+from tuneloop_core.constants import STORE_CLAIM
 from tuneloop_core.settings import Settings
 from tuneloop_operator.build.policies import build_policies
 from tuneloop_operator.build.store import build_claim
 from tuneloop_operator.kube.client import Client
 from tuneloop_operator.kube.errors import ConflictError, NotFoundError
 from tuneloop_operator.kube.resources import CLAIMS, POLICIES
+from tuneloop_operator.policy.drift import APPLIED_ANNOTATION, is_as_applied
 from tuneloop_operator.reconcile.cache import Cache
 
 logger = logging.getLogger(__name__)
 
 Obj = dict[str, Any]
-
-APPLIED_ANNOTATION = f"{GROUP}/applied"
-LOOK_AGAIN_SECONDS = 600.0
 
 
 def with_digest(manifest: Obj) -> Obj:
@@ -37,21 +35,13 @@ def with_digest(manifest: Obj) -> Obj:
     return manifest | {"metadata": metadata | {"annotations": annotations}}
 
 
-def is_applied(manifest: Obj, found: Obj | None) -> bool:
-    """Whether ``found`` carries the digest of this manifest (made by ``with_digest``)."""
-    if found is None:
-        return False
-    annotations = found["metadata"].get("annotations") or {}
-    return bool(annotations.get(APPLIED_ANNOTATION) == manifest["metadata"]["annotations"][APPLIED_ANNOTATION])
-
-
 def is_ours(found: Obj) -> bool:
     """Whether we applied it: somebody else's policy of the same name is left alone."""
     return APPLIED_ANNOTATION in (found["metadata"].get("annotations") or {})
 
 
 class Namespaces:
-    """Sees to each namespace at its first use and every ten minutes that it is in use."""
+    """Sees to each namespace at its first use, and once per resync that it is in use."""
 
     def __init__(self, client: Client, cache: Cache, settings: Settings) -> None:
         self._client, self._cache, self._settings = client, cache, settings
@@ -75,7 +65,7 @@ class Namespaces:
         """Seen to lately, and its claim still there: a namespace may be deleted and made again under its name."""
         if namespace in self._ours and self._cache.get(CLAIMS.kind, namespace, STORE_CLAIM) is None:
             return False
-        return time.monotonic() - self._seen.get(namespace, float("-inf")) < LOOK_AGAIN_SECONDS
+        return time.monotonic() - self._seen.get(namespace, float("-inf")) < self._settings.resync_seconds
 
     async def _claim(self, namespace: str) -> None:
         """A claim that somebody made under this name before us is used as it is."""
@@ -110,7 +100,7 @@ class Namespaces:
         except NotFoundError:
             found = None
         if self._settings.network_policies:
-            if not is_applied(manifest, found):
+            if not is_as_applied(manifest, found):
                 await self._client.apply(POLICIES, manifest)
         elif found is not None and is_ours(found):
             await self._client.delete(POLICIES, metadata["namespace"], metadata["name"], found["metadata"]["uid"])

@@ -17,12 +17,13 @@ from tuneloop_operator.names import Key
 from tuneloop_operator.policy import revisions, succession
 from tuneloop_operator.policy.bases import BASE_ANNOTATION
 from tuneloop_operator.policy.course import Course
+from tuneloop_operator.policy.drift import is_applied
 from tuneloop_operator.policy.modelfetch import annotation
 from tuneloop_operator.policy.revisions import FINGERPRINT_ANNOTATION, SOURCE_ANNOTATION, Chosen
 from tuneloop_operator.policy.versions import canary_spec
 from tuneloop_operator.reconcile.apply import Applier
 from tuneloop_operator.reconcile.context import Context
-from tuneloop_operator.reconcile.namespaces import is_applied, with_digest
+from tuneloop_operator.reconcile.namespaces import with_digest
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Servers:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._applier = Applier(context.client)
+        self._applier = Applier(context)
 
     def forget(self, key: Key) -> None:
         """The resource is gone."""
@@ -66,6 +67,7 @@ class Servers:
         chosen = wanted.chosen
         if chosen is None:
             return
+        await self._context.namespaces.ensure(key.namespace)
         await self._applier.ensure(build.build_service(deployment))
         await self._applier.ensure(build.build_budget(deployment))
         await self._config_map(key, wanted, found, chosen)
