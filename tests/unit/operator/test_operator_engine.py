@@ -39,7 +39,8 @@ class Reconciler:
 async def test_a_copy_that_stays_old_is_looked_at_ever_more_slowly(error: Exception) -> None:
     cache, reconciler = Cache(), Reconciler()
     cache.put(JOB)
-    context: Any = SimpleNamespace(cache=cache, client=ApiServer(), settings=SimpleNamespace(resync_seconds=300.0))
+    settings, polls = SimpleNamespace(resync_seconds=300.0), SimpleNamespace(forget=lambda _: None)
+    context: Any = SimpleNamespace(cache=cache, client=ApiServer(), settings=settings, polls=polls)
     engine = Engine(context, reconciler, reconciler, lambda _: None)
     reconciler.error = error
     waits = [await engine.process(KEY) for _ in range(12)]
