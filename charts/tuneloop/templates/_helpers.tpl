@@ -90,6 +90,7 @@ stages:
   memoryRequest: {{ .Values.stages.memoryRequest | quote }}
   memoryLimit: {{ .Values.stages.memoryLimit | quote }}
 plan: {{ .Values.plan | toJson }}
+simulatedAccelerators: {{ .Values.accelerators.simulated }}
 networkPolicies: {{ .Values.networkPolicies.enabled }}
 progressIntervalSeconds: {{ .Values.operator.progressIntervalSeconds }}
 resyncSeconds: {{ .Values.operator.resyncSeconds }}

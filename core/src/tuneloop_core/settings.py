@@ -128,6 +128,7 @@ class Settings(Wire):
     server: ServerSettings = ServerSettings()
     stages: StageResources = StageResources()
     plan: PlanSettings = PlanSettings()
+    simulated_accelerators: bool = False  # of test clusters: nodes only claim to have some, and training is on CPU
     network_policies: bool = True
     progress_interval_seconds: float = 5.0
     resync_seconds: float = 300.0

@@ -46,6 +46,8 @@ class Reason(StrEnum):
     PEERS_MISSING = "PeersMissing"  # the pods of a job did not meet in time
     PEER_LOST = "PeerLost"  # another process of the job ended; never the cause, all begin again
     OUT_OF_MEMORY = "OutOfMemory"
+    ACCELERATOR_MISSING = "AcceleratorMissing"  # none that the image's torch can use: driver, kind or number
+    ACCELERATOR_FAILED = "AcceleratorFailed"  # one that does not answer; another try may get another
     CHECKPOINT_CORRUPT = "CheckpointCorrupt"
     EARLY_STOPPED = "EarlyStopped"  # a notice: the held-out loss no longer fell
     BEST_KEPT = "BestKept"  # a notice: the weights of an earlier step were better than the last
@@ -136,6 +138,7 @@ class TrainInput(StageInput):
     checkpoint: dict[str, Any]
     evaluation: dict[str, Any]
     accelerators: int = 0
+    simulated_accelerators: bool = False  # they are only numbers in the nodes' status: without a device, train on CPU
     recompute: bool = False  # as planned: activations are computed again in backward, to save memory
     deadline_seconds: float = 0  # the pod ends itself after this time, with its checkpoint saved; 0 is never
     nodes: int = 1  # pods that train together, each with so many accelerators

@@ -17,13 +17,17 @@ RELEASE = "tuneloop"
 SYSTEM = "tuneloop-system"
 
 
-def values(images: Mapping[str, str], namespaces: Sequence[str]) -> Obj:
-    """Return the chart's values: these images, these namespaces, the mirror as the hub, room on a small machine."""
+def values(images: Mapping[str, str], namespaces: Sequence[str], *, local: bool) -> Obj:
+    """Return the chart's values: these images, these namespaces, the mirror as the hub, room on a small machine.
+
+    The local cluster's node has no device plugin: accelerators there are numbers that a test wrote.
+    """
     small = {"requests": {"cpu": "25m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}}
     return {
         "scope": {"namespaces": list(namespaces)},
         "images": {part: images[part] for part in ("operator", "trainer", "server")},
         "hub": {"endpoint": ENDPOINT},
+        "accelerators": {"simulated": local},
         "store": {"size": "20Gi"},
         "operator": {"resources": small},
         "gateway": {"resources": small},
@@ -56,7 +60,7 @@ def install(target: Target, images: Mapping[str, str], namespaces: Sequence[str]
     drop_interrupted(target)
     together = sorted({*namespaces, *watched(target)})
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(values(images, together), file)
+        yaml.safe_dump(values(images, together, local=target.is_local), file)
         file.flush()
         chart: list[str | Path] = [*target.helm, "upgrade", "--install", RELEASE, repository() / "charts" / "tuneloop"]
         said = run([*chart, "--namespace", SYSTEM, "--values", file.name])

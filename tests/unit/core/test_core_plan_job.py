@@ -140,7 +140,7 @@ def test_without_sizes_only_steps_are_planned() -> None:
         ({"pod": {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}}}, {}, "H100", ""),
         ({"pod": {"nodeSelector": {"nvidia.com/gpu.product": "Tesla-T4"}}}, {}, "T4", DOES_NOT_FIT),
         ({"resources": {"acceleratorResource": "nvidia.com/mig-1g.10gb"}}, {}, "mig-1g.10gb", DOES_NOT_FIT),
-        ({"resources": {"acceleratorResource": "amd.com/gpu"}}, {}, "", ""),
+        ({"resources": {"acceleratorResource": "example.com/gpu"}}, {}, "", ""),
     ],
 )
 def test_which_accelerator_an_8b_model_is_planned_for(

@@ -109,12 +109,13 @@ def test_a_number_in_quotes_stays_a_text() -> None:
 
 
 def test_the_chart_accepts_the_demos_values() -> None:
-    found = chart_render.objects(yaml.safe_dump(chart.values(IMAGES, ["demo"])))
+    found = chart_render.objects(yaml.safe_dump(chart.values(IMAGES, ["demo"], local=True)))
     (config,) = [obj for obj in found if obj["metadata"]["name"] == "tuneloop-settings"]
     settings = yaml.safe_load(config["data"]["settings.yaml"])
     assert settings["namespaces"] == ["demo"]
     assert settings["hub"]["endpoint"] == hub.ENDPOINT
     assert settings["images"]["trainer"] == IMAGES["trainer"]
+    assert settings["simulatedAccelerators"] is True, "the local cluster's accelerators are numbers that a test wrote"
 
 
 def test_the_mirrors_pod_is_restricted() -> None:

@@ -9,7 +9,9 @@ from tuneloop_core.constants import (
 )
 from tuneloop_core.stages import Reason
 
-_TRANSIENT = frozenset({Reason.HUB_UNAVAILABLE, Reason.DEADLINE_EXCEEDED, Reason.PEERS_MISSING})
+_TRANSIENT = frozenset(
+    {Reason.HUB_UNAVAILABLE, Reason.DEADLINE_EXCEEDED, Reason.PEERS_MISSING, Reason.ACCELERATOR_FAILED}
+)
 _OWN = {
     Reason.TERMINATED: EXIT_TERMINATED,
     Reason.STEP_TIMEOUT: EXIT_STEP_TIMEOUT,

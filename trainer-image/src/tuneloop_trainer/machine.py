@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tuneloop_trainer.accelerator import require_accelerator
 from tuneloop_trainer.cgroup import cpu_threads
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -30,11 +31,16 @@ class Machine:
         return f"{name}, {str(self.dtype).removeprefix('torch.')}"
 
 
-def prepare_machine(accelerators: int, which: int = 0) -> Machine:
-    """Set up threads and memory; CUDA where the job asked for an accelerator and there is one: ``which`` of them."""
+def prepare_machine(accelerators: int, which: int = 0, *, simulated: bool = False) -> Machine:
+    """Set up threads and memory; CUDA where the job asked for accelerators: ``which`` of them.
+
+    Raises ``AcceleratorMissing`` or ``AcceleratorFailed`` where that cannot be used. ``simulated`` accelerators are
+    only a number in a node's status: without a device the CPU computes.
+    """
     threads = cpu_threads()
     torch.set_num_threads(threads)
-    if accelerators > 0 and torch.cuda.is_available():
+    if accelerators > 0 and not (simulated and not torch.cuda.is_available()):
+        require_accelerator(accelerators, which)
         torch.cuda.set_device(which)
         torch.backends.cuda.matmul.allow_tf32 = True
         return Machine(torch.device("cuda"), cuda_dtype(), threads)

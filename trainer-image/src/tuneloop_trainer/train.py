@@ -124,7 +124,9 @@ class _Run:
         self.digest = training_digest(self.method, self.training, self.evaluation)
         self.folder = paths.work / "train"
         self.paths, self.board, self.stop, self.peers = paths, board, stop, peers
-        self.machine = prepare_machine(stage_input.accelerators, peers.local_rank)
+        self.machine = prepare_machine(
+            stage_input.accelerators, peers.local_rank, simulated=stage_input.simulated_accelerators
+        )
         peers.join(self.machine.device.type, max(MESSAGE_SECONDS, parse_duration(self.training.step_timeout)))
         self.capacity = PACK_TOKENS[self.machine.device.type]
         self.held_share, self.task_tokens = 1.0, 0  # of an evaluation, what held-out rows are; tokens of the rest

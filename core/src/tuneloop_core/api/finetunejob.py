@@ -32,7 +32,13 @@ OUTPUT_UNTIL_PUBLISHED = cel(
 
 ACCELERATOR_RESOURCE_RULE = cel(
     "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')",
-    "acceleratorResource must be an extended resource such as nvidia.com/gpu or amd.com/gpu",
+    "acceleratorResource must be an extended resource such as nvidia.com/gpu or nvidia.com/mig-1g.10gb",
+)
+
+ACCELERATOR_VENDOR_RULE = cel(
+    "!self.matches('^(amd[.]com|gpu[.]intel[.]com|habana[.]ai|google[.]com|aws[.]amazon[.]com)/')",
+    "acceleratorResource names no NVIDIA accelerator, and the images of this release compute on those (CUDA) only: "
+    "choose one such as nvidia.com/gpu",
 )
 
 
@@ -111,7 +117,7 @@ class TrainingResources(SpecModel):
         default="nvidia.com/gpu",
         max_length=128,
         description="The node resource that an accelerator is, such as nvidia.com/gpu or nvidia.com/mig-1g.10gb.",
-        json_schema_extra=rules(ACCELERATOR_RESOURCE_RULE),
+        json_schema_extra=rules(ACCELERATOR_RESOURCE_RULE, ACCELERATOR_VENDOR_RULE),
     )
     nodes: int = Field(
         default=1,
@@ -363,6 +369,7 @@ class FineTuneJob(StatusModel):
 
 __all__ = [
     "ACCELERATOR_RESOURCE_RULE",
+    "ACCELERATOR_VENDOR_RULE",
     "MUTABLE_FIELDS",
     "CheckpointSettings",
     "EarlyStopping",

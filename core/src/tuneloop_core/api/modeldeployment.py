@@ -12,7 +12,7 @@ from tuneloop_core.api.affinity import LabelSelector
 from tuneloop_core.api.base import SpecModel, StatusModel, cel, rules
 from tuneloop_core.api.conditions import ObjectMeta
 from tuneloop_core.api.engine import EngineSettings
-from tuneloop_core.api.finetunejob import ACCELERATOR_RESOURCE_RULE
+from tuneloop_core.api.finetunejob import ACCELERATOR_RESOURCE_RULE, ACCELERATOR_VENDOR_RULE
 from tuneloop_core.api.formats import JobName, ResourceName
 from tuneloop_core.api.modeldeployment_status import ModelDeploymentStatus
 from tuneloop_core.api.pod import PodSettings
@@ -168,7 +168,7 @@ class ServingResources(SpecModel):
         default="nvidia.com/gpu",
         max_length=128,
         description="The node resource that an accelerator is, such as nvidia.com/gpu or nvidia.com/mig-1g.10gb.",
-        json_schema_extra=rules(ACCELERATOR_RESOURCE_RULE),
+        json_schema_extra=rules(ACCELERATOR_RESOURCE_RULE, ACCELERATOR_VENDOR_RULE),
     )
 
 

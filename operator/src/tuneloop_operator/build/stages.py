@@ -54,7 +54,7 @@ def build_stage(  # noqa: PLR0913 - what a stage may need
     builders: dict[Stage, Callable[[], JobParts]] = {
         Stage.FETCH: lambda: _fetch(job, settings, use),
         Stage.CHECK: lambda: _check(job, _given(fetched), settings),
-        Stage.TRAIN: lambda: _train(job, _given(fetched)),
+        Stage.TRAIN: lambda: _train(job, _given(fetched), settings),
         Stage.PUBLISH: lambda: _publish(job, _given(fetched), settings, version),
     }
     name = names.stage_job(job.metadata.name, stage)
@@ -135,7 +135,7 @@ def _check(job: FineTuneJob, fetched: FetchResult, settings: Settings) -> JobPar
     return JobParts(inputs=inputs, mounts=mounts, resources=resources, pull_secrets=spec.pod.image_pull_secrets)
 
 
-def _train(job: FineTuneJob, fetched: FetchResult) -> JobParts:
+def _train(job: FineTuneJob, fetched: FetchResult, settings: Settings) -> JobParts:
     spec, owner, nodes = job.spec, job.metadata, job.spec.resources.nodes
     k8s_job = attempts.train_job(owner.name, attempts.retries_used(job.status))
     inputs = TrainInput(
@@ -145,6 +145,7 @@ def _train(job: FineTuneJob, fetched: FetchResult) -> JobParts:
         checkpoint=spec.checkpoint.to_dict(),
         evaluation=spec.evaluation.to_dict(),
         accelerators=spec.resources.accelerators,
+        simulated_accelerators=settings.simulated_accelerators,
         recompute=job.status.plan is not None and job.status.plan.recompute,
         deadline_seconds=train_deadline(spec.training.max_duration),
         nodes=nodes,

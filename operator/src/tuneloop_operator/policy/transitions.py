@@ -24,6 +24,7 @@ WARNED_REASONS = frozenset(
         reasons.DEADLINE_EXCEEDED,
         reasons.POD_FAILED,
         *(Reason.STEP_TIMEOUT, Reason.OUT_OF_MEMORY, Reason.INTERNAL_ERROR, Reason.PEER_LOST, Reason.PEERS_MISSING),
+        Reason.ACCELERATOR_FAILED,
     }
 )
 TOLD = {conditions.COMPLETE: False, conditions.SUSPENDED: False, conditions.FAILED: True, conditions.STALLED: True}

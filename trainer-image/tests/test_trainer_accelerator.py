@@ -1,0 +1,70 @@
+"""Accelerators: named where they cannot be used. This machine has none."""
+
+import pods
+import pytest
+import torch
+from tuneloop_core.stages import Reason, Stage
+
+from tuneloop_trainer.accelerator import has_kernels, unusable
+from tuneloop_trainer.machine import prepare_machine
+
+BUILT = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")  # torch 2.13 for CUDA 13.0
+
+without_device = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without an accelerator")
+
+
+@without_device
+def test_a_job_for_an_accelerator_never_trains_on_cpu_in_silence(pod: pods.Pod) -> None:
+    pod.check()
+    code, termination = pod.run(Stage.TRAIN, {**pod.train_input(), "accelerators": 2})
+    assert (code, termination.reason) == (42, Reason.ACCELERATOR_MISSING)
+    assert "resources.accelerators is 2, and torch" in termination.message
+    assert "Update the node's driver" in termination.message
+    assert not (pod.paths.work / "train/base.json").exists(), "it ended before anything was computed"
+
+
+@without_device
+def test_simulated_accelerators_are_the_cpu() -> None:
+    assert prepare_machine(1, simulated=True).device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "code", "words"),
+    [
+        ("Found no NVIDIA driver on your system", Reason.ACCELERATOR_MISSING, 42, "Update the node's driver"),
+        ("The NVIDIA driver on your system is too old (found version 11040)", Reason.ACCELERATOR_MISSING, 42, "11040"),
+        ("Torch not compiled with CUDA enabled", Reason.ACCELERATOR_MISSING, 42, "NVIDIA accelerators (CUDA) only"),
+        ("No CUDA GPUs are available", Reason.ACCELERATOR_MISSING, 42, "device plugin's devices in the pod"),
+        ("CUDA driver initialization failed", Reason.ACCELERATOR_FAILED, 75, "another try may get another one"),
+        ("CUDA unknown error - this may be due to", Reason.ACCELERATOR_FAILED, 75, "nvidia-smi"),
+    ],
+)  # fmt: skip
+def test_what_lasts_ends_the_job_and_what_may_pass_is_tried_again(
+    said: str, reason: Reason, code: int, words: str
+) -> None:
+    error = unusable(1, said)
+    assert (error.reason, error.exit_code) == (reason, code)
+    assert words in error.message
+    assert len(error.message) < 750, "the operator cuts there"
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "runs"),
+    [
+        ((7, 0), BUILT, False),  # V100
+        ((7, 5), BUILT, True),  # T4
+        ((8, 9), BUILT, True),  # L4: what is built for 8.6
+        ((9, 0), BUILT, True),
+        ((10, 3), BUILT, True),
+        ((6, 1), BUILT, False),
+        ((11, 0), BUILT, False),
+        ((11, 0), (*BUILT, "compute_120"), False),
+        ((12, 1), ("sm_90", "compute_90"), True),  # PTX is compiled for what came later
+        ((9, 0), ("sm_90a",), True),
+        ((7, 0), (), True),  # nothing is known
+    ],
+)
+def test_devices_that_torch_was_built_for(
+    capability: tuple[int, int], architectures: tuple[str, ...], runs: bool
+) -> None:
+    assert has_kernels(capability, architectures) is runs
