@@ -1,11 +1,13 @@
-"""Accelerators: named where they cannot be used. This machine has none."""
+"""Accelerators: named where they cannot be used, and which attention computes on which. This machine has none."""
 
 import pods
 import pytest
 import torch
 from tuneloop_core.stages import Reason, Stage
 
+from tuneloop_trainer import attention
 from tuneloop_trainer.accelerator import has_kernels, unusable
+from tuneloop_trainer.attention import Layout, takes_one_kernel
 from tuneloop_trainer.machine import prepare_machine
 
 BUILT = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")  # torch 2.13 for CUDA 13.0
@@ -68,3 +70,38 @@ def test_devices_that_torch_was_built_for(
     capability: tuple[int, int], architectures: tuple[str, ...], runs: bool
 ) -> None:
     assert has_kernels(capability, architectures) is runs
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "head_size", "one"),
+    [
+        (None, torch.bfloat16, 64, False),  # CPU
+        ((7, 5), torch.float32, 64, False),  # T4, in the format that it is given
+        ((7, 5), torch.float16, 64, False),
+        ((8, 0), torch.float32, 64, False),
+        ((8, 0), torch.bfloat16, 128, True),
+        ((8, 9), torch.float16, 256, True),
+        ((9, 0), torch.bfloat16, 512, False),
+        ((9, 0), torch.bfloat16, 100, False),
+        ((12, 0), torch.bfloat16, 64, True),
+    ],
+)
+def test_where_one_kernel_computes_a_whole_pack(
+    capability: tuple[int, int] | None, dtype: torch.dtype, head_size: int, one: bool
+) -> None:
+    assert takes_one_kernel(capability, dtype, head_size) is one
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("layout", [Layout(0, (5, 2)), Layout(6, (4, 1))], ids=["apart", "a shared beginning"])
+def test_piece_by_piece_all_lies_on_the_device(layout: Layout, window: int | None) -> None:
+    """On the device that has no memory: what is mixed with a tensor of the CPU raises there, as on CUDA."""
+    meta = torch.device("meta")
+    given = attention.packing_arguments(layout, meta)
+    query, key = torch.empty(1, 4, layout.tokens, 8, device=meta), torch.empty(1, 2, layout.tokens, 8, device=meta)
+    output, _ = attention.packed_attention(torch.nn.Module(), query, key, key, None, sliding_window=window, **given)
+    assert (output.device, output.shape) == (meta, (1, layout.tokens, 4, 8))
+    assert given["position_ids"].device == meta
+    masks = [mask for mask in given["pack"]._masks.values() if mask is not None]
+    assert bool(masks) is bool(layout.shared or window), "a mask is needed"
+    assert all(mask.device == meta for mask in masks)

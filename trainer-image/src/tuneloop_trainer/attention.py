@@ -1,7 +1,7 @@
 """Attention over packed documents: each token sees its own document and nothing else, at no cost for the rest.
 
 transformers can isolate packed documents by itself, with a dense mask whose cost grows with the square of the pack.
-Here a pack is cut at its document borders instead: one kernel for all on CUDA, one kernel a document on CPU. Documents
+Here a pack is cut at its document borders instead: one kernel for all where CUDA has it, else one a document. Documents
 that begin alike (a system prompt, a question's form) share that beginning: it is computed once for the pack, and every
 document looks at it as its own. Registered under ``NAME``; used in training and scoring, never in generation.
 """
@@ -14,6 +14,9 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 NAME = "tuneloop_packed"
+FLASH_CAPABILITY = (8, 0)  # Ampere
+FLASH_FORMATS = (torch.float16, torch.bfloat16)
+FLASH_LARGEST_HEAD = 256
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,23 @@ def packing_arguments(layout: Layout, device: torch.device) -> dict[str, Any]:
     return {"position_ids": layout.positions().unsqueeze(0).to(device), "pack": _Pack(layout, device)}
 
 
+def takes_one_kernel(capability: tuple[int, int] | None, dtype: torch.dtype, head_size: int) -> bool:
+    """Whether torch's variable-length attention takes this; ``capability`` is the CUDA device's, None on CPU.
+
+    It is FlashAttention: float16 and bfloat16, Ampere and later, heads of at most 256 numbers and a multiple of 8
+    (aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_varlen_fwd). It refuses the rest.
+    """
+    if capability is None or capability < FLASH_CAPABILITY:
+        return False
+    return dtype in FLASH_FORMATS and head_size <= FLASH_LARGEST_HEAD and head_size % 8 == 0
+
+
 class _Pack:
     """A layout with what attention needs of it, made once a pack and not once a layer."""
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
-        self.layout = layout
+        self.layout, self.device = layout, device
+        self.capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
         seen = [layout.shared + rest for rest in layout.rests]
         keys = [layout.shared, *seen] if layout.shared else seen
         self.query_borders = _borders(layout.pieces, device)
@@ -71,7 +86,16 @@ class _Pack:
         if key not in self._masks:
             shared = self.layout.shared
             plain = not shared and not (window and window < rest)
-            self._masks[key] = None if plain else visible(shared, rest, window)
+            self._masks[key] = None if plain else visible(shared, rest, window).to(self.device)
+        return self._masks[key]
+
+    def beginning_mask(self, window: int | None) -> torch.Tensor | None:
+        """The same for the shared beginning."""
+        key = (0, window)
+        if key not in self._masks:
+            shared = self.layout.shared
+            cut = window and window < shared
+            self._masks[key] = visible(0, shared, window).to(self.device) if cut else None
         return self._masks[key]
 
 
@@ -96,7 +120,8 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
     pack: _Pack = kwargs["pack"]
     window = sliding_window if sliding_window and sliding_window < pack.layout.longest else None
     parts = _Parts(query, key, value, scaling, window)
-    return (_on_cuda(parts, pack) if query.is_cuda else _on_cpu(parts, pack)), None
+    one = takes_one_kernel(pack.capability, query.dtype, query.shape[-1])
+    return (_in_one_kernel(parts, pack) if one else _piece_by_piece(parts, pack)), None
 
 
 @dataclass(frozen=True)
@@ -115,7 +140,7 @@ class _Parts:
         return self.query.shape[1] // self.key.shape[1]
 
 
-def _on_cuda(parts: _Parts, pack: _Pack) -> torch.Tensor:
+def _in_one_kernel(parts: _Parts, pack: _Pack) -> torch.Tensor:
     """One kernel for the pack. Where queries are fewer than keys, it aligns them at the end, as is needed here."""
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - CUDA only
 
@@ -138,7 +163,7 @@ def _on_cuda(parts: _Parts, pack: _Pack) -> torch.Tensor:
     return output.unsqueeze(0)
 
 
-def _on_cpu(parts: _Parts, pack: _Pack) -> torch.Tensor:
+def _piece_by_piece(parts: _Parts, pack: _Pack) -> torch.Tensor:
     """One kernel a piece: the shared beginning by itself, then each document's rest over both."""
     if parts.groups > 1:
         key, value = (tensor.repeat_interleave(parts.groups, dim=1) for tensor in (parts.key, parts.value))
@@ -150,7 +175,7 @@ def _on_cpu(parts: _Parts, pack: _Pack) -> torch.Tensor:
         zip(queries, _seen(parts.key, layout), _seen(parts.value, layout), strict=True)
     ):
         beginning = bool(layout.shared) and index == 0
-        mask = _beginning_mask(layout, parts.window) if beginning else pack.mask(query.shape[2], parts.window)
+        mask = pack.beginning_mask(parts.window) if beginning else pack.mask(query.shape[2], parts.window)
         outputs.append(
             functional.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, is_causal=mask is None, scale=parts.scale
@@ -166,10 +191,6 @@ def _seen(tensor: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
         return pieces
     shared, *rests = pieces
     return [shared, *(torch.cat([shared, rest], dim=2) for rest in rests)]
-
-
-def _beginning_mask(layout: Layout, window: int | None) -> torch.Tensor | None:
-    return visible(0, layout.shared, window) if window and window < layout.shared else None
 
 
 def _borders(lengths: list[int], device: torch.device) -> torch.Tensor:

@@ -105,7 +105,8 @@ def _layer_numbers(shape: ModelShape, load: Load) -> float:
     """
     traits, hidden = family(shape.architecture), shape.hidden_size
     query, key = shape.heads * shape.head_size, shape.key_value_heads * shape.head_size
-    seen = query if load.device == "cpu" else key  # on CPU keys and values are repeated for their groups
+    alone = load.device == "cpu" or load.number_bytes == FLOAT32  # attention document by document (attention.py)
+    seen = query if alone else key  # it repeats keys and values for their groups
     numbers: float = (2 + traits.norms) * hidden + 3 * query + 2 * seen
     numbers += (query + key) * traits.query_key_norm
     numbers += _mlp_numbers(shape)
