@@ -9,12 +9,12 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pydantic
 import torch
-from safetensors.torch import load_file, save_file
 from tuneloop_core.api.base import SpecModel
 from tuneloop_core.stages import Notice, Wire
 
@@ -22,8 +22,11 @@ from tuneloop_trainer.early import Look
 from tuneloop_trainer.fence import Fence
 from tuneloop_trainer.files import folder_aside, is_whole, remove_asides, seal, write_atomic
 from tuneloop_trainer.stage import input_digest
+from tuneloop_trainer.tensorfile import StoredTensors, write_tensors
 
 log = logging.getLogger("tuneloop")
+
+WEIGHTS = "state.safetensors"
 
 
 class TrainingState(Wire):
@@ -84,7 +87,7 @@ class Checkpoints:
         self.damaged: list[str] = []
         self.loaded = ""
 
-    def save(self, state: TrainingState, tensors: dict[str, torch.Tensor]) -> Path:
+    def save(self, state: TrainingState, tensors: Mapping[str, torch.Tensor]) -> Path:
         """Write a checkpoint, then remove the oldest beyond ``keep``; returns its folder."""
         started = time.monotonic()
         target = self._folder / _name(state)
@@ -92,7 +95,7 @@ class Checkpoints:
             self.last_step = state.step
             return target
         with folder_aside(self._folder) as aside:
-            save_file({name: tensor.cpu() for name, tensor in tensors.items()}, aside / "state.safetensors")
+            write_tensors(aside / WEIGHTS, tensors)
             (aside / "state.json").write_text(state.model_dump_json(by_alias=True))
             self.fence.check()
             seal(aside, target)
@@ -110,7 +113,7 @@ class Checkpoints:
         self.fence.take()
         remove_asides(self._folder)
 
-    def load(self, digest: str) -> tuple[TrainingState, dict[str, torch.Tensor]] | None:
+    def load(self, digest: str) -> tuple[TrainingState, Mapping[str, torch.Tensor]] | None:
         """The newest checkpoint of this input that is whole, or None; the damaged ones are removed."""
         for path in self._paths() if self._leads else []:
             state = _read_state(path) if is_whole(path) else None
@@ -124,7 +127,7 @@ class Checkpoints:
                 continue
             self._note(state, path)
             self.loaded = path.name
-            return state, load_file(path / "state.safetensors")
+            return state, StoredTensors(path / WEIGHTS)
         return None
 
     def count_resume(self, state: TrainingState) -> int:

@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -84,7 +84,7 @@ class Loop:
         self.board.rewind(self.state.step)
         return found is not None
 
-    def _found(self) -> tuple[TrainingState, dict[str, torch.Tensor]] | None:
+    def _found(self) -> tuple[TrainingState, Mapping[str, torch.Tensor]] | None:
         """The checkpoint to go on from, with the resume counted; only the leader has its tensors."""
         loaded = self.checkpoints.load(self.state.input_digest)
         state, tensors = loaded or (None, {})
@@ -95,7 +95,9 @@ class Loop:
         known = self.checkpoints.found.model_copy(update={"state": state, "names": list(tensors)})
         told = Found.model_validate(self.peers.tell(known.model_dump(mode="json")))
         self.checkpoints.adopt(told)
-        return None if told.state is None else (told.state, {name: tensors.get(name, EMPTY) for name in told.names})
+        if told.state is None:
+            return None
+        return told.state, tensors if self.peers.leads else dict.fromkeys(told.names, EMPTY)
 
     def run(self) -> TrainingState:
         """Train to the end; the last state is a checkpoint, the weights are the best where they are known."""
@@ -123,7 +125,7 @@ class Loop:
         self._last_saved = time.monotonic()
         self.board.update(checkpoint_step=self.checkpoints.last_step, checkpoint_time=self.checkpoints.last_time)
 
-    def _go_on(self, saved: TrainingState, tensors: dict[str, torch.Tensor]) -> None:
+    def _go_on(self, saved: TrainingState, tensors: Mapping[str, torch.Tensor]) -> None:
         self.optimizer.load(tensors, saved.optimizer_steps)
         self._best = {name: self._kept(name, tensors) for name in self.optimizer.state() if BEST + name in tensors}
         if saved.microbatch and saved.capacity != self.state.capacity:
@@ -133,10 +135,12 @@ class Loop:
         self._tokens_at_start, self._seconds_at_start = saved.tokens, saved.seconds
         log.info("going on from step %d of %d", saved.step, self.schedule.total_steps)
 
-    def _kept(self, name: str, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _kept(self, name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """One of the best weights, as the leader has it."""
         kept = (
-            tensors[BEST + name] if self.peers.leads else torch.empty_like(self.optimizer.state()[name], device="cpu")
+            tensors[BEST + name].clone()
+            if self.peers.leads
+            else torch.empty_like(self.optimizer.state()[name], device="cpu")
         )
         self.peers.spread_(kept)
         return kept

@@ -6,7 +6,7 @@ a checkpoint is a safetensors file and resuming is exact.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
@@ -70,7 +70,7 @@ class MasterAdam:
         }
 
     @torch.no_grad()
-    def load(self, state: dict[str, torch.Tensor], steps: int) -> None:
+    def load(self, state: Mapping[str, torch.Tensor], steps: int) -> None:
         """Restore what ``state`` gave on the leader, who tells the others; raises ``KeyError`` if one is missing."""
         for kind, name, tensor in self._tensors():
             if self._peers.leads:
@@ -107,7 +107,7 @@ class MasterAdam:
         parameter.copy_(self._masters[name])
 
 
-def _restore(tensor: torch.Tensor, state: dict[str, torch.Tensor], kind: str, name: str) -> None:
+def _restore(tensor: torch.Tensor, state: Mapping[str, torch.Tensor], kind: str, name: str) -> None:
     """A tensor as ``state`` holds it; gradients that it leaves out are 0."""
     key = f"{kind}.{name}"
     if kind == "gradient" and key not in state:
