@@ -20,7 +20,7 @@ from tuneloop_trainer import recompute
 from tuneloop_trainer.batches import Schedule
 from tuneloop_trainer.checkpoints import Checkpoints, TrainingState
 from tuneloop_trainer.loop import PACK_TOKENS, Loop
-from tuneloop_trainer.machine import prepare_machine
+from tuneloop_trainer.machine import outside_allocator, peak_memory, prepare_machine
 from tuneloop_trainer.model import load_model
 from tuneloop_trainer.objectives import Supervised
 from tuneloop_trainer.progress import Board
@@ -53,9 +53,9 @@ def measure(folder: Path, run: dict[str, Any]) -> None:
         write_tokens(tokens, run["lengths"], run["answer"], model.causal.config.vocab_size)
         state = train(tokens, model, Path(work))
     cuda = machine.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if cuda else resident("VmHWM")
+    peak = peak_memory(machine.device) if cuda else resident("VmHWM")
     numbers = {
-        "baselineBytes": 0 if cuda else baseline,
+        "baselineBytes": outside_allocator(machine.device) if cuda else baseline,
         "loadedBytes": loaded,
         "peakBytes": peak,
         "seconds": round(state.seconds, 2),

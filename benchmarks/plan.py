@@ -6,7 +6,7 @@
 Models have random weights, which take as much as good ones. Each is trained by the trainer's own loop for one step of
 two packs, in a process of its own in the trainer's locked environment; the measured peak is that process's (VmHWM).
 Both are shown less what the imports alone take, so that the ratio is about what the formula says and not about Python.
-On a machine with a GPU the trainer uses it, and the peak is the allocator's.
+On a machine with a GPU the trainer uses it, and the peak is what its allocator reserved and the context.
 """
 
 import argparse

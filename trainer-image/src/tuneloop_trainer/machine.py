@@ -74,9 +74,22 @@ def keep_memory() -> bool:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes used so far: of the accelerator, or of the process on CPU."""
+    """Most bytes used so far: of the accelerator, or of the process on CPU.
+
+    Of an accelerator, what the plan counts and its memory must hold: all that torch's allocator ever reserved, blocks
+    that it keeps unused too, and what lies outside of it.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+        return int(torch.cuda.max_memory_reserved(device)) + outside_allocator(device)
     import resource  # noqa: PLC0415 - not on every system
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def outside_allocator(device: torch.device) -> int:
+    """Bytes of a CUDA device that are in use, but not by torch's allocator: context, kernels, handles of libraries.
+
+    Where several pods share a device, those of the others too.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    return max(0, total - free - int(torch.cuda.memory_reserved(device)))
