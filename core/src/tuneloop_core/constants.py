@@ -47,6 +47,9 @@ TERMINATION_MESSAGE_LIMIT: Final = 3584  # bytes; the kubelet cuts at 4096 over 
 # Tokens a pack of the trainer. On CPU, small enough that activations stay in the caches; on CUDA, enough to fill it.
 PACK_TOKENS: Final = {"cpu": 1024, "cuda": 8192}
 
+# The most that a train pod gets for its checkpoint after SIGTERM: the kubelet's grace by the plan, and torchrun's wait.
+STOPPING_SECONDS: Final = 3600
+
 # A generated token costs as much as so many of a packed forward pass: what plan and progress count with.
 GENERATED_TOKEN_COST: Final = 4
 

@@ -279,7 +279,8 @@ def test_checkpoint_and_resumes_follow_the_pod_that_knows() -> None:
         (80e6, 0.5, 30),  # a small adapter on a GPU
         (640e6, 1, 43),  # LoRA r16 of 7B: 15 + 2 x (1 + 12.8)
         (80e6, 60, 138),  # a slow CPU: 15 + 2 x (60 + 1.6)
-        (24e9, 1, 600),  # all weights of 1.5B, at most ten minutes
+        (24e9, 1, 977),  # all weights of 1.5B
+        (128e9, 1, 3600),  # all weights of 8B, at most an hour
     ],
 )
 def test_grace(checkpoint_bytes: float, pack_seconds: float, grace: int) -> None:

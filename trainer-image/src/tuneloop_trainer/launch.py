@@ -18,7 +18,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from tuneloop_core.constants import EXIT_TERMINATED
+from tuneloop_core.constants import EXIT_TERMINATED, STOPPING_SECONDS
 from tuneloop_core.stages import Reason, Stage, TrainInput
 
 from tuneloop_trainer.errors import StageError
@@ -33,7 +33,6 @@ ALONE = "127.0.0.1:29500"
 MEETING_SECONDS = 1800  # for all pods to be there: the last one may pull its image or wait for a node
 KNOCK_SECONDS = 2.0
 KNOCK = timedelta(seconds=10)
-STOPPING_SECONDS = 600  # for a checkpoint after SIGTERM; the kubelet's grace ends it before
 
 log = logging.getLogger("tuneloop")
 

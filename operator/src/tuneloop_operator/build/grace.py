@@ -4,18 +4,20 @@ SIGTERM is obeyed between packs, and then a checkpoint is written. So
 
     grace = RESERVE + 2 x (seconds of a pack + bytes of a checkpoint / STORE_BYTES_PER_SECOND),
 
-at least 30 s and at most 10 minutes: spot and preemption notices are short, and a drain must not hang. A checkpoint
-holds 16 bytes for each trained parameter (weight, summed gradient and both moments in float32), 20 with early
-stopping, which keeps the best weights too. Twice, since both are estimates of a machine that others use.
+at least 30 s and at most an hour: a pod ends as soon as its checkpoint is written, so that a drain waits this long
+only for one that needs it, or hangs. A checkpoint holds 16 bytes for each trained parameter (weight, summed gradient
+and both moments in float32), 20 with early stopping, which keeps the best weights too. Twice, since both are estimates
+of a machine that others use. An hour is all weights of 5 billion parameters; beyond it, and where a spot notice or the
+cluster's autoscaler ends the pod before, training goes on from the checkpoint before (docs/adr/0034).
 """
 
 from tuneloop_core.api.finetunejob import FineTuneJobSpec
 from tuneloop_core.api.finetunejob_status import FineTuneJobStatus, PlanStatus
 from tuneloop_core.api.formats import parse_duration
-from tuneloop_core.constants import PACK_TOKENS
+from tuneloop_core.constants import PACK_TOKENS, STOPPING_SECONDS
 
 LEAST_SECONDS = 30
-MOST_SECONDS = 600
+MOST_SECONDS = STOPPING_SECONDS
 UNPLANNED_SECONDS = 120  # where the plan says nothing about parameters or time
 RESERVE_SECONDS = 15.0
 STORE_BYTES_PER_SECOND = 50e6  # written, read once for the digest, and synced: a slow network volume
