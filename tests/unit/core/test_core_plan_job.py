@@ -13,11 +13,12 @@ import yaml
 
 from tuneloop_core.api import DatasetStatus, FineTuneJob
 from tuneloop_core.api.formats import parse_duration
+from tuneloop_core.plan import cost
 from tuneloop_core.plan.accelerators import DEFAULTS, Accelerator, NodeGroup, PlanSettings, find, present, table
 from tuneloop_core.plan.config import read_shape
 from tuneloop_core.plan.job import DOES_NOT_FIT, SEQUENCE_TOO_LONG, TARGETS_NOT_FOUND, Facts, Plan, plan_job
 from tuneloop_core.plan.machines import packs
-from tuneloop_core.plan.memory import Load, estimate
+from tuneloop_core.plan.memory import Load, estimate, host_bytes
 from tuneloop_core.plan.parameters import total_parameters
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -78,6 +79,54 @@ def test_the_time_of_evaluation_tasks_is_planned_and_told() -> None:
     assert asked.price > without.price
     assert f"{asked.tasks_duration} of it for evaluation.tasks" in asked.message
     assert (without.tasks_duration, "evaluation.tasks" in without.message) == ("", False)
+
+
+@pytest.mark.parametrize(
+    ("objective", "more", "passes"),
+    [
+        ("SFT", {}, {"scored_tokens": 10_000}),
+        ("DPO", {}, {"scored_tokens": 10_000, "reference_tokens": 110_000}),
+        ("KTO", {}, {"scored_tokens": 20_000, "reference_tokens": 220_000, "measured_tokens": 300_000}),
+        ("KTO", {"maxSteps": 2, "tokensPerStep": 1000},
+         {"scored_tokens": 20_000, "reference_tokens": 24_000, "measured_tokens": 2000}),
+    ],
+)  # fmt: skip
+def test_passes_that_an_objective_needs_besides(
+    objective: str, more: dict[str, int], passes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once over what is trained and scored by the base, of both of KTO's answers; and KTO's in every step."""
+    counted: list[cost.Work] = []
+    real = cost.stage_seconds
+
+    def noting(shape: Any, work: cost.Work, *rest: Any) -> float:
+        counted.append(work)
+        return real(shape, work, *rest)
+
+    monkeypatch.setattr(cost, "stage_seconds", noting)
+    plan(SMOLLM2, method={"objective": objective}, training={"packing": False} | more, **CPU)
+    wanted = {"reference_tokens": 0, "measured_tokens": 0} | passes
+    assert {name: getattr(counted[0], name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("work", "max_seconds", "passes"),
+    [
+        ({}, 1e9, 0),
+        ({"reference_tokens": 5000}, 1e9, 5000),
+        ({"measured_tokens": 4000}, 1e9, 4000),
+        ({"scored_tokens": 1000}, 1e9, 2000),  # of the base and of the tuned model
+        ({"measured_tokens": 4000, "reference_tokens": 100}, 0.5, 2100),  # half the steps, all of the reference
+    ],
+)
+def test_a_pass_without_a_gradient_costs_a_forward_pass(work: dict[str, int], max_seconds: float, passes: int) -> None:
+    """At a rate at which training takes one second, so that ``max_seconds`` of 0.5 cuts it in half."""
+    shape = read_shape(SMOLLM2)
+    assert shape is not None
+    base = cost.Work(tokens=4000, mean_length=100, trained_share=0.5)
+    rate = 4000 * cost.training_flops(shape, base, "LoRA", False)
+    seconds = cost.stage_seconds(shape, replace(base, **work), "LoRA", False, rate, max_seconds, 0)
+    forward = cost.forward_flops(shape, 100, 0.5) / rate
+    assert seconds == pytest.approx(cost.START_SECONDS + min(1.0, max_seconds) + passes * forward)
 
 
 def plan(
@@ -240,6 +289,59 @@ def test_weights_of_an_8b_model() -> None:
     assert shape is not None
     assert 15.0 < estimate(shape, load()).weights / GIB < 15.2  # 8.03e9 x 2 bytes and an adapter
     assert 5.2 < estimate(shape, load(adapter="QLoRA")).weights / GIB < 5.6  # torchtune's QLoRA 8B peaks at 7.4 GiB
+
+
+@pytest.mark.parametrize(
+    ("way", "processes", "more", "gib"),
+    [
+        (load(), 1, {}, 3 + 15.0),  # 8.03e9 x 2 bytes through host memory
+        (load(), 4, {}, 4 * (3 + 15.0)),  # every process loads
+        (load(number_bytes=4), 1, {}, 3 + 29.9),
+        (load(adapter="QLoRA"), 1, {}, 3),  # onto its device, layer by layer
+        (load(adapter="Full"), 1, {"writes_model": True}, 3 + 15.0 + 7.5),
+        (load(adapter="Full"), 1, {"writes_model": True, "keeps_best": True}, 3 + 29.9 + 7.5),
+    ],
+)
+def test_host_memory_of_an_8b_model_never_holds_the_optimizer(
+    way: Load, processes: int, more: dict[str, bool], gib: float
+) -> None:
+    shape = read_shape(LLAMA)
+    assert shape is not None
+    found = host_bytes(shape, way, processes, **{"keeps_best": False, "writes_model": False} | more)
+    assert found / GIB == pytest.approx(gib, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("limits", "limit", "told"), [({"memory": "8Gi"}, 8, True), ({"memory": "32Gi"}, 32, False), ({}, 8, False)]
+)
+def test_a_limit_that_the_pod_may_exceed_beside_its_accelerator_is_told(
+    limits: dict[str, str], limit: int, told: bool
+) -> None:
+    found = plan(LLAMA, facts=cpu(limit), pod={"resources": {"limits": limits}})
+    assert found.feasible
+    assert found.status.host_memory_bytes / GIB == pytest.approx(18, abs=0.3)
+    assert (
+        "pod.resources.limits.memory allows 8.0 GiB: if it ends as OOMKilled, set 21Gi" in found.status.message
+    ) is told
+
+
+def test_bitsandbytes_is_counted_where_it_is_loaded() -> None:
+    shape = read_shape(SMOLLM2)
+    assert shape is not None
+    cpu_load = Load("cpu", 4, 1024, 512)
+    overheads = [estimate(shape, replace(cpu_load, adapter=adapter)).overhead for adapter in ("LoRA", "QLoRA")]
+    assert overheads[1] - overheads[0] == 100 * 2**20
+
+
+def test_attention_document_by_document_repeats_keys_for_their_groups() -> None:
+    shape = read_shape(LLAMA)
+    assert shape is not None
+    half, single = (estimate(shape, load(number_bytes=number)).activations for number in (2, 4))
+    grouped = {"num_attention_heads": 32, "num_key_value_heads": 32}
+    alone = read_shape(LLAMA | grouped)
+    assert alone is not None
+    assert single == estimate(alone, load(number_bytes=4)).activations, "as if every head had keys of its own"
+    assert half < estimate(alone, load(number_bytes=2)).activations
 
 
 def test_packs_come_down_by_halves_to_the_longest_row() -> None:

@@ -13,7 +13,7 @@ from tuneloop_core.plan.job import Facts
 from tuneloop_core.settings import ImageSettings, Settings
 from tuneloop_core.stages import FetchResult, Progress, Stage
 from tuneloop_operator import metrics
-from tuneloop_operator.build.sizes import train_cores, train_memory_limit
+from tuneloop_operator.build.sizes import train_cores, train_memory_limit, train_sizes
 from tuneloop_operator.build.stages import build_stage
 from tuneloop_operator.kube.client import Client
 from tuneloop_operator.kube.errors import ForbiddenError
@@ -224,3 +224,18 @@ def test_series_of_single_jobs_are_bounded() -> None:
     assert sample("tuneloop_accelerator_seconds_total", namespace="many", queue="") == MOST_JOBS + 5
     for key in keys:
         ledger.forget(key)
+
+
+@pytest.mark.parametrize(
+    ("host_gib", "limits", "limit"),
+    [
+        (0, {}, "128Gi"),  # no plan: 64 GiB for each of two
+        (40, {}, "128Gi"),
+        (140, {}, "161Gi"),  # the plan and its margin
+        (140, {"memory": "100Gi"}, "100Gi"),
+    ],
+)
+def test_the_memory_limit_beside_accelerators_follows_the_plan(host_gib: int, limits: Obj, limit: str) -> None:
+    spec = job(resources={"accelerators": 2}, pod={"resources": {"limits": limits}}).spec
+    sizes = train_sizes(spec, host_gib * GIB)
+    assert (sizes["limits"]["memory"], sizes["requests"]["memory"]) == (limit, "32Gi")

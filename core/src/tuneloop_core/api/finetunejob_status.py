@@ -76,6 +76,9 @@ class PlanStatus(StatusModel):
     )
     memory: MemoryPlan | None = Field(default=None, description="The same by part.")
     memory_limit_bytes: int = Field(default=0, ge=0, description="Memory available there; 0 when it is not known.")
+    host_memory_bytes: int = Field(
+        default=0, ge=0, description="Most memory expected of each train pod beside its accelerators; 0 on CPU."
+    )
     accelerator: str = Field(default="", max_length=63, description="What the plan is for; empty on CPU.")
     pack_tokens: int = Field(default=0, ge=0, description="Tokens of the largest pack that it is for.")
     recompute: bool = Field(default=False, description="Activations are computed again in backward, to save memory.")

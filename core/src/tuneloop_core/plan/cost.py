@@ -36,6 +36,8 @@ class Work:
     prompt_tokens: int = 0  # of one
     new_tokens: int = 0  # of one
     asked_tokens: int = 0  # of evaluation.tasks, for one model; all of them pass the head
+    reference_tokens: int = 0  # of DPO and KTO: the base model sees them once, before the first step
+    measured_tokens: int = 0  # of KTO: seen without a gradient beside those that are trained on
 
 
 def forward_flops(shape: ModelShape, mean_length: float, head_share: float) -> float:
@@ -97,14 +99,18 @@ def stage_seconds(  # noqa: PLR0913 - each is a fact of its own
 ) -> float:
     """Seconds of the train stage: start, loading, base evaluation, training (at most ``max_seconds``), evaluation.
 
-    ``rate`` is of one device; a crew shares the training. Every device evaluates the same, so that this takes as long.
+    ``rate`` is of one device; a crew shares the training. Every device evaluates the same, so that this takes as long;
+    so do the passes without a gradient that DPO and KTO need.
     """
     training = work.tokens * training_flops(shape, work, adapter, recompute) / (rate * crew.processes)
     training += crew.exchange_seconds
     generated = work.answers * (work.prompt_tokens + GENERATED_TOKEN_COST * work.new_tokens)
-    scoring = (work.scored_tokens + generated) * forward_flops(shape, work.mean_length, work.trained_share) / rate
+    scoring = work.scored_tokens + generated
+    measured = work.measured_tokens * min(1.0, max_seconds / training) if training else 0
+    forward = 2 * scoring + work.reference_tokens + measured
+    passes = forward * forward_flops(shape, work.mean_length, work.trained_share) / rate
     asking = tasks_seconds(shape, work, rate)
-    return START_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND + min(training, max_seconds) + 2 * scoring + asking
+    return START_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND + min(training, max_seconds) + passes + asking
 
 
 def tasks_seconds(shape: ModelShape, work: Work, rate: float) -> float:

@@ -16,7 +16,7 @@ from tuneloop_core.constants import PACK_TOKENS
 from tuneloop_core.plan import cost, words
 from tuneloop_core.plan.accelerators import Accelerator, NodeGroup, PlanSettings, table
 from tuneloop_core.plan.machines import MARGIN, Choice, Fit, best_fit, choose, on, too_small, ways
-from tuneloop_core.plan.memory import FLOAT32, Load, Memory, estimate
+from tuneloop_core.plan.memory import FLOAT32, Load, Memory, estimate, host_bytes
 from tuneloop_core.plan.parameters import Adapter, targeted, total_parameters, trainable_parameters
 from tuneloop_core.plan.steps import StepPlan, plan_steps
 
@@ -28,7 +28,7 @@ class Facts:
     shape: ModelShape | None = None
     model_bytes: int = 0
     dataset: DatasetStatus = field(default_factory=DatasetStatus)
-    memory_limit: int = 0  # bytes, of the train pod on CPU; 0 is no limit
+    memory_limit: int = 0  # bytes, of the train pod; 0 is no limit
     cores: float = 1.0  # that the train pod asks for, or may use
     groups: tuple[NodeGroup, ...] | None = None
     settings: PlanSettings = field(default_factory=PlanSettings)
@@ -54,6 +54,8 @@ SHORTEST_USEFUL = 128
 """Tokens of a row below which shortening is no advice."""
 MILDER = {"None": ("LoRA", "QLoRA"), "DoRA": ("LoRA", "QLoRA"), "LoRA": ("QLoRA",), "QLoRA": ()}
 """Adapters that take less memory."""
+COMPARED = {"SFT": 0, "DPO": 1, "KTO": 2}
+"""Passes over a row that are compared with the base model's: of its answers, and with KTO of a borrowed one as well."""
 
 
 def plan_job(spec: FineTuneJobSpec, facts: Facts) -> Plan:
@@ -121,12 +123,19 @@ def _on_accelerator(  # noqa: PLR0913 - the parts of a plan
         small = too_small(shape, fit, longest, choice.kinds)
         told = words.accelerator(fit, choice, small)
         extra = told if fit.fits else words.tight(fit.memory.total, fit.kind.memory_bytes)
-        return Plan(status.model_copy(update={"message": f"{message}. {extra}"}))
+        host = _host_words(spec, status.host_memory_bytes, facts.memory_limit)
+        return Plan(status.model_copy(update={"message": f"{message}. {extra}{host}"}))
     every = table(facts.settings.accelerators)
     wider = [kind for kind in every if best_fit(shape, load, longest, (kind,)).fits]
     remedies = _remedies(spec, shape, facts.dataset, fit.kind.memory_bytes, fit.kind)
     refusal = words.no_fit_accelerator(fit, choice, wider, remedies)
     return Plan(status.model_copy(update={"message": refusal}), DOES_NOT_FIT)
+
+
+def _host_words(spec: FineTuneJobSpec, need: int, limit: int) -> str:
+    """Where the user's own limit may be too little for the pod: told, not refused, since much of it is file pages."""
+    own = "memory" in spec.pod.resources.limits
+    return f". {words.small_host(need, limit)}" if own and limit < need else ""
 
 
 def _remedies(
@@ -218,6 +227,7 @@ def _status(  # noqa: PLR0913 - the parts of a plan
         memory_bytes=memory.total,
         memory=MemoryPlan(**asdict(memory)),
         memory_limit_bytes=limit,
+        host_memory_bytes=_host_bytes(spec, shape, load),
         pack_tokens=load.pack_tokens,
         recompute=load.recompute,
         accelerator=fit.kind.name if fit else "",
@@ -235,6 +245,13 @@ def _status(  # noqa: PLR0913 - the parts of a plan
             "currency": facts.settings.currency,
         }
     )
+
+
+def _host_bytes(spec: FineTuneJobSpec, shape: ModelShape, load: Load) -> int:
+    if load.device == "cpu":
+        return 0
+    best, whole = spec.training.early_stopping is not None, spec.method.publishes_model
+    return host_bytes(shape, load, spec.resources.accelerators, keeps_best=best, writes_model=whole)
 
 
 @dataclass(frozen=True)
@@ -268,14 +285,18 @@ def _time(  # noqa: PLR0913 - the parts of a plan
 
 def _work(spec: FineTuneJobSpec, dataset: DatasetStatus, steps: StepPlan, load: Load) -> cost.Work:
     scored = min(spec.evaluation.max_samples, dataset.validation_rows)
+    held_out = math.ceil(dataset.validation_tokens * scored / max(1, dataset.validation_rows))
+    compared = COMPARED[spec.method.objective]
     mean = dataset.train_tokens / max(1, dataset.train_rows)
     return cost.Work(
         tokens=steps.tokens,
         mean_length=mean,
         trained_share=dataset.trained_tokens / max(1, dataset.train_tokens),
-        scored_tokens=math.ceil(dataset.validation_tokens * scored / max(1, dataset.validation_rows)),
+        scored_tokens=held_out * max(1, compared),
         answers=load.answers,
         prompt_tokens=min(load.longest_prompt, round(mean)),
         new_tokens=load.new_tokens,
         asked_tokens=dataset.task_tokens,
+        reference_tokens=compared * (min(steps.tokens, dataset.train_tokens) + held_out),
+        measured_tokens=steps.tokens if spec.method.objective == "KTO" else 0,
     )

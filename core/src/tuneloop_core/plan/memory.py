@@ -22,6 +22,12 @@ GENERATION_BATCH = {"cpu": 16, "cuda": 64}
 """Answers that are generated at once (evaluation.py)."""
 FIXED_BYTES = {"cpu": 780 * 2**20, "cuda": 700 * 2**20}
 """CPU: the process after its imports and its libraries' buffers, measured. CUDA: context and libraries' handles."""
+QUANTISER_BYTES = {"cpu": 100 * 2**20, "cuda": 0}
+"""bitsandbytes, which is imported with a 4-bit model; measured on CPU."""
+HOST_FIXED_BYTES = 3 * 2**30
+"""Of a process that trains on an accelerator: imports, CUDA's libraries, /dev/shm, the checkpoint's piece (assumed)."""
+SHARD_BYTES = 4 * 10**9
+"""Of a whole model that is written (whole.py); a shard comes down from the accelerator and is written."""
 ALLOCATOR = {"cpu": 1.6, "cuda": 1.1}
 """What the allocator holds of short-lived blocks over what lives. glibc 2.36 does not fit an aligned block into a hole
 of its own size (measured: 1.5 to 1.9, docs/plan.md); CUDA's caching allocator rounds and splits (not measured)."""
@@ -75,8 +81,26 @@ def estimate(shape: ModelShape, load: Load) -> Memory:
         activations=activations,
         logits=logits,
         evaluation=max(0, round(held * generation_bytes(shape, load)) - activations - logits),
-        overhead=FIXED_BYTES[load.device],
+        overhead=fixed_bytes(load),
     )
+
+
+def fixed_bytes(load: Load) -> int:
+    """What is there before any weight is."""
+    return FIXED_BYTES[load.device] + QUANTISER_BYTES[load.device] * (load.adapter == "QLoRA")
+
+
+def host_bytes(shape: ModelShape, load: Load, processes: int, *, keeps_best: bool, writes_model: bool) -> int:
+    """The most that a train pod takes beside its accelerators, of which each has a process.
+
+    Weights come through host memory, at most once a process: where the file has the device's number format they are
+    pages of it, which the kernel may drop. With early stopping each process keeps the best weights there, in float32.
+    The first one writes. Checkpoints leave the accelerator piece by piece (tensorfile.py).
+    """
+    trained = parameters.trainable_parameters(shape, load.adapter, load.rank, load.target_modules)
+    loading = 0 if load.adapter == "QLoRA" else parameters.total_parameters(shape) * load.number_bytes
+    kept = trained * FLOAT32 * keeps_best
+    return processes * (HOST_FIXED_BYTES + max(loading, kept)) + 2 * SHARD_BYTES * writes_model
 
 
 def weight_bytes(shape: ModelShape, load: Load, trained: int) -> int:

@@ -55,6 +55,14 @@ def tight(need: int, limit: int) -> str:
     )
 
 
+def small_host(need: int, limit: int) -> str:
+    """A limit of the pod's own memory that may be too small beside its accelerators."""
+    return (
+        f"Beside its accelerators the pod takes up to {gib(need)}, and pod.resources.limits.memory allows "
+        f"{gib(limit)}: if it ends as OOMKilled, set {_whole_gib(need)}Gi in a new job, or leave the limit out"
+    )
+
+
 def no_fit_cpu(memory: Memory, need: int, limit: int, remedies: Sequence[str]) -> str:
     """Why a job on CPU is not begun, and what would let it."""
     raised = f"pod.resources.limits.memory: {_whole_gib(need)}Gi"
