@@ -148,12 +148,26 @@ def test_waits_are_capped() -> None:
     assert [retry_seconds(n) for n in (1, 2, 5, 6, 100)] == [30, 60, 480, 600, 600]
 
 
-def test_a_training_error_is_final() -> None:
+@pytest.mark.parametrize(
+    ("reason", "words", "not_said"),
+    [
+        ("LossNaN", "the spec is fixed: change it in a new job, name it -v2", "spec.retries"),
+        ("LossSpike", "the spec is fixed", "spec.retries"),
+        ("ModelUnsupported", "the spec is fixed", "spec.retries"),
+        ("OutOfMemory", "the spec is fixed", "spec.retries"),
+        ("StepTimeout", "raise spec.retries above", "the spec is fixed"),
+        ("StoreFull", "raise spec.retries above", "the spec is fixed"),
+    ],
+)
+def test_a_training_error_is_final_and_says_what_helps(reason: str, words: str, not_said: str) -> None:
     made = after(Stage.FETCH, Stage.CHECK)
-    status = look(made, {Stage.TRAIN: failed("train", "LossNaN")}).status
+    status = look(made, {Stage.TRAIN: failed("train", reason)}).status
     assert types(status).keys() >= {"Failed", "Stalled"}
-    assert types(status)["Failed"] == "LossNaN"
+    assert types(status)["Failed"] == reason
     assert status.stage == "Failed"
+    message = next(item.message for item in status.conditions if item.type == "Failed")
+    assert words in message
+    assert not_said not in message
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 
 from tuneloop_core.api.finetunejob_status import StageStatus
 from tuneloop_core.constants import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
-from tuneloop_core.stages import Stage, Termination
+from tuneloop_core.stages import Reason, Stage, Termination
 from tuneloop_operator import attempts
 from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.actions import Action, CreateStage, DeleteJob, PatchJob
@@ -26,6 +26,17 @@ FIRST_RETRY_SECONDS = 30.0
 LAST_RETRY_SECONDS = 600.0
 SLOW_SECONDS = 60.0
 GOES_ON = "suspended; set spec.suspend to false to go on from the last checkpoint"
+SAME_AGAIN = frozenset(
+    {
+        Reason.LOSS_NAN,
+        Reason.LOSS_SPIKE,
+        Reason.MODEL_UNSUPPORTED,
+        Reason.DATASET_INVALID,
+        Reason.OUT_OF_MEMORY,
+        reasons.OOM_KILLED,
+    }
+)
+"""What ends training of the same spec again, from whichever checkpoint: resuming is exact."""
 PATIENCE_SECONDS = 5.0  # how long a pod may take to appear or start before we ask why
 
 
@@ -172,9 +183,12 @@ def _training_failed(case: Case, job: Obj, why: Trouble) -> Verdict:
 def _final_words(why: Trouble, job: Obj, used: int) -> str:
     tries = int(job.get("status", {}).get("failed", 0))
     words = f"after {tries} tries: " if tries > 1 else ""
+    found = f"{words}{cut(why.message, 750).rstrip('.')}"
+    if why.reason in SAME_AGAIN:
+        return f"{found}. Another try would end the same, and the spec is fixed: change it in a new job, name it -v2"
     return (
-        f"{words}{cut(why.message, 750).rstrip('.')}. The work is kept: raise spec.retries above {used} to go on from "
-        "the last checkpoint, or make a new job under another name"
+        f"{found}. The work is kept: raise spec.retries above {used} to go on from the last checkpoint, or make a new "
+        "job under another name"
     )
 
 
