@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import pydantic
-from tuneloop_core.constants import STAGE_INPUT_ENV, TERMINATION_MESSAGE_LIMIT
+from tuneloop_core.constants import STAGE_INPUT_ENV
 from tuneloop_core.stages import (
     CheckInput,
     FetchInput,
@@ -26,6 +26,7 @@ from tuneloop_core.stages import (
 
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import store_full_told, write_json
+from tuneloop_trainer.lastwords import as_json, fitted, shortened
 from tuneloop_trainer.paths import Paths
 
 log = logging.getLogger("tuneloop")
@@ -74,9 +75,9 @@ def run_stage(  # noqa: PLR0913 - what stages differ in
     """
     begin_log()
     try:
-        termination = _succeed(stage, function, paths, holds, leads=leads)
+        termination = fitted(_succeed(stage, function, paths, holds, leads=leads))
         tidy(paths)
-        code = 0
+        code = 0 if termination.outcome == "Succeeded" else 1
     except StageError as error:
         log.error("%s: %s", error.reason, error.message)  # noqa: TRY400 - the words are enough
         termination, code = _failure(stage, error.reason, error.message), error.exit_code
@@ -156,11 +157,7 @@ def _success(stage: Stage, result: dict[str, Any]) -> Termination:
 
 
 def _failure(stage: Stage, reason: Reason, message: str) -> Termination:
-    return Termination(stage=stage, outcome="Failed", reason=reason, message=_shortened(message, 1024))
-
-
-def _shortened(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return Termination(stage=stage, outcome="Failed", reason=reason, message=shortened(message, 1024))
 
 
 def _say_last_words(termination: Termination, paths: Paths) -> None:
@@ -168,32 +165,14 @@ def _say_last_words(termination: Termination, paths: Paths) -> None:
 
     That a peer was lost is the least of what a pod can say: it never replaces the words of another of its processes.
     """
-    data = _fitted(termination)
     try:
         if termination.reason is Reason.PEER_LOST and _has_words(paths):
             return
         paths.termination_log.parent.mkdir(parents=True, exist_ok=True)
-        paths.termination_log.write_bytes(data)
+        paths.termination_log.write_bytes(as_json(fitted(termination)))
     except OSError as error:
         log.warning("no termination message could be written: %s", error)
 
 
 def _has_words(paths: Paths) -> bool:
     return paths.termination_log.is_file() and paths.termination_log.stat().st_size > 0
-
-
-def _fitted(termination: Termination) -> bytes:
-    data = _as_bytes(termination)
-    result = dict(termination.result or {})
-    for key in ("example", "curve"):
-        if len(data) > TERMINATION_MESSAGE_LIMIT and key in result:
-            result[key] = "" if key == "example" else result[key][:: max(1, len(result[key]) // 16)]
-            data = _as_bytes(termination.model_copy(update={"result": result}))
-    if len(data) > TERMINATION_MESSAGE_LIMIT:
-        short = _shortened(termination.message, 300)
-        data = _as_bytes(termination.model_copy(update={"message": short, "result": termination.result and result}))
-    return data
-
-
-def _as_bytes(termination: Termination) -> bytes:
-    return termination.model_dump_json(by_alias=True, exclude_none=True).encode()

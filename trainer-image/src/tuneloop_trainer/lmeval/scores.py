@@ -5,6 +5,7 @@ chooses or changes a metric: the number is lm-eval's.
 """
 
 import copy
+import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from tuneloop_trainer.paths import Paths
 
 log = logging.getLogger("tuneloop")
 
-MOST_SCORES, MOST_CHARACTERS = 24, 800  # of their names: status and termination message are bounded
+MOST_SCORES, MOST_BYTES = 24, 800  # of their names as JSON: status and termination message are bounded
 LOGITS_BYTES = 2**28  # of a batch, on CPU
 TYPICAL_TOKENS = 512
 MOST_AT_ONCE = 16
@@ -100,9 +101,11 @@ def dry_run(evaluation: EvaluationSettings, encoder: Encoder, paths: Paths) -> T
         results = _ask(blank, task, paths, min(task.limit or ROWS, ROWS))
         names += _named(task.name, results)
         tokens += whole_cost(blank.tokens, results["n-samples"], task.limit)
-    if len(names) > MOST_SCORES or sum(map(len, names)) > MOST_CHARACTERS:
+    length = sum(len(json.dumps(name, ensure_ascii=False).encode()) for name in names)
+    if len(names) > MOST_SCORES or length > MOST_BYTES:
         message = (
-            f"evaluation.tasks: {len(names)} scores are more than a status holds ({MOST_SCORES}); list fewer tasks."
+            f"evaluation.tasks: {len(names)} scores, with names of {length} bytes, are more than a status holds "
+            f"({MOST_SCORES}, {MOST_BYTES} bytes); list fewer tasks."
         )
         raise StageError(Reason.DATASET_INVALID, message)
     _require_measured(evaluation, names)
