@@ -1,5 +1,6 @@
 """DPO and KTO through the stages as pods run them: they learn, resume exactly, and say what they measured."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -9,37 +10,16 @@ from typing import Any
 import numpy as np
 import pods
 import pytest
+from rows import preferences, thumbs
 from tuneloop_core.stages import Stage
 
 from tuneloop_trainer.loop import Loop
-from tuneloop_trainer.objectives import borrowed, partners
+from tuneloop_trainer.objectives import Liked, borrowed, partners
+from tuneloop_trainer.progress import Board
 from tuneloop_trainer.tokens import Document, Examples, TokenStore, TokenWriter
 
 TRAINING = {"epochs": 3, "tokensPerStep": 512, "learningRate": "4e-3", "packing": False}
-COLOURS = ("red", "blue", "green", "white")
-
-
-def question(number: int) -> list[dict[str, str]]:
-    return [{"role": "user", "content": f"What is the colour of thing {number}?"}]
-
-
-def answer(number: int, colour: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": f"The colour of thing {number} is {colour}."}]
-
-
-def preferences(rows: int = 24) -> list[dict[str, Any]]:
-    """Red is liked better than whatever else."""
-    return [
-        {"prompt": question(n), "chosen": answer(n, "red"), "rejected": answer(n, COLOURS[1 + n % 3])}
-        for n in range(rows)
-    ]
-
-
-def thumbs(rows: int = 48) -> list[dict[str, Any]]:
-    """Red is liked, all else is not."""
-    return [{"prompt": question(n), "completion": answer(n, COLOURS[n % 2]), "label": n % 2 == 0} for n in range(rows)]
-
-
+PLACES = {"DPO": (Loop, "_pack"), "KTO": (Liked, "measure")}  # where a stop comes
 DATA = {"DPO": preferences, "KTO": thumbs}
 
 
@@ -53,11 +33,28 @@ def prepare(pod: pods.Pod, tiny: Path, objective: str, adapter: str = "LoRA") ->
     return {"method": method, "training": TRAINING, "checkpoint": {}, "evaluation": evaluation}
 
 
+def record_percents(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What a poll after each change of the board would see."""
+    found, original = list[int](), Board.update
+
+    def update(self: Board, *args: Any, **values: Any) -> None:
+        original(self, *args, **values)
+        found.append(self.snapshot().percent)
+
+    monkeypatch.setattr(Board, "update", update)
+    return found
+
+
 @pytest.mark.parametrize("adapter", ["LoRA", "None"])
 @pytest.mark.parametrize("objective", ["DPO", "KTO"])
-def test_what_is_liked_is_learnt(bare_pod: pods.Pod, tiny: Path, objective: str, adapter: str) -> None:
+def test_what_is_liked_is_learnt(
+    bare_pod: pods.Pod, tiny: Path, monkeypatch: pytest.MonkeyPatch, objective: str, adapter: str
+) -> None:
     pod, stage_input = bare_pod, prepare(bare_pod, tiny, objective, adapter)
+    percents = record_percents(monkeypatch)
     trained = pod.succeed(Stage.TRAIN, stage_input)
+    assert percents == sorted(percents), "the base's view of the answers is part of the whole"
+    assert len(set(percents)) > 20
     base, tuned = trained["base"], trained["tuned"]
     at_first = {"DPO": np.log(2), "KTO": 0.5}[objective]
     assert base["evalLoss"] == pytest.approx(at_first, abs=1e-4)
@@ -85,19 +82,23 @@ def test_what_is_liked_is_learnt(bare_pod: pods.Pod, tiny: Path, objective: str,
 def test_a_stopped_run_goes_on_exactly(
     bare_pod: pods.Pod, tiny: Path, monkeypatch: pytest.MonkeyPatch, objective: str, adapter: str
 ) -> None:
+    monkeypatch.setattr("tuneloop_trainer.train.PACK_TOKENS", {"cpu": 128})
     pod, stage_input = bare_pod, prepare(bare_pod, tiny, objective, adapter)
     whole = pod.succeed(Stage.TRAIN, stage_input)
     (pod.paths.work / "train").rename(pod.paths.work / "uninterrupted")
-    original, seen = Loop._pack, iter(range(10**6))
+    place, name = PLACES[objective]
+    original, seen = getattr(place, name), itertools.count()
 
-    def counted(self: Loop, *args: Any) -> None:
-        original(self, *args)
+    def counted(self: Any, *args: Any) -> Any:
+        found = original(self, *args)
         if next(seen) == 9:
             os.kill(os.getpid(), signal.SIGTERM)
+        return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_pack", counted)
+        patch.setattr(place, name, counted)
         assert pod.run(Stage.TRAIN, stage_input)[0] == 143
+    assert next(seen) == 10, "the stop is obeyed before anything else is computed"
     resumed = pod.succeed(Stage.TRAIN, stage_input)
     assert resumed["resumes"] == 1
     assert (resumed["curve"], resumed["base"], resumed["tuned"]) == (whole["curve"], whole["base"], whole["tuned"])

@@ -8,6 +8,7 @@ import numpy as np
 import pods
 import pytest
 import torch
+from rows import CLASSES, TEXTS, classes
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 from tuneloop_core.api.finetunejob import Method
 from tuneloop_core.stages import Stage
@@ -20,24 +21,13 @@ from tuneloop_trainer.tokens import Document
 
 CPU = Machine(torch.device("cpu"), torch.float32, 1)
 TRAINING = {"epochs": 4, "tokensPerStep": 256, "learningRate": "1e-2"}
-CLASSES = ("praise", "question", "complaint")
-TEXTS = {
-    "praise": "I like the colour of thing {}",
-    "question": "What is the colour of thing {}?",
-    "complaint": "I dislike how thing {} does not do what it should",
-}
-
-
-def rows(count: int = 60) -> list[dict[str, str]]:
-    names = [CLASSES[number % 3] for number in range(count)]
-    return [{"text": TEXTS[name].format(number), "label": name} for number, name in enumerate(names)]
 
 
 @pytest.mark.parametrize("adapter", ["LoRA", "DoRA", "None"])
 def test_texts_are_told_apart_and_the_model_loads_anywhere(bare_pod: pods.Pod, tiny: Path, adapter: str) -> None:
     pod = bare_pod
     shutil.copytree(tiny, pod.paths.model, dirs_exist_ok=True)
-    pod.write_dataset(*rows())
+    pod.write_dataset(*classes())
     method = {"task": "SequenceClassification", "adapter": adapter}
     training = {**TRAINING, "learningRate": "3e-3"} if adapter == "None" else TRAINING
     checked = pod.succeed(Stage.CHECK, {"dataset": {"uri": "pvc://c/d"}, "method": method, "training": training})

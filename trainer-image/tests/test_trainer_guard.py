@@ -1,5 +1,6 @@
 """What stops training that goes wrong: numbers that are none, divergence, a hang."""
 
+import threading
 from typing import Any
 
 import pods
@@ -8,7 +9,9 @@ import torch
 from tuneloop_core.api.finetunejob import Method, Training
 from tuneloop_core.stages import Reason, Stage
 
-from tuneloop_trainer import early, spikes
+from tuneloop_trainer import early, spikes, train
+from tuneloop_trainer.costs import Costs
+from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.loop import Loop
 from tuneloop_trainer.model import TunedModel
 from tuneloop_trainer.shortage import out_of_memory
@@ -107,6 +110,43 @@ def test_a_watchdog_that_was_left_does_nothing() -> None:
         watchdog.beat()
     assert not watchdog._thread.is_alive()
     assert not silences
+
+
+def test_the_watchdog_looks_on_evaluations_too(pod: pods.Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod.check()
+    said, released, beats = list[StageError](), threading.Event(), list[float]()
+    beat = Watchdog.beat
+
+    def counted(self: Watchdog) -> None:
+        beats.append(0.0)
+        beat(self)
+
+    def end(_stage: Stage, error: StageError, _paths: Any) -> None:
+        said.append(error)
+        released.set()
+
+    def stuck(*_: Any) -> None:
+        assert released.wait(300)
+        raise StageError(Reason.STEP_TIMEOUT, "as the process would have ended")
+
+    monkeypatch.setattr(Watchdog, "beat", counted)
+    monkeypatch.setattr(train, "end_at_once", end)
+    monkeypatch.setattr(train, "QUIET_SECONDS", 1.0)
+    monkeypatch.setattr(train, "score", stuck)
+    assert pod.run(Stage.TRAIN, pod.train_input(stepTimeout="1s"))[0] != 0
+    assert said[0].reason is Reason.STEP_TIMEOUT
+    assert "in BaseEvaluation, at step 0" in said[0].message
+    assert len(beats) > pods.EVALUATION["maxNewTokens"], "each token that is generated is a sign of life"
+
+
+def test_what_comes_before_and_after_training_counts_as_work() -> None:
+    costs = Costs.of("KTO", used=100, held_out=50, generated=30, asked=20, seen=400)
+    assert costs.phases == {"BaseEvaluation": 2 * 150 + 100, "Training": 1200, "TunedEvaluation": 100}
+    assert costs.references == (0.5, 0.75)
+    assert costs.held_share == 0.8
+    plain = Costs.of("SFT", used=100, held_out=50, generated=30, asked=0, seen=400)
+    assert (plain.references, plain.held_share) == ((0.0, 0.0), 1.0)
+    assert Costs().references == (0.0, 0.0)
 
 
 def test_a_rate_too_high_is_a_user_error(pod: pods.Pod) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
+import numpy as np
 import torch
 from tuneloop_core.api.finetunejob import Training
 from tuneloop_core.api.formats import parse_decimal, parse_duration
@@ -220,7 +221,7 @@ class Loop:
         examples = self.schedule.documents(self.state.step)
         packing = self.training.packing and self.model.isolates
         rounds = spread(examples, self._lengths, self.state.capacity, packing, self.peers.world)
-        weight = self.objective.begin(examples.tolist())
+        weight = self.objective.begin(examples.tolist(), self._measured(examples.tolist()))
         for number in range(self.state.microbatch, len(rounds)):
             self._obey_stop()
             self._pack(rounds[number], weight, number, len(rounds))
@@ -231,25 +232,29 @@ class Loop:
         if self.peers.many and self.peers.most([self._is_due()])[0]:
             self.save()
 
+    def _measured(self, examples: list[int]) -> float:
+        """What the objective must know before a step, summed over its examples: packs without gradient, like others."""
+        lengths = self.objective.measured_lengths(examples)
+        if not len(lengths):
+            return 0.0
+        found = 0.0
+        for packs in spread(
+            np.arange(len(examples)), lengths, self.state.capacity, self.model.isolates, self.peers.world
+        ):
+            self._obey_stop()
+            own = [examples[place] for place in packs[self.peers.rank]]
+            found += self._agreed(lambda own=own: self.objective.measure(own) if own else 0.0)  # type: ignore[misc]
+            self.beat()
+        return self.peers.total([found])[0]
+
     def _is_due(self) -> bool:
         """Whether it is time for a checkpoint."""
         return time.monotonic() - self._last_saved >= self.checkpoint_seconds and not self._suspicious()
 
     def _pack(self, packs: list[list[int]], weight: float, number: int, rounds: int) -> None:
-        """One pack a rank; what one rank met, all are told before the next."""
-        started, trouble = time.monotonic(), None
-        try:
-            value = self._own(packs[self.peers.rank], weight)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            if not self.peers.many:
-                raise
-            value, trouble = 0.0, error
-        broken, full, stop = self.peers.most([not math.isfinite(value), trouble is not None, self.stop.is_set()])
-        if full:
-            raise trouble or torch.OutOfMemoryError("another rank ran out of memory")
-        if broken:
-            raise self._not_finite(f"the loss is {value if not self.peers.many else 'not finite'}")
-        self._told_to_stop = bool(stop)
+        """One pack a rank, forward and backward."""
+        started = time.monotonic()
+        value = self._agreed(lambda: self._own(packs[self.peers.rank], weight))
         self.state = self.state.model_copy(
             update={
                 "microbatch": number + 1,
@@ -259,6 +264,23 @@ class Loop:
             }
         )
         self._tell(self.state.step + (number + 1) / rounds)
+
+    def _agreed(self, compute: Callable[[], float]) -> float:
+        """This rank's part of a round; what one rank met, all are told before the next."""
+        trouble, value = None, 0.0
+        try:
+            value = compute()
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            if not self.peers.many:
+                raise
+            trouble = error
+        broken, full, stop = self.peers.most([not math.isfinite(value), trouble is not None, self.stop.is_set()])
+        if full:
+            raise trouble or torch.OutOfMemoryError("another rank ran out of memory")
+        if broken:
+            raise self._not_finite(f"the loss is {value if not self.peers.many else 'not finite'}")
+        self._told_to_stop = bool(stop)
+        return value
 
     def _own(self, examples: list[int], weight: float) -> float:
         """Forward and backward of one pack; its gradient is that of the step's mean, over ``weight``."""

@@ -22,6 +22,7 @@ from tuneloop_trainer.tokens import Document, Examples
 Tick = Callable[[float], None]  # told the share that is done; may raise to stop
 Packs = Sequence[Sequence[int]]  # numbers of examples
 Documents = Callable[[int], list[Document]]  # those that an example's losses and scores need
+Lengths = npt.NDArray[np.int64]
 References = npt.NDArray[np.float64]  # (examples, 2): log-probabilities in nats by the base model
 
 
@@ -30,7 +31,15 @@ class Objective(Protocol):
 
     examples: Examples
 
-    def begin(self, numbers: Sequence[int]) -> float:
+    def measured_lengths(self, numbers: Sequence[int]) -> Lengths:
+        """Tokens of what is measured of each example before a step; empty where nothing is."""
+        ...
+
+    def measure(self, numbers: Sequence[int]) -> float:
+        """That, without gradient, summed over a pack of examples."""
+        ...
+
+    def begin(self, numbers: Sequence[int], measured: float) -> float:
         """Prepare a step over these examples; what the sum of their losses is divided by."""
         ...
 
@@ -43,14 +52,26 @@ class Objective(Protocol):
         ...
 
 
+class Unmeasured:
+    """An objective that need not know where the model is before a step."""
+
+    def measured_lengths(self, _numbers: Sequence[int]) -> Lengths:
+        """None."""
+        return np.empty(0, dtype=np.int64)
+
+    def measure(self, _numbers: Sequence[int]) -> float:
+        """Never asked."""
+        return 0.0
+
+
 @dataclass
-class Supervised:
+class Supervised(Unmeasured):
     """Cross-entropy of the answers' tokens."""
 
     model: TunedModel
     examples: Examples
 
-    def begin(self, numbers: Sequence[int]) -> float:
+    def begin(self, numbers: Sequence[int], _measured: float = 0.0) -> float:
         """Trained tokens of the step."""
         return max(1, sum(int(document.trained[1:].sum()) for document in self.examples.flat(numbers)))
 
@@ -71,7 +92,7 @@ class Supervised:
 
 
 @dataclass
-class Preferred:
+class Preferred(Unmeasured):
     """DPO: of two answers, the liked one should gain more over the base model than the other."""
 
     model: TunedModel
@@ -79,7 +100,7 @@ class Preferred:
     references: References
     beta: float
 
-    def begin(self, numbers: Sequence[int]) -> float:
+    def begin(self, numbers: Sequence[int], _measured: float = 0.0) -> float:
         """Pairs of the step."""
         return len(numbers)
 
@@ -121,9 +142,18 @@ class Liked:
     beta: float
     _divergence: float = field(default=0.0, init=False)
 
-    def begin(self, numbers: Sequence[int]) -> float:
-        """Measure how far the model is from its base; answers of the step."""
-        self._divergence = self._measure(numbers)
+    def measured_lengths(self, numbers: Sequence[int]) -> Lengths:
+        """Of prompts with borrowed answers."""
+        return np.array([len(document.ids) for document in self._borrowing(numbers)], dtype=np.int64)
+
+    def measure(self, numbers: Sequence[int]) -> float:
+        """Nats by which borrowed answers gained over the base model."""
+        found = log_probabilities(self.model, self._borrowing(numbers))
+        return float((found - torch.from_numpy(self.references[list(numbers), 1])).sum())
+
+    def begin(self, numbers: Sequence[int], measured: float) -> float:
+        """Take how far the model is from its base; answers of the step."""
+        self._divergence = max(0.0, measured / len(numbers))
         return len(numbers)
 
     def loss(self, numbers: Sequence[int]) -> torch.Tensor:
@@ -158,21 +188,21 @@ class Liked:
     def _labels(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.from_numpy(self.liked[list(numbers)])
 
-    def _measure(self, numbers: Sequence[int]) -> float:
+    def _borrowing(self, numbers: Sequence[int]) -> list[Document]:
+        """Each prompt with the answer that it borrows."""
         documents = self._documents
-        found = [float(log_probabilities(self.model, documents(int(number))[1:])[0]) for number in numbers]
-        return max(0.0, float(np.mean(np.array(found) - self.references[list(numbers), 1])))
+        return [documents(number)[1] for number in numbers]
 
 
 @dataclass
-class Classified:
+class Classified(Unmeasured):
     """Cross-entropy of the text's class, seen from its last token."""
 
     model: TunedModel
     examples: Examples
     classes: npt.NDArray[np.int64]  # of each example
 
-    def begin(self, numbers: Sequence[int]) -> float:
+    def begin(self, numbers: Sequence[int], _measured: float = 0.0) -> float:
         """Texts of the step."""
         return len(numbers)
 

@@ -25,6 +25,7 @@ from tuneloop_core.stages import CheckResult, Reason, Stage, TrainInput, TrainRe
 from tuneloop_trainer import recompute
 from tuneloop_trainer.batches import Schedule
 from tuneloop_trainer.checkpoints import Checkpoints, TrainingState, training_digest
+from tuneloop_trainer.costs import Costs
 from tuneloop_trainer.encode import Encoder, load_encoder
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.evaluation import Evaluated, HeldOut, evaluate, evaluation_loss, generation_tokens
@@ -34,7 +35,7 @@ from tuneloop_trainer.lmeval.scores import Meter, score
 from tuneloop_trainer.loop import PACK_TOKENS, Loop
 from tuneloop_trainer.machine import Machine, peak_memory, prepare_machine
 from tuneloop_trainer.model import TunedModel, load_model, verify
-from tuneloop_trainer.objectives import Objective
+from tuneloop_trainer.objectives import Objective, Tick
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.peers import ALONE, Peers, is_lost, peer_lost
 from tuneloop_trainer.progress import Board, ProgressServer, thinned
@@ -45,6 +46,7 @@ from tuneloop_trainer.watchdog import Watchdog
 log = logging.getLogger("tuneloop")
 
 MESSAGE_SECONDS = 600.0  # at least so long one rank may wait for another: one loads its model faster than the next
+QUIET_SECONDS = 600.0  # outside steps lm-eval may import and read tasks for so long before it asks the model
 FOLLOWERS_PATIENCE = 1.2
 """All ranks stand still when one does: the leader says so first, and the others only lost it."""
 
@@ -129,7 +131,7 @@ class _Run:
         )
         peers.join(self.machine.device.type, max(MESSAGE_SECONDS, parse_duration(self.training.step_timeout)))
         self.capacity = PACK_TOKENS[self.machine.device.type]
-        self.held_share, self.task_tokens = 1.0, 0  # of an evaluation, what held-out rows are; tokens of the rest
+        self.costs = Costs()
 
     def run(self) -> TrainResult:
         """Everything, in order."""
@@ -143,15 +145,17 @@ class _Run:
         verify(model, side.examples.flat(range(min(2, len(side.examples))))[:2])
         schedule = self._schedule(side)
         self._plan_costs(schedule, held_out, encoder)
-        objective, scored = self._objectives(model, side, schedule, held_out)
-        base = self._base(model, encoder, held_out, scored)
+        with self._watched(model):
+            objective, scored = self._objectives(model, side, schedule, held_out)
+            base = self._base(model, encoder, held_out, scored)
         loop = self._loop(model, objective, schedule)
         loop.held_out_loss = lambda tick: evaluation_loss(scored, held_out, model.isolates, tick)
         state = self._train(loop)
         loop.checkpoints.fence.check()
         self._save(model)
         self.board.enter("TunedEvaluation")
-        tuned = self._evaluate(model, encoder, held_out, scored)
+        with self._watched(model):
+            tuned = self._evaluate(model, encoder, held_out, scored, self._tick)
         if self.peers.leads:
             self._write_samples(encoder, held_out, base, tuned)
         self.board.enter("Done")
@@ -183,8 +187,9 @@ class _Run:
         if self.method.objective != "SFT":
             self.board.enter("BaseEvaluation")
         learning = Learning(self.method, self.training.seed, self.folder, self.digest, self.peers)
-        trained = learning.objective(model, side, schedule.used(), self._tick)
-        return trained, learning.objective(model, held_out.side, held_out.chosen, self._tick)
+        first, both = self.costs.references
+        trained = learning.objective(model, side, schedule.used(), self._part(0.0, first))
+        return trained, learning.objective(model, held_out.side, held_out.chosen, self._part(first, both))
 
     def _loop(self, model: TunedModel, objective: Objective, schedule: Schedule) -> Loop:
         checkpoints = Checkpoints(self.folder / "checkpoints", self.checkpoint.keep, leads=self.peers.leads)
@@ -194,14 +199,17 @@ class _Run:
         return Loop(*parts, peers=self.peers)
 
     def _plan_costs(self, schedule: Schedule, held_out: HeldOut, encoder: Encoder) -> None:
-        """Shares of the phases for percent and ETA: backward costs twice what forward does."""
-        held = held_out.tokens + generation_tokens(held_out.questions(encoder), self.evaluation)
-        asked = _task_tokens(self.paths) if self.evaluation.tasks else 0
-        self.held_share, self.task_tokens = held / max(1, held + asked), asked
-        evaluation = held + asked
+        """Shares of the phases, for percent and ETA."""
         epochs = schedule.total_steps / schedule.steps_per_epoch
-        training = 3 * float(schedule.lengths.sum()) * epochs
-        self.board.costs = {"BaseEvaluation": evaluation, "Training": training, "TunedEvaluation": evaluation}
+        self.costs = Costs.of(
+            self.method.objective,
+            used=float(schedule.lengths[schedule.used()].sum()),
+            held_out=held_out.tokens,
+            generated=generation_tokens(held_out.questions(encoder), self.evaluation),
+            asked=_task_tokens(self.paths) if self.evaluation.tasks else 0,
+            seen=float(schedule.lengths.sum()) * epochs,
+        )
+        self.board.costs = self.costs.phases
         self.board.update(total_steps=schedule.total_steps)
 
     def _base(self, model: TunedModel, encoder: Encoder, held_out: HeldOut, scored: Objective) -> Evaluated:
@@ -211,9 +219,10 @@ class _Run:
         if kept is not None:
             log.info("the base model was evaluated before")
             return Evaluated.model_validate(kept)
-        self.board.enter("BaseEvaluation")
+        begin = self.costs.references[1]
+        self.board.enter("BaseEvaluation", share=begin)
         with model.as_base():
-            base = self._evaluate(model, encoder, held_out, scored)
+            base = self._evaluate(model, encoder, held_out, scored, self._part(begin, 1.0))
         base = _without_rewards(base)
         if not self.peers.leads:
             return base
@@ -221,11 +230,13 @@ class _Run:
         log.info("base model: %s", base.scores.model_dump_json(exclude_none=True))
         return base
 
-    def _evaluate(self, model: TunedModel, encoder: Encoder, held_out: HeldOut, scored: Objective) -> Evaluated:
+    def _evaluate(
+        self, model: TunedModel, encoder: Encoder, held_out: HeldOut, scored: Objective, tick: Tick
+    ) -> Evaluated:
         """Scores on the held-out rows and on evaluation.tasks, of the model as it is now."""
-        held = self.held_share
-        found = evaluate(model, encoder, held_out, scored, lambda share: self._tick(share * held))
-        meter = Meter(self.task_tokens, lambda share: self._tick(held + share * (1 - held)))
+        held = self.costs.held_share
+        found = evaluate(model, encoder, held_out, scored, lambda share: tick(share * held))
+        meter = Meter(round(self.costs.asked), lambda share: tick(held + share * (1 - held)))
         tasks = score(model, encoder, self.evaluation.tasks, self.paths, meter)
         return found.model_copy(update={"scores": found.scores.model_copy(update={"tasks": tasks})})
 
@@ -243,19 +254,38 @@ class _Run:
         )
         if resumed:
             self.board.skip_to(loop.share(loop.state.step))
-        patience = parse_duration(self.training.step_timeout) * (1 if self.peers.leads else FOLLOWERS_PATIENCE)
-        with Watchdog(patience, self._hang) as watchdog:
+        with self._watchdog(0.0) as watchdog:
             loop.beat = watchdog.beat
             return loop.run()
+
+    def _watchdog(self, least: float) -> Watchdog:
+        """Gives up after training.stepTimeout without a sign of life, or ``least`` seconds where that is longer."""
+        patience = max(least, parse_duration(self.training.step_timeout))
+        return Watchdog(patience * (1 if self.peers.leads else FOLLOWERS_PATIENCE), self._hang)
+
+    @contextmanager
+    def _watched(self, model: TunedModel) -> Iterator[None]:
+        """Outside steps: each forward pass of the model is a sign of life, and a look at the stop."""
+        with self._watchdog(QUIET_SECONDS) as watchdog:
+
+            def alive(*_: object) -> None:
+                watchdog.beat()
+                self._obey_stop()
+
+            hook = model.causal.base_model.register_forward_pre_hook(alive)
+            try:
+                yield
+            finally:
+                hook.remove()
 
     def _hang(self, silence: float) -> None:
         """What the watchdog does: where every thread is goes into the log, the reason into the last words."""
         faulthandler.dump_traceback(all_threads=True)
         progress = self.board.snapshot()
         message = (
-            f"no progress for {silence:.0f} s (training.stepTimeout {self.training.step_timeout}) at step "
-            f"{progress.step:g} of {progress.total_steps}. The pod's log shows where every thread stood. If steps are "
-            "just slow, raise training.stepTimeout."
+            f"no progress for {silence:.0f} s (training.stepTimeout {self.training.step_timeout}) in {progress.phase}, "
+            f"at step {progress.step:g} of {progress.total_steps}. The pod's log shows where every thread stood. If it "
+            "is just slow, raise training.stepTimeout."
         )
         end_at_once(Stage.TRAIN, StageError(Reason.STEP_TIMEOUT, message), self.paths)
 
@@ -277,8 +307,15 @@ class _Run:
             shutil.rmtree(target, ignore_errors=True)
             seal(aside, target)
 
+    def _part(self, begin: float, end: float) -> Tick:
+        """What is told the share that is done of a part of the present phase."""
+        return lambda share: self._tick(begin + share * (end - begin))
+
     def _tick(self, share: float) -> None:
         self.board.update(share=share)
+        self._obey_stop()
+
+    def _obey_stop(self) -> None:
         if self.stop.is_set():
             raise StageError(Reason.TERMINATED, "stopped during evaluation; what was trained is in the checkpoint.")
 

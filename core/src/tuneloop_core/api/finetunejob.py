@@ -97,7 +97,8 @@ class Training(SpecModel):
     step_timeout: Duration = Field(
         default="30m",
         description="Longest time without progress in a step (a pack: 1,024 tokens on CPU, 8,192 on an accelerator). "
-        "Longer is a hang: the pod ends as StepTimeout, and a retry goes on from the checkpoint.",
+        "Longer is a hang: the pod ends as StepTimeout, and a retry goes on from the checkpoint. An evaluation may be "
+        "silent for ten minutes at least.",
         json_schema_extra=rules(
             duration_rule("duration(self) >= duration('1s')", 'stepTimeout must be at least "1s"; "30m" is the default')
         ),
