@@ -1,6 +1,7 @@
 """A job of several processes: the same training as one process's, and one process's end is every one's."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,15 @@ from typing import Any
 import numpy as np
 import pods
 import pytest
+import torch
+from rows import classes, preferences, thumbs
+from safetensors.torch import load_file
 from several import Pods
 from tuneloop_core.stages import Stage
 
 from tuneloop_trainer import train
 from tuneloop_trainer.batches import pack, spread
+from tuneloop_trainer.files import is_whole
 
 EVERY_STEP = {"interval": "1ms", "keep": 2}
 
@@ -65,6 +70,44 @@ def test_two_pods_train_as_one_and_go_on_when_one_is_killed(two: Pods, pod: pods
     two.start()  # a finished job is answered from its result, by every pod, without a meeting
     assert two.codes() == [0, 0]
     assert two.said(0).result == together
+
+
+SMALL = {"lora": {"rank": 8, "alpha": 16}}
+METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]] = {
+    "KTO, all weights": ({"objective": "KTO", "adapter": "None"}, {"packing": False}, thumbs()),
+    "DPO, QLoRA, merged": (
+        {"objective": "DPO", "adapter": "QLoRA", "merge": True, **SMALL},
+        {"packing": False},
+        preferences(),
+    ),
+    "classes, DoRA": ({"task": "SequenceClassification", "adapter": "DoRA", **SMALL}, {}, classes()),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_in_one_pod_train_every_method_as_one_does(
+    bare_pod: pods.Pod, tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    pod, (method, training, rows) = bare_pod, METHODS[name]
+    monkeypatch.setattr(train, "PACK_TOKENS", {"cpu": 128})
+    shutil.copytree(tiny, pod.paths.model, dirs_exist_ok=True)
+    pod.write_dataset(*rows)
+    stage_input = {**pod.train_input(tokensPerStep=256, learningRate="3e-3", epochs=1, **training), "method": method}
+    pod.succeed(Stage.CHECK, {**pod.check_input(stage_input["training"]), "method": method})
+    alone = pod.succeed(Stage.TRAIN, stage_input)
+    before = set_aside(pod, "alone")
+    both = Pods(pod, stage_input | {"nodes": 1, "accelerators": 2})
+    both.start()
+    assert both.codes() == [0], both.log(0)[-3000:]
+    together = both.said(0).result
+    assert together is not None
+    assert_same_training(pod, alone, together, before)
+    assert alone["steps"] > 2
+    assert is_whole(pod.paths.work / "train/model")
+    written, expected = (load_file(path / "model/model.safetensors") for path in (pod.paths.work / "train", before))
+    assert written.keys() == expected.keys()
+    for key, weight in written.items():
+        assert torch.allclose(weight, expected[key], atol=1e-3), key
 
 
 def test_sigterm_of_any_pod_saves_whole_steps(two: Pods, pod: pods.Pod) -> None:

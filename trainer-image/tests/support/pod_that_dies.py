@@ -9,7 +9,9 @@ import signal
 import sys
 from collections.abc import Callable
 
-from tuneloop_trainer import launch
+import torch
+
+from tuneloop_trainer import launch, machine
 from tuneloop_trainer.__main__ import main
 
 
@@ -37,6 +39,7 @@ if __name__ == "__main__":
     if launch.is_worker():
         from tuneloop_trainer import train
 
+        machine.cpu_dtype = lambda: torch.float32  # type: ignore[assignment]
         train.PACK_TOKENS = {"cpu": 128}  # type: ignore[misc]
         if what:
             act_at_pack(int(count), ACTS[what])

@@ -12,7 +12,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tuneloop_trainer import checkpoints, train
+import torch
+
+from tuneloop_trainer import checkpoints, machine, train
 from tuneloop_trainer.__main__ import main
 from tuneloop_trainer.loop import Loop
 
@@ -56,6 +58,7 @@ def at_write(number: int) -> None:
 
 if __name__ == "__main__":
     what, count = sys.argv[1], int(sys.argv[2])
+    machine.cpu_dtype = lambda: torch.float32  # type: ignore[assignment]
     train.PACK_TOKENS = {"cpu": 128}  # type: ignore[misc]
     at_pack(0 if what == "write" else count, stand_still if what == "hang" else die)
     if what == "write":
