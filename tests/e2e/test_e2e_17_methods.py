@@ -11,7 +11,7 @@ from e2e_world import API_KEY, NAMESPACE, fine_tune_job, gateway_url, model_depl
 STEPS = 12
 SMALL_ADAPTER = {"rank": 8, "alpha": 16}
 METHODS: dict[str, dict[str, Any]] = {
-    "rslora": {"adapter": "LoRA", "lora": SMALL_ADAPTER | {"rankStabilized": True}},
+    "rslora": {"adapter": "LoRA", "lora": SMALL_ADAPTER | {"rankStabilized": True}, "merge": True},
     "qlora": {"adapter": "QLoRA", "lora": SMALL_ADAPTER},
     "dora": {"adapter": "DoRA", "lora": SMALL_ADAPTER},
     "full": {"adapter": "None"},
@@ -26,7 +26,7 @@ GATES = {
     "classifier": [{"metric": "accuracy", "min": "0.5"}, {"metric": "f1", "min": "0.3"}],
 }
 RATES = {"full": "3e-3", "dpo": "4e-3", "kto": "4e-3"}
-WHOLE = {"dora", "full", "classifier"}
+WHOLE = {"rslora", "dora", "full", "classifier"}
 
 
 def method_job(name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pods
 import pytest
 import torch
@@ -20,7 +21,8 @@ from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.loop import Loop
 from tuneloop_trainer.loss import Head, summed_loss
 from tuneloop_trainer.machine import Machine
-from tuneloop_trainer.model import TunedModel, load_model
+from tuneloop_trainer.model import TunedModel, load_model, verify
+from tuneloop_trainer.tokens import Document
 from tuneloop_trainer.whole import published_dtype
 
 CPU = Machine(torch.device("cpu"), torch.float32, 1)
@@ -30,7 +32,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"adapter": "None"},
     "QLoRA": {"adapter": "QLoRA", "lora": {"rank": 8, "alpha": 16}},
 }
-RATES = {"rsLoRA": "1e-2", "DoRA": "1e-2", "full": "3e-3", "QLoRA": "1e-2"}
+METHODS["merged rsLoRA"] = {**METHODS["rsLoRA"], "merge": True}
+METHODS["merged QLoRA"] = {**METHODS["QLoRA"], "merge": True}
+RATES = {name: "3e-3" if name == "full" else "1e-2" for name in METHODS}
 
 
 def tune(pod: pods.Pod, name: str, **training: Any) -> tuple[dict[str, Any], dict[str, Any], Path]:
@@ -69,7 +73,7 @@ def plain_loss(model: Any, pod: pods.Pod) -> float:
     return total / count
 
 
-@pytest.mark.parametrize("name", ["DoRA", "full"])
+@pytest.mark.parametrize("name", ["DoRA", "full", "merged rsLoRA", "merged QLoRA"])
 def test_a_whole_model_loads_anywhere_and_scores_as_measured(pod: pods.Pod, name: str) -> None:
     trained, published, artifact = tune(pod, name)
     assert published["kind"] == "Model"
@@ -112,6 +116,18 @@ def test_linear_layers_are_held_in_four_bits(tiny: Path) -> None:
     assert {weight.quant_state.quant_type for weight in held} == {"nf4"}
     assert all(weight.numel() * 2 == weight.quant_state.shape.numel() for weight in held)
     assert model.head.weight.dtype == torch.float32
+
+
+def test_every_layer_over_four_bits_gets_its_gradient(tiny: Path) -> None:
+    """Also in bfloat16, and after a pass without gradient: bitsandbytes has CPU kernels without a backward."""
+    bfloat16 = Machine(torch.device("cpu"), torch.bfloat16, 1)
+    model = load_model(tiny, bfloat16, Method(adapter="QLoRA"), seed=1)
+    documents = [Document(np.arange(9, dtype=np.int32), np.ones(9, dtype=np.uint8))]
+    verify(model, documents)
+    loss, _ = model.loss(documents)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is not None for parameter in model.parameters.values())
+    assert all(bool(p.grad.any()) for name, p in model.parameters.items() if "lora_B" in name and p.grad is not None)
 
 
 @pytest.mark.parametrize("name", ["DoRA", "full", "QLoRA"])
@@ -171,6 +187,15 @@ def test_a_merged_model_in_the_trained_format_keeps_its_logits(tiny: Path, tmp_p
 def test_an_adapter_for_the_last_layer_is_refused_in_words(tiny: Path) -> None:
     with pytest.raises(StageError, match="names lm_head, the layer that writes words"):
         load_model(tiny, CPU, Method(lora=LoRASettings(target_modules="q_proj,lm_head")), seed=1)
+
+
+def test_each_name_of_a_module_must_match(tiny: Path) -> None:
+    """PEFT itself would train q_proj alone."""
+    with pytest.raises(StageError, match=r"no layer of this model is named v_porj; it has .*v_proj"):
+        load_model(tiny, CPU, Method(lora=LoRASettings(target_modules="q_proj,v_porj")), seed=1)
+    model = load_model(tiny, CPU, Method(lora=LoRASettings(target_modules="self_attn.q_proj,v_proj")), seed=1)
+    adapted = {name.partition(".lora_")[0].rpartition(".")[2] for name in model.parameters}
+    assert adapted == {"q_proj", "v_proj"}
 
 
 def test_the_published_format_is_the_narrower_one(tiny: Path, tmp_path: Path) -> None:

@@ -236,13 +236,46 @@ def replace_rows(**fields: int) -> DatasetStatus:
         ({"training": {"maxSequenceLength": 16384}}, {"max_tokens": 9000}, SEQUENCE_TOO_LONG, "at most 8192"),
         ({"training": {"maxSequenceLength": 16384}}, {"max_tokens": 8000}, "", ""),
         ({"method": {"lora": {"targetModules": "query,value"}}}, {}, TARGETS_NOT_FOUND, "it has down_proj, gate_proj"),
+        ({"method": {"lora": {"targetModules": "q_proj,v_porj"}}}, {}, TARGETS_NOT_FOUND, "is named v_porj; it has"),
+        ({"method": {"lora": {"targetModules": "all-linear,q_proj"}}}, {}, TARGETS_NOT_FOUND, "is named all-linear;"),
         ({"method": {"lora": {"targetModules": "q_proj,v_proj"}}}, {}, "", ""),
+        ({"method": {"lora": {"targetModules": "self_attn.q_proj,v_proj"}}}, {}, "", ""),
     ],
 )
 def test_what_no_machine_makes_right(spec: dict[str, Any], dataset: dict[str, int], reason: str, words: str) -> None:
     found = plan(LLAMA, replace_rows(**dataset), **spec)
     assert found.reason == reason
     assert words in found.status.message
+
+
+def test_names_with_their_parents_are_counted_as_those_without() -> None:
+    short, long = (
+        plan(LLAMA, method={"lora": {"targetModules": names}}).status.trainable_parameters
+        for names in ("q_proj,up_proj", "self_attn.q_proj,mlp.up_proj")
+    )
+    assert short == long > 0
+
+
+def test_merging_over_four_bits_needs_room_for_the_base_as_it_was() -> None:
+    t4 = {"groups": (T4,)}  # 15 GiB; the base has 16 GB in two bytes a weight
+    adapter, merged = (plan(LLAMA, facts=t4, method={"adapter": "QLoRA", "merge": merge}) for merge in (False, True))
+    assert adapter.feasible
+    assert merged.reason == DOES_NOT_FIT
+    assert "method.merge: false" in merged.status.message
+    small = {"facts": {"groups": (A100,)}, "training": {"tokensPerStep": 256}}
+    held, whole = (
+        plan(LLAMA, method={"adapter": "QLoRA", "merge": merge}, **small).status  # type: ignore[arg-type]
+        for merge in (False, True)
+    )
+    assert held.memory_bytes < 2 * whole.total_parameters < whole.memory_bytes
+    assert plan(LLAMA, method={"merge": True}).status.memory == plan(LLAMA).status.memory, "LoRA merges in place"
+
+
+def test_what_is_not_training_is_planned_apart() -> None:
+    longer, short = (plan(SMOLLM2, training={"maxDuration": most}, **CPU).status for most in ("999h", "1s"))
+    assert longer.evaluation_duration == short.evaluation_duration
+    left = parse_duration(short.estimated_duration) - parse_duration(short.evaluation_duration)
+    assert left == pytest.approx(1, abs=1), "maxDuration"
 
 
 def test_messages_stay_short() -> None:

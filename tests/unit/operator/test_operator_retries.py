@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from operator_world import CHECKED, FETCHED, TRAINED
 
-from tuneloop_core.api import FineTuneJob, FineTuneJobStatus
-from tuneloop_core.constants import LABEL_COMPONENT
+from tuneloop_core.api import FineTuneJob, FineTuneJobStatus, PlanStatus
+from tuneloop_core.constants import LABEL_COMPONENT, STAGE_INPUT_ENV
 from tuneloop_core.settings import ImageSettings, Settings
-from tuneloop_core.stages import Notice, Progress, Reason, Stage
+from tuneloop_core.stages import FetchResult, Notice, Progress, Reason, Stage
 from tuneloop_operator import attempts
 from tuneloop_operator.build.grace import grace_seconds, train_grace
 from tuneloop_operator.build.stages import build_stage
@@ -117,6 +117,26 @@ def test_what_is_used_grows_also_when_retries_were_lowered() -> None:
     used = attempts.used_by(attempts.backoff_limit(0, 3), 3)
     assert used == 4
     assert attempts.train_job("one", used) == "one-train-5"
+
+
+@pytest.mark.parametrize(
+    ("longest", "planned", "seconds"),
+    [("2h", "", 4 * 3600), ("2h", "10m", 4 * 3600 + 1800), ("2h", "20h30m", 4 * 3600 + 3 * 73_800)],
+)
+def test_the_deadline_leaves_time_for_what_is_planned(longest: str, planned: str, seconds: int) -> None:
+    plan = PlanStatus(evaluation_duration=planned) if planned else None
+    wanted = job(FineTuneJobStatus(plan=plan), training={"maxDuration": longest})
+    made = build_stage(
+        Stage.TRAIN,
+        wanted,
+        FetchResult.model_validate(FETCHED),
+        Settings(images=ImageSettings(trainer="t", server="s")),
+        "1",
+    )
+    pod = made["spec"]["template"]["spec"]
+    told = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}[STAGE_INPUT_ENV]
+    assert json.loads(told)["deadlineSeconds"] == seconds
+    assert pod["activeDeadlineSeconds"] > seconds, "the trainer's own comes first: it saves"
 
 
 def test_a_final_failure_goes_on_when_retries_are_raised() -> None:

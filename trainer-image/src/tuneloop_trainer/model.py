@@ -18,12 +18,12 @@ from tuneloop_core.api.finetunejob import Method
 from tuneloop_core.stages import Reason
 
 from tuneloop_trainer import attention
-from tuneloop_trainer.adapters import attach
+from tuneloop_trainer.adapters import attach, take_adapter, with_weights
 from tuneloop_trainer.attention import Layout
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.loss import Head, summed_loss
 from tuneloop_trainer.machine import Machine
-from tuneloop_trainer.quantized import count, quantized
+from tuneloop_trainer.quantized import count, is_quantized, keep_differentiable, quantized, release_memory
 from tuneloop_trainer.tokens import Document
 from tuneloop_trainer.whole import merged, round_as_published, write_model
 
@@ -123,13 +123,23 @@ class TunedModel:
 
     def save_whole(self, base: Path, folder: Path) -> None:
         """Merge the adapter for good and write the whole model; from here on this is the model as written."""
-        self.module = merged(self.module)
+        self._merge(base)
         write_model(self.module, base, folder, self._changes())
 
     def finish(self, base: Path) -> None:
         """What ``save_whole`` makes of the model, without a file: for a process that does not write."""
-        self.module = merged(self.module)
+        self._merge(base)
         round_as_published(self.module, base)
+
+    def _merge(self, base: Path) -> None:
+        """From here on without an adapter; one that was trained over 4 bits goes into the base as it was."""
+        if self.has_adapter and is_quantized(self.causal):
+            config, weights = take_adapter(self.module)
+            self.module, self.head = None, Head(torch.empty(0))
+            release_memory()  # the two models never lie in memory together
+            self.module = with_weights(_load(base, self.machine, {}).to(self.machine.device), config, weights)
+            self.head = Head.of(self.causal)
+        self.module = merged(self.module)
 
     def _changes(self) -> dict[str, Any]:
         """Where the configuration differs from the base's: a classifier's head and the names of its classes."""
@@ -184,6 +194,7 @@ def load_model(folder: Path, machine: Machine, method: Method, seed: int, labels
     torch.manual_seed(seed)  # a classifier's head is new
     options = quantized(machine) if method.adapter == "QLoRA" else {}
     causal = _load(folder, machine, options | ({"num_labels": len(labels)} if labels else {}))
+    keep_differentiable(causal)
     torch.manual_seed(seed)
     module = attach(causal, method, machine)
     return TunedModel(module, _head(causal, labels), machine, labels=labels)

@@ -86,8 +86,11 @@ class PlanStatus(StatusModel):
     price_per_hour: float = Field(default=0, ge=0, description="Of all accelerators, or cores, that the job holds.")
     currency: str = Field(default="", max_length=8, description="Of the prices.")
     estimated_duration: str = Field(default="", max_length=32, description="Expected time of the train stage.")
+    evaluation_duration: str = Field(
+        default="", max_length=32, description="Of it, what is not training: loading, and scoring base and tuned model."
+    )
     tasks_duration: str = Field(
-        default="", max_length=32, description="Of it, what asking both models evaluation.tasks takes."
+        default="", max_length=32, description="Of that, what asking both models evaluation.tasks takes."
     )
     message: str = Field(default="", max_length=1024, description="The plan in words, with its assumptions.")
 
@@ -253,7 +256,7 @@ class FineTuneJobStatus(StatusModel):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     progress: ProgressStatus | None = Field(default=None, description="Where training is now.")
-    curve: list[CurvePoint] = Field(default=[], max_length=64, description="The loss curve, thinned to 64 points.")
+    curve: list[CurvePoint] = Field(default=[], max_length=64, description="The loss curve, thinned to 16 points.")
     plan: PlanStatus | None = Field(default=None, description="What the job will take.")
     model: ModelStatus | None = Field(default=None, description="The resolved model.")
     dataset: DatasetStatus | None = Field(default=None, description="What the check found.")

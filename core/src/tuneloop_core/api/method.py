@@ -7,6 +7,8 @@ from pydantic import Field
 from tuneloop_core.api.base import SpecModel, cel, rules
 from tuneloop_core.api.formats import Decimal, decimal_rule
 
+ALL_LINEAR = "all-linear"
+
 
 class LoRASettings(SpecModel):
     """LoRA (arXiv:2106.09685): a pair of low-rank matrices beside each chosen weight."""
@@ -18,7 +20,7 @@ class LoRASettings(SpecModel):
         description="rsLoRA (arXiv:2312.03732): the scale is alpha / sqrt(rank), so that high ranks learn more.",
     )
     target_modules: str = Field(
-        default="all-linear",
+        default=ALL_LINEAR,
         max_length=256,
         description='"all-linear", or module names separated by commas, such as "q_proj,v_proj".',
         json_schema_extra=rules(
@@ -40,6 +42,11 @@ class Method(SpecModel):
                 "!self.lora.rankStabilized && self.lora.targetModules == 'all-linear')",
                 "adapter None trains all weights and has no use for lora: leave lora out, or take adapter LoRA",
                 ".lora",
+            ),
+            cel(
+                "self.adapter != 'None' || !self.merge",
+                "adapter None trains all weights and publishes them: there is nothing to merge; leave merge out",
+                ".merge",
             ),
             cel(
                 "self.task == 'TextGeneration' || self.objective == 'SFT'",
@@ -74,9 +81,16 @@ class Method(SpecModel):
         default="LoRA",
         description="LoRA and DoRA train an adapter, QLoRA (arXiv:2305.14314) one over a base held in 4 bits, which "
         "takes a quarter of its memory and more time; None trains all weights, and wants about a tenth of the "
-        "learningRate. DoRA and None publish a whole model, LoRA and QLoRA an adapter for the base as it was.",
+        "learningRate. DoRA and None publish a whole model, LoRA and QLoRA an adapter for the base as it was, or with "
+        "merge a whole model too.",
     )
     lora: LoRASettings = Field(default=LoRASettings(), description="Settings of the adapter.")
+    merge: bool = Field(
+        default=False,
+        description="Publish a whole model with the adapter merged into its weights, for servers and tools that load "
+        "no adapters; what is scored is the merged model. QLoRA merges into the base as it was, not in 4 bits: it must "
+        "fit the device. DoRA and SequenceClassification merge in any case.",
+    )
     beta: Decimal = Field(
         default="0.1",
         description='DPO and KTO: how strongly the tuned model is held to its base, a decimal in quotes such as "0.1"; '
@@ -100,5 +114,5 @@ class Method(SpecModel):
 
     @property
     def publishes_model(self) -> bool:
-        """Whether a whole model is published: no server loads DoRA, all weights are no adapter, nor is a new head."""
-        return self.classifies or self.adapter in ("DoRA", "None")
+        """Whether a whole model is published: as asked, or since no server loads DoRA, all weights, or a new head."""
+        return self.merge or self.classifies or self.adapter in ("DoRA", "None")

@@ -69,8 +69,8 @@ class ServedModel(SpecModel):
     )
     fine_tune_job: JobName | None = Field(
         default=None,
-        description="A FineTuneJob of this namespace that publishes a whole model (method.adapter None or DoRA). It is "
-        "waited for, and its artifact served when it has succeeded.",
+        description="A FineTuneJob of this namespace publishing a whole model (method.merge; adapter None, DoRA). "
+        "It is waited for, and its artifact served when it has succeeded.",
     )
 
 

@@ -17,7 +17,7 @@ from tuneloop_core.plan import cost, words
 from tuneloop_core.plan.accelerators import Accelerator, NodeGroup, PlanSettings, table
 from tuneloop_core.plan.machines import MARGIN, Choice, Fit, best_fit, choose, on, too_small, ways
 from tuneloop_core.plan.memory import FLOAT32, Load, Memory, estimate, host_bytes
-from tuneloop_core.plan.parameters import Adapter, targeted, total_parameters, trainable_parameters
+from tuneloop_core.plan.parameters import Adapter, targeted, total_parameters, trainable_parameters, untargeted
 from tuneloop_core.plan.steps import StepPlan, plan_steps
 
 
@@ -76,8 +76,10 @@ def _refused(spec: FineTuneJobSpec, shape: ModelShape, facts: Facts, steps: Step
         message = words.too_long(longest, spec.training.max_sequence_length, shape.max_positions)
         return Plan(status.model_copy(update={"message": message}), SEQUENCE_TOO_LONG)
     modules = spec.method.lora.target_modules
-    if shape.known and _adapter(spec) != "Full" and not targeted(shape, modules):
-        return Plan(status.model_copy(update={"message": words.no_targets(shape, modules)}), TARGETS_NOT_FOUND)
+    unknown = untargeted(shape, modules) if shape.known and _adapter(spec) != "Full" else ()
+    if unknown and (not shape.experts or not targeted(shape, modules)):  # routers and experts may be meant
+        message = words.no_targets(shape, modules, unknown)
+        return Plan(status.model_copy(update={"message": message}), TARGETS_NOT_FOUND)
     return None
 
 
@@ -153,6 +155,7 @@ def _remedies(
         ],
         [(f"evaluation.generations: {count}", _changed(spec, "evaluation", generations=count)) for count in (8, 0)],
         [(f"method.adapter: {name}", _changed(spec, "method", adapter=name)) for name in adapters],
+        [("method.merge: false", _changed(spec, "method", merge=False))] if spec.method.merge else [],
     )
     found = (
         next((told for told, changed in each if _fits(changed, shape, dataset, limit, kind)), "") for each in options
@@ -191,6 +194,7 @@ def job_load(spec: FineTuneJobSpec, dataset: DatasetStatus) -> Load:
         longest_prompt=round(longest * (1 - trained)),
         answers=min(spec.evaluation.generations, dataset.validation_rows),
         new_tokens=spec.evaluation.max_new_tokens,
+        merges=spec.method.merge and spec.method.adapter == "QLoRA",
     )
 
 
@@ -239,6 +243,7 @@ def _status(  # noqa: PLR0913 - the parts of a plan
     return status.model_copy(
         update={
             "estimated_duration": format_duration(round(seconds)),
+            "evaluation_duration": format_duration(round(time.evaluation)),
             "tasks_duration": format_duration(round(time.tasks)) if time.tasks else "",
             "price": round(cost.price(seconds, units, hourly), 4),
             "price_per_hour": round(units * hourly, 4),
@@ -256,10 +261,11 @@ def _host_bytes(spec: FineTuneJobSpec, shape: ModelShape, load: Load) -> int:
 
 @dataclass(frozen=True)
 class _Time:
-    """Seconds of the train stage, those of them for evaluation.tasks; what it holds: accelerators or cores in all, and
-    the hourly price of one."""
+    """Seconds of the train stage, those of them that are not training, and for evaluation.tasks; what it holds:
+    accelerators or cores in all, and the hourly price of one."""
 
     seconds: float
+    evaluation: float
     tasks: float
     units: float
     hourly: float
@@ -279,8 +285,11 @@ def _time(  # noqa: PLR0913 - the parts of a plan
     work = _work(spec, facts.dataset, steps, load)
     trained = trainable_parameters(shape, load.adapter, load.rank, load.target_modules)
     crew = cost.Crew(_processes(spec), resources.nodes, steps.steps, trained)
-    seconds = cost.stage_seconds(shape, work, load.adapter, load.recompute, rate, limit, facts.model_bytes, crew)
-    return _Time(seconds, cost.tasks_seconds(shape, work, rate), units, hourly)
+    seconds, others = (
+        cost.stage_seconds(shape, work, load.adapter, load.recompute, rate, most, facts.model_bytes, crew)
+        for most in (limit, 0.0)
+    )
+    return _Time(seconds, others, cost.tasks_seconds(shape, work, rate), units, hourly)
 
 
 def _work(spec: FineTuneJobSpec, dataset: DatasetStatus, steps: StepPlan, load: Load) -> cost.Work:

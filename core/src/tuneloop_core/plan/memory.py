@@ -48,6 +48,7 @@ class Load:
     longest_prompt: int = 0  # tokens
     answers: int = 0  # generated for evaluation; 0 generates none
     new_tokens: int = 0
+    merges: bool = False  # QLoRA into the base as it was, which then lies in memory in the device's format
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,18 @@ class Memory:
 def estimate(shape: ModelShape, load: Load) -> Memory:
     """Peak memory: weights, gradients and optimizer stay; activations and logits, or generating, come on top."""
     trained = parameters.trainable_parameters(shape, load.adapter, load.rank, load.target_modules)
-    held = ALLOCATOR[load.device]
+    held, weights = ALLOCATOR[load.device], weight_bytes(shape, load, trained)
     activations = round(held * activation_bytes(shape, load))
     logits = logit_bytes(shape, load)
     return Memory(
-        weights=weight_bytes(shape, load, trained),
+        weights=weights,
         gradients=trained * FLOAT32 + _largest_gradient(shape, load),
         optimizer=trained * FLOAT32 * (MOMENTS + (load.number_bytes < FLOAT32)),
         activations=activations,
         logits=logits,
-        evaluation=max(0, round(held * generation_bytes(shape, load)) - activations - logits),
+        evaluation=max(
+            0, _whole_bytes(shape, load, weights) + round(held * generation_bytes(shape, load)) - activations - logits
+        ),
         overhead=fixed_bytes(load),
     )
 
@@ -110,6 +113,11 @@ def weight_bytes(shape: ModelShape, load: Load, trained: int) -> int:
         return (total + added) * load.number_bytes
     quantised = parameters.linear_weights(shape)
     return round(quantised * QLORA_BYTES) + (total - quantised + added) * load.number_bytes
+
+
+def _whole_bytes(shape: ModelShape, load: Load, weights: int) -> int:
+    """What the merged model that is evaluated takes beyond the weights in training."""
+    return max(0, parameters.total_parameters(shape) * load.number_bytes - weights) if load.merges else 0
 
 
 def activation_bytes(shape: ModelShape, load: Load) -> int:

@@ -6,6 +6,7 @@ Checked against transformers' own count of each family (trainer-image/tests/test
 from dataclasses import dataclass
 from typing import Literal
 
+from tuneloop_core.api.method import ALL_LINEAR
 from tuneloop_core.api.shape import ModelShape
 from tuneloop_core.plan.families import family
 
@@ -68,12 +69,27 @@ def _mlp(shape: ModelShape, width: int, count: int) -> tuple[Matrix, ...]:
 
 
 def targeted(shape: ModelShape, target_modules: str) -> tuple[Matrix, ...]:
-    """The matrices that ``method.lora.targetModules`` names, as PEFT matches them: by the last part of the name."""
-    wanted = set(target_modules.split(","))
+    """The matrices that ``method.lora.targetModules`` names, by the last part: PEFT takes ``self_attn.q_proj`` too.
+
+    What stands before it chooses among matrices of one name (``layers.0.mlp.up_proj``): they are counted in full.
+    """
     every = matrices(shape)
-    if wanted != {"all-linear"}:
+    if target_modules != ALL_LINEAR:
+        wanted = {_last(name) for name in target_modules.split(",")}
         return tuple(matrix for matrix in every if matrix.name in wanted)
     return tuple(matrix for matrix in every if not matrix.mlp) if _adapts_experts(shape) else every
+
+
+def untargeted(shape: ModelShape, target_modules: str) -> tuple[str, ...]:
+    """The names among ``targetModules`` that no linear layer has."""
+    if target_modules == ALL_LINEAR:
+        return ()
+    there = {matrix.name for matrix in matrices(shape)}
+    return tuple(name for name in target_modules.split(",") if _last(name) not in there)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _adapts_experts(shape: ModelShape) -> bool:
@@ -133,5 +149,5 @@ def trainable_parameters(shape: ModelShape, adapter: Adapter, rank: int, target_
     added = sum(rank * (matrix.inputs + matrix.outputs) * matrix.count for matrix in chosen)
     if adapter == "DoRA":
         added += sum(matrix.outputs * matrix.count for matrix in chosen)
-    whole = target_modules == "all-linear" and _adapts_experts(shape)
+    whole = target_modules == ALL_LINEAR and _adapts_experts(shape)
     return added + _expert_adapters(shape, rank) * whole

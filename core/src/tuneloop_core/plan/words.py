@@ -98,12 +98,12 @@ def too_long(longest: int, asked: int, positions: int) -> str:
     )
 
 
-def no_targets(shape: ModelShape, target_modules: str) -> str:
+def no_targets(shape: ModelShape, target_modules: str, unknown: Sequence[str]) -> str:
     """Names of modules that the model does not have."""
     names = ", ".join(sorted({matrix.name for matrix in matrices(shape)}))
     return (
-        f"method.lora.targetModules {target_modules} names no linear layer of this model ({shape.architecture}); it "
-        f'has {names}. Name some of them, or "all-linear", in a new job'
+        f"method.lora.targetModules {target_modules}: no linear layer of this model ({shape.architecture}) is named "
+        f'{" or ".join(unknown)}; it has {names}. Name some of them, or "all-linear", in a new job'
     )
 
 

@@ -29,6 +29,7 @@ CPU_STAGE_RETRIES = 3
 GRACE_SECONDS = 30
 DEADLINE_SECONDS = {Stage.FETCH: 6 * 3600, Stage.CHECK: 2 * 3600, Stage.PUBLISH: 2 * 3600}
 EVALUATION_ALLOWANCE_SECONDS = 3600  # loading, base and tuned evaluation, saving: outside training.maxDuration
+PLAN_FACTOR = 3  # the planned time of these may be so many times too short (tuneloop_core/plan/cost.py)
 BACKSTOP_SECONDS = 1800  # the kubelet's deadline lies this far behind the trainer's own: pulling its image takes time
 SCRATCH = "8Gi"
 
@@ -45,7 +46,7 @@ class JobParts:
     pull_secrets: list[LocalObjectReference] = field(default_factory=list)
     service_account: str = ""
     retries: int = CPU_STAGE_RETRIES
-    max_duration: str = ""
+    deadline_seconds: int = 0  # of the train pod, by its own clock
     grace_seconds: int = GRACE_SECONDS
     port: int = 0
     job_labels: dict[str, str] = field(default_factory=dict)
@@ -112,7 +113,7 @@ def _pod_spec(stage: Stage, parts: JobParts, settings: Settings) -> Obj:
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": parts.grace_seconds,
         # The pod's own deadline: it starts when the pod does, so waiting for a node or a quota costs nothing.
-        "activeDeadlineSeconds": _deadline(stage, parts.max_duration),
+        "activeDeadlineSeconds": _deadline(stage, parts.deadline_seconds),
         "containers": [_container(stage, parts, tmp_mount, settings)],
         "volumes": [store_volume(), tmp_volume, *(volume for volume, _ in parts.volumes)],
     }
@@ -147,12 +148,14 @@ def _environment(stage: Stage, parts: JobParts) -> dict[str, str]:
     return values | ({"OMP_NUM_THREADS": str(count)} if count else {})
 
 
-def _deadline(stage: Stage, max_duration: str) -> int:
-    if stage is not Stage.TRAIN:
-        return DEADLINE_SECONDS[stage]
-    return train_deadline(max_duration) + BACKSTOP_SECONDS
+def _deadline(stage: Stage, own_seconds: int) -> int:
+    return own_seconds + BACKSTOP_SECONDS if stage is Stage.TRAIN else DEADLINE_SECONDS[stage]
 
 
-def train_deadline(max_duration: str) -> int:
-    """Seconds after which the train pod ends itself with its checkpoint saved, which counts as a try."""
-    return round(parse_duration(max_duration) * 1.5) + EVALUATION_ALLOWANCE_SECONDS
+def train_deadline(max_duration: str, evaluation_duration: str = "") -> int:
+    """Seconds after which the train pod ends itself with its checkpoint saved, which counts as a try.
+
+    ``evaluation_duration`` is planned: an evaluation that is cut off begins anew with the next pod, and ends no sooner.
+    """
+    planned = parse_duration(evaluation_duration) if evaluation_duration else 0
+    return round(parse_duration(max_duration) * 1.5 + planned * PLAN_FACTOR) + EVALUATION_ALLOWANCE_SECONDS

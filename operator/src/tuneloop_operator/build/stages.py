@@ -136,8 +136,9 @@ def _check(job: FineTuneJob, fetched: FetchResult, settings: Settings) -> JobPar
 
 
 def _train(job: FineTuneJob, fetched: FetchResult, settings: Settings) -> JobParts:
-    spec, owner, nodes = job.spec, job.metadata, job.spec.resources.nodes
+    spec, owner, nodes, plan = job.spec, job.metadata, job.spec.resources.nodes, job.status.plan
     k8s_job = attempts.train_job(owner.name, attempts.retries_used(job.status))
+    deadline = train_deadline(spec.training.max_duration, plan.evaluation_duration if plan else "")
     inputs = TrainInput(
         owner=_words(FINETUNEJOB_KIND, owner),
         method=spec.method.to_dict(),
@@ -146,8 +147,8 @@ def _train(job: FineTuneJob, fetched: FetchResult, settings: Settings) -> JobPar
         evaluation=spec.evaluation.to_dict(),
         accelerators=spec.resources.accelerators,
         simulated_accelerators=settings.simulated_accelerators,
-        recompute=job.status.plan is not None and job.status.plan.recompute,
-        deadline_seconds=train_deadline(spec.training.max_duration),
+        recompute=plan is not None and plan.recompute,
+        deadline_seconds=deadline,
         nodes=nodes,
         rendezvous=rendezvous(job, k8s_job) if nodes > 1 else "",
     )
@@ -164,7 +165,7 @@ def _train(job: FineTuneJob, fetched: FetchResult, settings: Settings) -> JobPar
         pull_secrets=spec.pod.image_pull_secrets,
         retries=attempts.backoff_limit(spec.retries, attempts.retries_used(job.status)),
         grace_seconds=train_grace(spec, job.status),
-        max_duration=spec.training.max_duration,
+        deadline_seconds=deadline,
         port=PROGRESS_PORT,
         job_labels=_queue_labels(job),
         nodes=nodes,

@@ -45,7 +45,7 @@ def _wrong(name: str, job: FineTuneJob, artifact: ArtifactStatus) -> str:
         base = job.status.model.uri.partition("@")[0] if job.status.model else job.spec.model.uri
         return (
             f"FineTuneJob {name} published an adapter, not a whole model. Serve it over its base: model.uri {base} and "
-            f"adapters: [{{name: {name}, from: {{fineTuneJob: {name}}}}}], or train with method.adapter None or DoRA"
+            f"adapters: [{{name: {name}, from: {{fineTuneJob: {name}}}}}], or train it with method.merge: true"
         )
     return ""
 
