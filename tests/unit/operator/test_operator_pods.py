@@ -125,8 +125,10 @@ def test_a_mount_event_of_this_pod_is_lifted_up() -> None:
 
 def test_a_missing_key_says_which_would_be_right() -> None:
     words = mount_words("references non-existent secret key: token")
-    assert words == 'a Secret of the spec lacks the key "token"; hf:// and https:// need "token", s3:// needs ' + (
-        '"accessKeyId" and "secretAccessKey"'
+    assert (
+        words
+        == 'a Secret of the spec lacks the key "token"; hf://, oci:// and https:// need "token", s3:// needs '
+        + ('"accessKeyId" and "secretAccessKey"')
     )
 
 

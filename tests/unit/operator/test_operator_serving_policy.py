@@ -236,6 +236,14 @@ def test_the_model_is_fetched_once_for_what_is_asked() -> None:
     assert judge(other, model_job()).actions == (DeleteJob(Stage.FETCH, "chat-model", "j"),)
 
 
+def test_another_digest_of_a_registry_is_another_model() -> None:
+    first, second = (f"sha256:{digit * 64}" for digit in "12")
+    model = {"uri": f"oci://r.example.com/m:v1@{first}", "commit": first, "path": "models/oci/1"}
+    for asked, state in (("", State.DONE), (f"@{first}", State.DONE), (f"@{second}", State.PENDING)):
+        made = deployment({"model": model}, model={"uri": f"oci://r.example.com/m:v1{asked}"})
+        assert judge(made, None).state is state
+
+
 def test_a_failed_model_fetch_is_tried_again_by_its_own_record() -> None:
     def failed(at: str, attempt: str) -> Obj:
         return model_job({"type": "Failed", "status": "True", "lastTransitionTime": at}, attempt=attempt)

@@ -6,12 +6,10 @@ under the digest of what they hold, so that the same adapter from two places is 
 
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import httpx2
 from tuneloop_core.adapterconfig import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -28,9 +26,7 @@ from tuneloop_core.uris import ClaimPath, HubModel, OCIReference, S3Object, pars
 from tuneloop_trainer.claims import Claim, open_claim
 from tuneloop_trainer.download import About, Downloader, S3Credentials
 from tuneloop_trainer.errors import StageError
-from tuneloop_trainer.exports.failures import ExportError
-from tuneloop_trainer.exports.oci import TITLE
-from tuneloop_trainer.exports.registry import Registry, RegistryLogin
+from tuneloop_trainer.exports.registry import RegistryLogin
 from tuneloop_trainer.files import (
     folder_aside,
     folder_bytes,
@@ -42,6 +38,7 @@ from tuneloop_trainer.files import (
 )
 from tuneloop_trainer.guard import AddressGuard
 from tuneloop_trainer.hub import Hub
+from tuneloop_trainer.ocifiles import ArtifactSource
 from tuneloop_trainer.paths import Paths
 
 log = logging.getLogger("tuneloop")
@@ -87,10 +84,9 @@ def _open(source: AdapterSource, stage_input: FetchInput, paths: Paths, guard: A
             return uri, _s3(Downloader(guard, limit, about=ABOUT), uri, source.endpoint, credentials)
         case ClaimPath():
             return uri, _claim(open_claim(paths, stage_input.pvc_adapter_path, uri, "adapter"))
-        case OCIReference(host, repository, tag, digest):
-            base = source.endpoint.rstrip("/") or f"https://{host}"
+        case OCIReference():
             login = RegistryLogin(secret("username"), secret("token"))
-            return _registry(uri, Registry(base, repository, login, guard, actions="pull"), digest or tag, limit)
+            return _registry(ArtifactSource(uri, source.endpoint, login, guard, FIELD), limit)
         case other:
             raise TypeError(f"no adapter comes from {other}")
 
@@ -128,42 +124,19 @@ def _claim(claim: Claim) -> Get:
     return get
 
 
-def _registry(uri: str, registry: Registry, reference: str, limit: int) -> tuple[str, Get]:
+def _registry(registry: ArtifactSource, limit: int) -> tuple[str, Get]:
     """One layer a file, by its title: what our export and ``oras push`` write."""
-    with _refusals(uri):
-        digest, document = registry.manifest(reference or "latest")
-    layers = {layer.get("annotations", {}).get(TITLE, ""): layer for layer in document.get("layers", [])}
-    if sum(int(layers[file]["size"]) for file in (CONFIG_FILE, WEIGHTS_FILE) if file in layers) > limit > 0:
-        raise _too_large(uri, int(layers[WEIGHTS_FILE]["size"]), limit)
+    artifact = registry.resolve()
+    size = sum(artifact.files[file].size for file in (CONFIG_FILE, WEIGHTS_FILE) if file in artifact.files)
+    if size > limit > 0:
+        raise _too_large(artifact.uri, size, limit)
 
     def get(file: str, folder: Path) -> None:
-        if file not in layers:
-            raise _missing(uri, file)
-        with _refusals(uri):
-            registry.pull_blob(layers[file]["digest"], int(layers[file]["size"]), folder / file)
+        if file not in artifact.files:
+            raise _missing(artifact.uri, file)
+        registry.get(artifact.files[file], folder / file)
 
-    return f"{uri.partition('@')[0]}@{digest}", get
-
-
-@contextmanager
-def _refusals(uri: str) -> Iterator[None]:
-    """What a registry refused, as a reason."""
-    try:
-        yield
-    except ExportError as error:
-        raise _refusal(uri, error) from error
-    except httpx2.TransportError as error:
-        words = f"{uri} did not answer ({type(error).__name__}: {error}); it will be tried again."
-        raise StageError(Reason.HUB_UNAVAILABLE, words) from error
-
-
-def _refusal(uri: str, error: ExportError) -> StageError:
-    if error.transient:
-        return StageError(Reason.HUB_UNAVAILABLE, f"{uri}: {error.said}; it will be tried again.")
-    if error.status in (401, 403):
-        words = f"check the keys 'token' and 'username' of the Secret in {FIELD}.credentialsSecret"
-        return StageError(Reason.ACCESS_DENIED, f"{uri}: {error.said}: {words}.")
-    return StageError(Reason.MODEL_NOT_FOUND, f"{uri}: {error.said}. Check {FIELD}.uri.")
+    return artifact.uri, get
 
 
 def _checked(path: Path, uri: str) -> AdapterFacts:

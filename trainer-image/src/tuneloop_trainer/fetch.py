@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from tuneloop_core.constants import STORE_DATASETS, STORE_MODELS
 from tuneloop_core.data.files import READ, wanted_files
 from tuneloop_core.plan.config import read_shape
 from tuneloop_core.stages import FetchInput, FetchResult, Reason
-from tuneloop_core.uris import S3Object, parse_model_uri
+from tuneloop_core.uris import OCIReference, S3Object, parse_model_uri
 
 from tuneloop_trainer.adapterfetch import fetch_adapter
 from tuneloop_trainer.claims import Claim, open_claim
 from tuneloop_trainer.download import Downloader, S3Credentials
 from tuneloop_trainer.errors import StageError
+from tuneloop_trainer.exports.registry import RegistryLogin
 from tuneloop_trainer.files import (
     folder_aside,
     folder_bytes,
@@ -38,8 +40,9 @@ from tuneloop_trainer.files import (
     store_full_told,
 )
 from tuneloop_trainer.guard import AddressGuard, cluster_guard
-from tuneloop_trainer.hub import Hub, Repository, check_config, is_wanted
+from tuneloop_trainer.hub import Hub, check_config, is_wanted
 from tuneloop_trainer.lmeval.sources import fetch_tasks, tasks_hold
+from tuneloop_trainer.ocifiles import ArtifactSource, model_files
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.room import Room, mark_used
 from tuneloop_trainer.s3models import S3Model
@@ -106,9 +109,11 @@ def _fetch_model(stage_input: FetchInput, model: ModelSource, paths: Paths, guar
     if isinstance(place, S3Object):
         keys = (paths.secret("model", key) for key in ("accessKeyId", "secretAccessKey", "sessionToken"))
         return _s3_model(S3Model(model, place, S3Credentials(*keys), guard), model, paths, stage_input.max_bytes)
-    scheme = model.uri.split("://", 1)[0]
-    message = f"model.uri {model.uri}: this release fetches models from hf://, s3:// and pvc://, not {scheme}://."
-    raise StageError(Reason.MODEL_UNSUPPORTED, message)
+    if isinstance(place, OCIReference):
+        login = RegistryLogin(paths.secret("model", "username"), paths.secret("model", "token"))
+        registry = ArtifactSource(model.uri, model.endpoint, login, guard, "model")
+        return _registry_model(registry, paths, stage_input.max_bytes)
+    raise TypeError(f"no model comes from {place}")
 
 
 def _hub_model(hub: Hub, model: ModelSource, paths: Paths, max_bytes: int) -> FetchResult:
@@ -119,8 +124,8 @@ def _hub_model(hub: Hub, model: ModelSource, paths: Paths, max_bytes: int) -> Fe
     target = paths.models / "hf" / name.replace("/", "--") / repository.commit
     cached = bool(sealed_digest(target))
     if not cached:
-        _require_allowed(repository, max_bytes, model.uri)
-        _download(hub, repository, target, model.uri, lambda folder: check_config(folder, model.uri))
+        wanted = _Wanted(model.uri, repository.bytes, lambda folder: hub.download(repository, folder))
+        _bring(wanted, target, max_bytes)
     return _model_result(uri, target, paths, repository.commit, cached)
 
 
@@ -129,14 +134,27 @@ def _s3_model(source: S3Model, model: ModelSource, paths: Paths, max_bytes: int)
     target = paths.models / "s3" / source.version(listed)
     cached = bool(sealed_digest(target))
     if not cached:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source.require_room(listed, target.parent, max_bytes)
-        with folder_aside(target.parent) as aside, reporting(aside, model.uri), store_full_told(aside, model.uri):
-            source.download(listed, aside)
-            check_config(aside, model.uri)
-            seal(aside, target)
+        size = sum(each.size for each in listed)
+        _bring(_Wanted(model.uri, size, lambda folder: source.download(listed, folder)), target, max_bytes)
     digest = sealed_digest(target)
     return _model_result(f"{model.uri.rstrip('/')}@{digest}", target, paths, digest, cached)
+
+
+def _registry_model(source: ArtifactSource, paths: Paths, max_bytes: int) -> FetchResult:
+    """Kept under the manifest's digest, which names its files' bytes wherever it lies."""
+    artifact = source.resolve()
+    files = model_files(artifact)
+    target = paths.models / "oci" / artifact.digest.removeprefix("sha256:")
+    cached = bool(sealed_digest(target))
+    if not cached:
+
+        def download(folder: Path) -> None:
+            for name, blob in files.items():
+                log.info("fetching %s (%s)", name, gib(blob.size))
+                source.get(blob, folder / name)
+
+        _bring(_Wanted(artifact.uri, sum(blob.size for blob in files.values()), download), target, max_bytes)
+    return _model_result(artifact.uri, target, paths, artifact.digest, cached)
 
 
 def _claim_model(claim: Claim, paths: Paths) -> FetchResult:
@@ -225,7 +243,7 @@ def _download_dataset(
         hub = Hub(stage_input.hub_endpoint, paths.secret("dataset", "token"), guard)
         org, name, *file = dataset.uri.removeprefix("hf://datasets/").split("/")
         repository = hub.resolve_dataset(f"{org}/{name}", "/".join(file), dataset.files or ())
-        _require_allowed(repository, stage_input.max_bytes, dataset.uri)
+        _require_allowed(Reason.DATASET_INVALID, repository.bytes, stage_input.max_bytes, dataset.uri)
         hub.download(repository, aside)
     elif dataset.uri.startswith("s3://"):
         keys = (paths.secret("dataset", key) for key in ("accessKeyId", "secretAccessKey", "sessionToken"))
@@ -240,14 +258,25 @@ def _download_dataset(
 # ---- shared --------------------------------------------------------------------------------------------------------
 
 
-def _download(hub: Hub, repository: Repository, target: Path, uri: str, check: Callable[[Path], None]) -> None:
+@dataclass(frozen=True)
+class _Wanted:
+    """A model to download: its size in bytes, and what puts its files into a folder."""
+
+    uri: str
+    size: int
+    download: Callable[[Path], None]
+
+
+def _bring(wanted: _Wanted, target: Path, max_bytes: int) -> None:
+    """Put a model into the store, unless it is larger than the installation allows or the store has room for."""
+    _require_allowed(Reason.MODEL_UNSUPPORTED, wanted.size, max_bytes, wanted.uri)
     target.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(target.parent).free
-    if repository.bytes > free:
-        raise store_full(target.parent, uri, repository.bytes)
+    if wanted.size > shutil.disk_usage(target.parent).free:
+        raise store_full(target.parent, wanted.uri, wanted.size)
+    uri = wanted.uri
     with folder_aside(target.parent) as aside, reporting(aside, uri), store_full_told(aside, uri):
-        hub.download(repository, aside)
-        check(aside)
+        wanted.download(aside)
+        check_config(aside, uri)
         seal(aside, target)
 
 
@@ -262,11 +291,9 @@ def _copy_sealed(claim: Claim, files: list[Path], root: Path, parent: Path) -> t
         return target, cached
 
 
-def _require_allowed(repository: Repository, max_bytes: int, uri: str) -> None:
-    if max_bytes and repository.bytes > max_bytes:
-        reason = Reason.MODEL_UNSUPPORTED if repository.kind == "model" else Reason.DATASET_INVALID
-        message = f"{uri} has {gib(repository.bytes)}; hub.maxBytes of this installation allows {gib(max_bytes)}."
-        raise StageError(reason, message)
+def _require_allowed(reason: Reason, size: int, max_bytes: int, uri: str) -> None:
+    if max_bytes and size > max_bytes:
+        raise StageError(reason, f"{uri} has {gib(size)}; hub.maxBytes of this installation allows {gib(max_bytes)}.")
 
 
 def _remove_stale(*folders: Path) -> None:

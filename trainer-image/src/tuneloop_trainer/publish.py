@@ -168,8 +168,7 @@ def _manifest(
 
 def _job(name: str, spec: FineTuneJobSpec, fetch: FetchResult) -> dict[str, Any]:
     """The job as a manifest to apply again: its model at the commit that it was, its dataset by digest."""
-    commit = {"revision": fetch.model_commit} if spec.model.uri.startswith("hf://") else {}
-    model = spec.model.model_copy(update=commit)
+    model = spec.model.model_copy(update=_pinned(spec.model.uri, fetch))
     dataset = spec.dataset.model_copy(update={"digest": fetch.dataset_digest})
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
@@ -177,6 +176,13 @@ def _job(name: str, spec: FineTuneJobSpec, fetch: FetchResult) -> dict[str, Any]
         "metadata": {"name": name},
         "spec": spec.model_copy(update={"model": model, "dataset": dataset, "suspend": False}).to_dict(),
     }
+
+
+def _pinned(uri: str, fetch: FetchResult) -> dict[str, str]:
+    """What makes a model's source name the very model that was fetched, where its scheme can."""
+    if uri.startswith("hf://"):
+        return {"revision": fetch.model_commit}
+    return {"uri": fetch.model_uri} if uri.startswith("oci://") else {}
 
 
 def _assemble(folder: Path, trained: Path, paths: Paths, manifest: Manifest) -> None:

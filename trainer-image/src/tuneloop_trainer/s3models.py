@@ -7,7 +7,6 @@ while it is read ends the attempt. Read in ranges, so that memory does not follo
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from tuneloop_core.uris import S3Object
 
 from tuneloop_trainer.download import S3Credentials
 from tuneloop_trainer.errors import StageError
-from tuneloop_trainer.files import gib, store_full
+from tuneloop_trainer.files import gib
 from tuneloop_trainer.guard import AddressGuard
 from tuneloop_trainer.hub import is_wanted
 from tuneloop_trainer.s3 import s3_client
@@ -69,15 +68,6 @@ class S3Model:
         files = [(each.name, each.size, each.etag) for each in listed]
         text = json.dumps([self._endpoint, self._bucket, self._prefix, files])
         return hashlib.sha256(text.encode()).hexdigest()
-
-    def require_room(self, listed: list[Listed], store: Path, max_bytes: int) -> None:
-        """Refuse what is larger than the installation allows or the store has room for."""
-        size = sum(each.size for each in listed)
-        if max_bytes and size > max_bytes:
-            words = f"{self._uri} has {gib(size)}; hub.maxBytes of this installation allows {gib(max_bytes)}."
-            raise StageError(Reason.MODEL_UNSUPPORTED, words)
-        if size > shutil.disk_usage(store).free:
-            raise store_full(store, self._uri, size)
 
     def download(self, listed: list[Listed], folder: Path) -> None:
         """All files; raises ``StageError`` when one changed since it was listed or a shard of the index is missing."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from tuneloop_core.api.base import VALIDATIONS, cel
 from tuneloop_core.api.finetunejob import MUTABLE_FIELDS, FineTuneJob, FineTuneJobSpec
 from tuneloop_core.api.modeldeployment import ModelDeployment
-from tuneloop_core.api.release import FINETUNEJOB_LATER, MODELDEPLOYMENT_LATER
+from tuneloop_core.api.release import FINETUNEJOB_LATER
 from tuneloop_core.api.schema import Schema, structural_schema
 from tuneloop_core.constants import (
     FINETUNEJOB_KIND,
@@ -94,7 +94,6 @@ MODELDEPLOYMENT: Final = Kind(
     plural=MODELDEPLOYMENT_PLURAL,
     short_name="mdep",
     model=ModelDeployment,
-    spec_rules=MODELDEPLOYMENT_LATER,
     scale={
         "specReplicasPath": ".spec.scaling.replicas",
         "statusReplicasPath": ".status.replicas",

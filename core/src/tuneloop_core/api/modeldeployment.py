@@ -19,7 +19,7 @@ from tuneloop_core.api.pod import PodSettings
 from tuneloop_core.api.rollout import Rollout
 from tuneloop_core.api.scaling import Scaling, ServiceLevel
 from tuneloop_core.api.sources import (
-    MODEL_ENDPOINT_ONLY_S3,
+    MODEL_ENDPOINT,
     PVC_NEEDS_NO_SECRET,
     REVISION_ONLY_HUB,
     Endpoint,
@@ -40,32 +40,34 @@ class ServedModel(SpecModel):
         "json_schema_extra": rules(
             cel(
                 "has(self.uri) != has(self.fineTuneJob)",
-                "model needs exactly one of uri (hf://ORG/NAME, s3://BUCKET/PREFIX, pvc://CLAIM/PATH) and fineTuneJob",
+                "model needs exactly one of uri (hf://ORG/NAME, s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG], "
+                "pvc://CLAIM/PATH) and fineTuneJob",
             ),
             REVISION_ONLY_HUB,
             PVC_NEEDS_NO_SECRET,
-            MODEL_ENDPOINT_ONLY_S3,
+            MODEL_ENDPOINT,
         )
     }
 
     uri: ModelURI | None = Field(
         default=None,
         description="hf://ORG/NAME, s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG] or pvc://CLAIM/PATH; weights "
-        "must be safetensors. This release takes hf://, s3:// and pvc://.",
+        "must be safetensors.",
     )
     endpoint: Endpoint = Field(
         default="",
-        description="Address of the S3 service when it is not Amazon's, such as https://minio.example.com.",
+        description="Address of the S3 service when it is not Amazon's, or of a registry that has no TLS, such as "
+        "http://registry.tools.svc:5000.",
     )
     revision: Revision = Field(
         default="main",
         description="Branch, tag or commit of a hf:// repository. It is resolved to a commit once, shown in "
-        "status.model.commit; a commit here makes the deployment reproducible.",
+        "status.model.commit; a commit here makes the deployment reproducible, as a digest in an oci:// uri does.",
     )
     credentials_secret: ResourceName = Field(
         default="",
         description="Secret of this namespace: key 'token' for hf://; 'accessKeyId', 'secretAccessKey' and optionally "
-        "'sessionToken' for s3://. Only the fetch pod has it.",
+        "'sessionToken' for s3://; 'token' and optionally 'username' for oci://. Only the fetch pod has it.",
     )
     fine_tune_job: JobName | None = Field(
         default=None,

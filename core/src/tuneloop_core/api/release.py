@@ -16,21 +16,8 @@ def _later(rule: str, words: str, path: str) -> dict[str, str]:
 
 FINETUNEJOB_LATER: Final = (
     _later(
-        "!self.model.uri.startsWith('oci://')",
-        "models from oci://; use hf://ORG/NAME, s3://BUCKET/PREFIX or pvc://CLAIM/PATH",
-        ".model.uri",
-    ),
-    _later(
         "!has(self.dataset.serviceAccountName) || self.dataset.serviceAccountName == ''",
         "workload identity; leave serviceAccountName out and use credentialsSecret",
         ".dataset.serviceAccountName",
-    ),
-)
-
-MODELDEPLOYMENT_LATER: Final = (
-    _later(
-        "!has(self.model.uri) || !self.model.uri.startsWith('oci://')",
-        "models from oci://; use hf://ORG/NAME, s3://BUCKET/PREFIX or pvc://CLAIM/PATH",
-        ".model.uri",
     ),
 )

@@ -27,9 +27,10 @@ REVISION_ONLY_HUB = cel(
 )
 """Used on every block with uri and revision."""
 
-MODEL_ENDPOINT_ONLY_S3 = cel(
-    "!has(self.endpoint) || self.endpoint == '' || (has(self.uri) && self.uri.startsWith('s3://'))",
-    "endpoint is the address of an S3 service and goes with an s3:// uri only; leave it out otherwise",
+MODEL_ENDPOINT = cel(
+    "!has(self.endpoint) || self.endpoint == '' || (has(self.uri) && self.uri.matches('^(s3|oci)://'))",
+    "endpoint is the address of an S3 service or of a registry and goes with an s3:// or oci:// uri only; "
+    "leave it out otherwise",
 )
 """Used on every block with a model's uri and endpoint."""
 
@@ -56,25 +57,26 @@ Revision = Annotated[
 class ModelSource(SpecModel):
     """The foundation model to fine-tune."""
 
-    model_config = {"json_schema_extra": rules(REVISION_ONLY_HUB, PVC_NEEDS_NO_SECRET, MODEL_ENDPOINT_ONLY_S3)}
+    model_config = {"json_schema_extra": rules(REVISION_ONLY_HUB, PVC_NEEDS_NO_SECRET, MODEL_ENDPOINT)}
 
     uri: ModelURI = Field(
         description="hf://ORG/NAME, s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG] or pvc://CLAIM/PATH; weights "
-        "must be safetensors. This release takes hf://, s3:// and pvc://."
+        "must be safetensors."
     )
     endpoint: Endpoint = Field(
         default="",
-        description="Address of the S3 service when it is not Amazon's, such as https://minio.example.com.",
+        description="Address of the S3 service when it is not Amazon's, or of a registry that has no TLS, such as "
+        "http://registry.tools.svc:5000.",
     )
     revision: Revision = Field(
         default="main",
         description="Branch, tag or commit of a hf:// repository. It is resolved to a commit once, shown in "
-        "status.model.commit, and that commit is used to the end.",
+        "status.model.commit, and that commit is used to the end; so is the tag of an oci:// uri to a digest.",
     )
     credentials_secret: ResourceName = Field(
         default="",
         description="Secret of this namespace: key 'token' for hf://; 'accessKeyId', 'secretAccessKey' and optionally "
-        "'sessionToken' for s3://. Only the fetch pod has it.",
+        "'sessionToken' for s3://; 'token' and optionally 'username' for oci://. Only the fetch pod has it.",
     )
 
 

@@ -3,6 +3,7 @@
 Fetched once for what the user asked for, by the same stage as in a FineTuneJob. Pure.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -77,6 +78,9 @@ def _is_for(known: ModelStatus, facts: ModelFacts, source: str) -> bool:
     job = facts.fetch.job
     if job is not None and annotation(job, SOURCE_ANNOTATION):
         return annotation(job, SOURCE_ANNOTATION) == source
+    digest = re.match(r"oci://[^@]+@(sha256:[0-9a-f]{64})@", source)
+    if digest and digest[1] != known.commit:
+        return False
     return known.uri.partition("@")[0] == source.partition("@")[0]
 
 

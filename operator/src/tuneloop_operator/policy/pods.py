@@ -172,8 +172,8 @@ def mount_words(message: str) -> str:
     missing_key = re.search(r"references non-existent secret key: (\S+)", message)
     if missing_key:
         return (
-            f'a Secret of the spec lacks the key "{missing_key[1]}"; hf:// and https:// need "token", s3:// needs '
-            + ('"accessKeyId" and "secretAccessKey"')
+            f'a Secret of the spec lacks the key "{missing_key[1]}"; hf://, oci:// and https:// need "token", '
+            's3:// needs "accessKeyId" and "secretAccessKey"'
         )
     return f"a volume of the pod cannot be mounted: {message}"
 

@@ -7,6 +7,7 @@ the token service that it names over TLS, or to the registry's own host; never t
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,8 @@ class Registry:
 
         Where it lies elsewhere (object storage), the client follows without our credentials.
         """
-        own = {"Authorization": self._authorization} if self._authorization else {}
         hashed, written = hashlib.sha256(), 0
-        with self._http.stream("GET", f"{self._base}/blobs/{digest}", headers=own) as answer, target.open("wb") as file:
-            if not answer.is_success:
-                answer.read()
-                raise self._refusal(answer)
+        with self._opened(f"{self._base}/blobs/{digest}") as answer, target.open("wb") as file:
             for chunk in answer.iter_bytes(1 << 20):
                 written += len(chunk)
                 if written > size:
@@ -93,6 +90,23 @@ class Registry:
                 file.write(chunk)
         if written != size or f"sha256:{hashed.hexdigest()}" != digest:
             raise ExportError(f"{self._base} sent other bytes than {digest}", "It is tried again", transient=True)
+
+    @contextmanager
+    def _opened(self, url: str) -> Iterator[httpx2.Response]:
+        """A GET under way. A registry's tokens live minutes and a model takes longer: one that ran out is renewed."""
+        for last in (False, True):
+            own = {"Authorization": self._authorization} if self._authorization else {}
+            with self._http.stream("GET", url, headers=own) as answer:
+                if answer.is_success:
+                    yield answer
+                    return
+                answer.read()
+            if last or answer.status_code != 401 or not self._is_own(str(answer.request.url)):
+                raise self._refusal(answer)
+            self._authorize(answer)
+
+    def _is_own(self, url: str) -> bool:
+        return urlsplit(url)[:2] == urlsplit(self._base)[:2]
 
     def _ask(
         self,
@@ -114,8 +128,7 @@ class Registry:
     def _send(
         self, method: str, url: str, headers: dict[str, str], content: Callable[[], Content] | None
     ) -> httpx2.Response:
-        own = urlsplit(url)[:2] == urlsplit(self._base)[:2]
-        login = {"Authorization": self._authorization} if self._authorization and own else {}
+        login = {"Authorization": self._authorization} if self._authorization and self._is_own(url) else {}
         return self._http.request(method, url, headers={**headers, **login}, content=content() if content else None)
 
     def _authorize(self, response: httpx2.Response) -> None:
