@@ -83,7 +83,7 @@ def no_kernels(name: str, capability: tuple[int, int]) -> StageError:
 def _torch_says() -> str:
     """Why CUDA cannot be used, in torch's words, or nothing. What it recommends about its own downloads is cut off."""
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
         return str(error).partition(" Please ")[0].strip().rstrip(".")[:200] or type(error).__name__
     return ""

@@ -32,13 +32,13 @@ class StoredTensors(Mapping[str, torch.Tensor]):
 
     def __init__(self, path: Path) -> None:
         self._file = safe_open(path, framework="pt")
-        self._names = dict.fromkeys(self._file.keys())
+        self._names = dict.fromkeys(self._file.keys())  # type: ignore[no-untyped-call]
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """Read one; raises ``KeyError``."""
         if name not in self._names:
             raise KeyError(name)
-        tensor: torch.Tensor = self._file.get_tensor(name)
+        tensor: torch.Tensor = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
         return tensor
 
     def __contains__(self, name: object) -> bool:
