@@ -126,7 +126,6 @@ def test_one_file_of_a_dataset_can_be_named(bare_pod: pods.Pod, hub: str) -> Non
         ),
         ("hf://acme/pickle", {}, Reason.MODEL_UNSUPPORTED, r"no .safetensors weights (it has pytorch_model.bin)"),
         ("hf://acme/code", {}, Reason.MODEL_UNSUPPORTED, "brings code of its own (auto_map"),
-        ("oci://host/model", {}, Reason.MODEL_UNSUPPORTED, "from hf://, s3:// and pvc://, not oci://"),
     ],
 )
 def test_each_refusal_has_its_reason(

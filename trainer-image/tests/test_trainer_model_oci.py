@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def fetched(registry: str, pod: Paths, uri: str, guard: AddressGuard = artifacts.LOOPBACK, **given: Any) -> FetchResult:
     source = {"uri": uri, "endpoint": registry}
-    return fetch.run(FetchInput(owner="FineTuneJob test/job", model=source, **given), pod, guard)
+    found = fetch.run(FetchInput(owner="FineTuneJob test/job", model=source, **given), pod, guard)
+    assert isinstance(found, FetchResult)
+    return found
 
 
 def refused(registry: str, pod: Paths, uri: str, **given: Any) -> StageError:
@@ -113,7 +116,12 @@ def test_what_cannot_be_fetched_is_told(registry: str, pod: Paths, tiny: Path, t
     for name, given, reason, words in (
         ("good:v2", {}, Reason.MODEL_NOT_FOUND, "MANIFEST_UNKNOWN"),
         ("absent", {}, Reason.MODEL_NOT_FOUND, "Check model.uri"),
-        ("pickle:v1", {}, Reason.MODEL_UNSUPPORTED, "(it has config.json, pytorch_model.bin). Push the model's files"),
+        (
+            "pickle:v1",
+            {},
+            Reason.MODEL_UNSUPPORTED,
+            "(it has DIGEST, config.json, pytorch_model.bin). Push the model's",
+        ),
         ("adapter:v1", {}, Reason.MODEL_UNSUPPORTED, "a ModelDeployment serves it by adapters[].from.uri"),
         ("own:v1", {}, Reason.MODEL_UNSUPPORTED, "brings code of its own"),
         ("good:v1", {"max_bytes": 10}, Reason.MODEL_UNSUPPORTED, "hub.maxBytes of this installation allows"),
@@ -140,8 +148,8 @@ def test_a_store_without_room_is_told_with_what_it_needs(
 ) -> None:
     model = files_of(tiny)
     push(registry, tmp_path, "large:v1", model)
-    usage = fetch.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: usage._replace(free=10))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
     error = refused(registry, pod, f"oci://{HOST}/team/large:v1")
     assert (error.reason, error.needed_bytes) == (Reason.STORE_FULL, sum(map(len, model.values())))
 

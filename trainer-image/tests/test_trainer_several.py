@@ -96,7 +96,7 @@ def test_two_processes_in_one_pod_train_every_method_as_one_does(
     pod.succeed(Stage.CHECK, {**pod.check_input(stage_input["training"]), "method": method})
     alone = pod.succeed(Stage.TRAIN, stage_input)
     before = set_aside(pod, "alone")
-    both = Pods(pod, stage_input | {"nodes": 1, "accelerators": 2})
+    both = Pods(pod, stage_input | {"nodes": 1, "accelerators": 2, "simulatedAccelerators": True})
     both.start()
     assert both.codes() == [0], both.log(0)[-3000:]
     together = both.said(0).result
