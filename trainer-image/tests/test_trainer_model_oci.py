@@ -13,7 +13,7 @@ import pytest
 import stores
 from tuneloop_core.stages import FetchInput, FetchResult, Reason
 
-from tuneloop_trainer import fetch
+from tuneloop_trainer import fetch, publish
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.exports.registry import MANIFEST_TYPE, Registry, RegistryLogin
 from tuneloop_trainer.files import folder_aside, is_whole, seal
@@ -197,6 +197,21 @@ def test_the_storage_behind_a_registry_gets_no_login(tmp_path: Path) -> None:
             with pytest.raises(Exception, match="said 401"):
                 source.pull_blob(DIGEST, 1, tmp_path / "file")
     assert seen == [""]
+
+
+@pytest.mark.parametrize(
+    ("uri", "pinned"),
+    [
+        (f"oci://{HOST}/a:v1", {"uri": f"oci://{HOST}/a:v1@{DIGEST}"}),
+        ("hf://org/name", {"revision": "abc"}),
+        ("s3://bucket/a", {}),
+        ("pvc://claim/a", {}),
+    ],
+)
+def test_the_job_in_the_manifest_names_the_model_that_was_fetched(uri: str, pinned: dict[str, str]) -> None:
+    commit = "abc" if uri.startswith("hf://") else DIGEST
+    found = FetchResult(model_uri=f"{uri}@{commit}", model_path="models/a", model_commit=commit, model_bytes=1)
+    assert publish._pinned(uri, found) == pinned
 
 
 @pytest.mark.parametrize(
