@@ -134,6 +134,18 @@ def test_the_newer_version_wins() -> None:
     assert cache.children(KEY, "Job") == []
 
 
+def test_what_went_does_not_come_back_by_the_late_answer_of_a_write() -> None:
+    cache = Cache()
+    cache.remove(child(6))  # the watch told that it went before the write that made it had its answer
+    cache.put(child(5))
+    assert cache.children(KEY, "Job") == []
+    cache.put(child(5, uid="next"))  # another of the name
+    assert [obj["metadata"]["uid"] for obj in cache.children(KEY, "Job")] == ["next"]
+    cache.remove(child(7, uid="next"))
+    cache.put(child(8, uid="next"))  # it had only left the watch's selector
+    assert [obj["metadata"]["uid"] for obj in cache.children(KEY, "Job")] == ["next"]
+
+
 def test_objects_are_trimmed() -> None:
     containers = [{"name": "main", "image": "i", "env": ["secret"], "resources": {}}]
     pod = child(1, "Pod", spec={"containers": containers, "volumes": []})

@@ -1,7 +1,8 @@
 """What the watches have seen, by key and by owner: a copy that may be old, never the truth.
 
 Objects are trimmed to what decisions read, so that thousands fit into little memory. Of two versions the newer wins,
-which lets us put in what a write of ours returned before its watch event comes. Never asks the API server.
+which lets us put in what a write of ours returned before its watch event comes; and what was seen to go does not come
+back by an answer that was on its way. Never asks the API server.
 """
 
 from collections import defaultdict
@@ -26,6 +27,8 @@ KEPT_METADATA = (
     "creationTimestamp",
     "deletionTimestamp",
 )
+GONE_KEPT = 4096
+"""Of how many objects we remember that they went: answers that are on their way come within seconds."""
 NOISY_ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -36,13 +39,16 @@ class Cache:
         self._objects: dict[Key, Obj] = {}
         self._claims: defaultdict[Name, set[Key]] = defaultdict(set)  # by (namespace, served name)
         self._children: dict[Key, dict[Name, Obj]] = defaultdict(dict)
+        self._gone: dict[str, int] = {}  # by UID, the version at which it went
 
     def __len__(self) -> int:
         return len(self._objects)
 
     def put(self, obj: Obj) -> Obj:
-        """Keep an object unless a newer version is known; returns what is known now."""
+        """Keep an object unless a newer version is known, or is known to be gone; returns the newest."""
         trimmed, key = trim(obj), key_of(obj)
+        if version(obj) <= self._gone.get(obj["metadata"]["uid"], -1):
+            return trimmed
         known = self._objects.get(key)
         if known is not None and version(known) > version(trimmed):
             return known
@@ -58,6 +64,7 @@ class Cache:
     def remove(self, obj: Obj) -> None:
         """Forget an object; a newer one of the same name stays."""
         key = key_of(obj)
+        self._note_gone(obj)
         known = self._objects.get(key)
         if known is None or known["metadata"]["uid"] != obj["metadata"]["uid"]:
             return
@@ -68,6 +75,11 @@ class Cache:
             self._children[owner].pop((key.kind, key.name), None)
             if not self._children[owner]:
                 del self._children[owner]
+
+    def _note_gone(self, obj: Obj) -> None:
+        self._gone[obj["metadata"]["uid"]] = version(obj)
+        if len(self._gone) > GONE_KEPT:
+            del self._gone[next(iter(self._gone))]
 
     def get(self, kind: str, namespace: str, name: str) -> Obj | None:
         """One object, as last seen."""
