@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from safetensors import SafetensorError
 from tuneloop_core.adapterconfig import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -36,6 +37,7 @@ from tuneloop_trainer.files import (
     sealed_digest,
     store_full_told,
 )
+from tuneloop_trainer.finite import not_finite
 from tuneloop_trainer.guard import AddressGuard
 from tuneloop_trainer.hub import Hub
 from tuneloop_trainer.ocifiles import ArtifactSource
@@ -156,18 +158,13 @@ def _checked(path: Path, uri: str) -> AdapterFacts:
 
 def _require_numbers(path: Path, uri: str) -> None:
     """An engine answers 200 with an adapter that computes nothing: no canary would find it by its errors."""
-    import torch  # noqa: PLC0415 - slow to import
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
-
     try:
-        with safe_open(path, "pt") as weights:
-            names = list(weights.keys())
-            broken = [name for name in names if not torch.isfinite(weights.get_tensor(name).float()).all()]
+        broken, count = not_finite(path)
     except SafetensorError as error:
         raise StageError(Reason.ADAPTER_UNSUPPORTED, f"{uri}: its {WEIGHTS_FILE} cannot be read ({error}).") from error
     if broken:
         message = (
-            f"{uri}: {len(broken)} of the {len(names)} tensors of its {WEIGHTS_FILE} hold NaN or infinity, {broken[0]} "
+            f"{uri}: {len(broken)} of the {count} tensors of its {WEIGHTS_FILE} hold NaN or infinity, {broken[0]} "
             "first: its training diverged. Train it again with a lower learning rate."
         )
         raise StageError(Reason.ADAPTER_UNSUPPORTED, message)
