@@ -16,6 +16,7 @@ import pytest
 from e2e_kube import Kube, condition
 from e2e_world import API_KEY, NAMESPACE, SYSTEM, adapter_job, gateway_url, model_deployment
 
+from tuneloop_core.servertokens import server_audience
 from tuneloop_demo import hub
 from tuneloop_demo.target import Target
 from tuneloop_demo.tiny_model import write_tiny_model
@@ -26,8 +27,7 @@ LABEL = {"story": "adapters"}
 MARKERS = Path(__file__).parents[2] / "server-image/tests/support/markers.py"
 STATUS = (
     "import sys,urllib.request\n"
-    "token = open('/var/run/secrets/tuneloop/token').read()\n"
-    "asked = urllib.request.Request(sys.argv[1], headers={'Authorization': 'Bearer ' + token})\n"
+    "asked = urllib.request.Request(sys.argv[1], headers={'Authorization': 'Bearer ' + sys.argv[2]})\n"
     "print(urllib.request.urlopen(asked, timeout=30).read().decode())\n"
 )
 
@@ -80,9 +80,11 @@ def adapters(kube: Kube) -> dict[str, dict[str, Any]]:
 
 
 def server_states(kube: Kube) -> list[str]:
-    """As the server tells the operator; asked by the operator's own account."""
+    """As the server tells the operator; asked from its pod, with a token of its account for this namespace."""
     url = f"http://{ENGINE}-server.{NAMESPACE}.svc:8000/tuneloop/status"
-    asked = ("exec", "-n", SYSTEM, "deployment/tuneloop-operator", "--", "python", "-c", STATUS, url)
+    audience = f"--audience={server_audience(NAMESPACE)}"
+    token = kube.run("create", "token", "tuneloop-operator", "-n", SYSTEM, audience).strip()
+    asked = ("exec", "-n", SYSTEM, "deployment/tuneloop-operator", "--", "python", "-c", STATUS, url, token)
     return [each["state"] for each in json.loads(kube.run(*asked))["adapters"]]
 
 
