@@ -40,7 +40,8 @@ def test_two_pods_train_as_one_and_go_on_together(kube: Kube) -> None:
     assert pair["usage"]["trainSeconds"] > 0
     assert [point["step"] for point in pair["curve"]] == [point["step"] for point in solo["curve"]]
     expected = [point["loss"] for point in solo["curve"]]
-    assert [point["loss"] for point in pair["curve"]] == pytest.approx(expected, rel=0.02, abs=0.02)
+    # Where the processor has bfloat16 units both round to it, each in the order of its own packs.
+    assert [point["loss"] for point in pair["curve"]] == pytest.approx(expected, rel=0.05, abs=0.05)
     assert pair["evaluation"]["tuned"]["evalLoss"] == pytest.approx(solo["evaluation"]["tuned"]["evalLoss"], rel=0.05)
     assert after == {"0", "1"}, "both pods were made anew (the second may be removed as soon as the first has ended)"
 
