@@ -172,6 +172,19 @@ def test_ready_tells_the_truth() -> None:
     assert state(model=stalled, revisions=[], pods=[]) == ("Stalled", "ModelNotFound")
 
 
+def test_a_spec_that_came_back_is_judged_by_its_own_revision() -> None:
+    """r2 was rolled back and has gone; it is remembered, and nobody waits for it."""
+    gone = revision(name="r2", replicas=0, ready_replicas=0, ready=False)
+    back = Course(chosen=revisions.Chosen(1, "server:1", "f", new=False))
+
+    def ready(course: Course) -> tuple[str, str]:
+        found = summarize(deployment(), facts(revisions=[gone, revision()], course=course)).conditions
+        return next((item.status, item.reason) for item in found if item.type == "Ready")
+
+    assert ready(back) == ("True", reasons.READY)
+    assert ready(Course()) == ("False", reasons.ROLLING_OUT)
+
+
 def test_ready_says_that_no_key_opens_it() -> None:
     def words(**more: Any) -> str:
         return summarize(deployment(), facts(**more)).conditions[0].message

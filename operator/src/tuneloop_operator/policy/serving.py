@@ -117,9 +117,14 @@ def _pods_verdict(facts: ServingFacts) -> Verdict | None:
 
 
 def _judged(facts: ServingFacts) -> RevisionStatus | None:
-    """The revision that must be ready: the one that serves while another succeeds it, else the newest."""
-    serving = [each for each in facts.revisions if each.name == facts.course.serving]
-    return next(iter([*serving, *facts.revisions]), None)
+    """The revision that must be ready: the one that serves while another succeeds it, else the one that is wanted.
+
+    That is the newest, but for a spec that came back: one that was rolled back meanwhile is newer, and gone.
+    """
+    chosen = facts.course.chosen
+    names = (facts.course.serving, f"r{chosen.number}" if chosen else "")
+    known = {each.name: each for each in facts.revisions}
+    return next((known[name] for name in names if name in known), next(iter(facts.revisions), None))
 
 
 def _trouble_verdict(facts: ServingFacts, newest: RevisionStatus, others: Sequence[RevisionStatus]) -> Verdict | None:
