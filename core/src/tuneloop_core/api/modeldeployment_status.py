@@ -34,8 +34,8 @@ class AdapterStatus(StatusModel):
     digest: str = Field(default="", max_length=80, description="sha256:HEX of the artifact: its version.")
     path: str = Field(default="", max_length=512, description="Its folder in the namespace's store.")
     engine_name: str = Field(default="", max_length=128, description="name@first 12 digits of the digest.")
-    next_engine_name: str = Field(
-        default="", max_length=128, description="The version that is loaded beside it, to take its place."
+    next_engine_name: str | None = Field(
+        default=None, max_length=128, description="The version that is loaded beside it, to take its place."
     )
     since: Timestamp | None = Field(default=None, description="When this version took over.")
     state: Literal["Waiting", "Loading", "Ready", "Failed"] = Field(description="Where it is.")

@@ -236,7 +236,7 @@ def _status(item: Resolved, pods: Mapping[str, ServerStatus], ready: int) -> Ada
         "rank": item.rank,
         "job": item.job,
         "job_created": item.job_created or None,
-        "next_engine_name": item.next,
+        "next_engine_name": item.next or None,
     }
     if wire is None:
         return AdapterStatus(state="Failed" if item.stalled else "Waiting", **fields)
