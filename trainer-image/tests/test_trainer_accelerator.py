@@ -12,20 +12,23 @@ from tuneloop_trainer.machine import prepare_machine
 
 BUILT = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")  # torch 2.13 for CUDA 13.0
 
-without_device = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without an accelerator")
+
+@pytest.fixture
+def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without one, wherever this runs: CUDA itself hides what there is."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
-@without_device
+@pytest.mark.usefixtures("no_device")
 def test_a_job_for_an_accelerator_never_trains_on_cpu_in_silence(pod: pods.Pod) -> None:
     pod.check()
     code, termination = pod.run(Stage.TRAIN, {**pod.train_input(), "accelerators": 2})
     assert (code, termination.reason) == (42, Reason.ACCELERATOR_MISSING)
     assert "resources.accelerators is 2, and torch" in termination.message
-    assert "Update the node's driver" in termination.message
     assert not (pod.paths.work / "train/base.json").exists(), "it ended before anything was computed"
 
 
-@without_device
+@pytest.mark.usefixtures("no_device")
 def test_simulated_accelerators_are_the_cpu() -> None:
     assert prepare_machine(1, simulated=True).device.type == "cpu"
 
