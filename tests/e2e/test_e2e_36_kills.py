@@ -91,7 +91,9 @@ def _status(kube: Kube) -> dict[str, Any]:
 
 
 def _ready(kube: Kube, namespace: str, labels: str) -> list[dict[str, Any]]:
-    return [pod for pod in kube.list("pods", namespace, labels) if is_true(pod, "Ready")]
+    """A pod that is ending may be Ready to its last second, and takes no request any more: it does not count."""
+    staying = (pod for pod in kube.list("pods", namespace, labels) if not pod["metadata"].get("deletionTimestamp"))
+    return [pod for pod in staying if is_true(pod, "Ready")]
 
 
 def _servers(kube: Kube) -> list[dict[str, Any]]:
