@@ -208,7 +208,7 @@ class _Draft:
         """The status that follows from the stage which decides."""
         generation = self.job.metadata.generation
         feasible = planning.feasible(self.current.status.plan, self.stages[Stage.PLAN])
-        wanted = [*_summary(stage, verdict), *self._stage_conditions(stage), *feasible]
+        wanted = [*summary(stage, verdict), *self._stage_conditions(stage), *feasible]
         self.fields |= {
             "observed_generation": generation,
             "conditions": conditions.merge(self.job.status.conditions, wanted, generation, self.facts.now),
@@ -245,7 +245,7 @@ _STAGE_STATES = {
 }
 
 
-def _summary(stage: Stage, verdict: Verdict) -> list[Wanted]:
+def summary(stage: Stage, verdict: Verdict) -> list[Wanted]:
     """The conditions that kstatus, kubectl wait and people look at first."""
     ready = Wanted(conditions.READY, verdict.state is State.DONE, verdict.reason, verdict.message)
     if verdict.state is State.DONE:
