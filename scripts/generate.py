@@ -1,4 +1,6 @@
-"""Writes the generated files: ``crds/`` from the API models, and the chart's copy of them. ``--check`` only compares.
+"""Writes the generated files: ``crds/`` from the API models, the chart's copy of them, and its dashboards.
+
+``--check`` only compares.
 
 ``crds/`` is the single source: the chart carries copies because Helm cannot read outside a chart's folder.
 """
@@ -9,9 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import dashboards
+
 ROOT = Path(__file__).resolve().parents[1]
 CRDS = ROOT / "crds"
 COPIES = ROOT / "charts" / "tuneloop" / "crd-files"
+DASHBOARDS = ROOT / "charts" / "tuneloop" / "dashboards"
 
 
 def generate_crds(*, check: bool) -> int:
@@ -37,6 +42,12 @@ def copy_crds(source: Path, copies: Path) -> None:
             (copies / name).unlink()
 
 
+def stale_dashboards() -> dict[str, str]:
+    """The dashboards that are not as their table says, by file name."""
+    found = {path.name: path.read_text() for path in DASHBOARDS.glob("*.json")}
+    return {name: text for name, text in dashboards.files().items() if found.get(name) != text}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write, or with ``--check`` say what has drifted; 1 when something has."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -45,10 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = generate_crds(check=check)
     if not check:
         copy_crds(CRDS, COPIES)
+        for name, text in stale_dashboards().items():
+            (DASHBOARDS / name).write_text(text)
     stale = stale_copies(CRDS, COPIES)
+    for name in stale_dashboards():
+        print(f"{DASHBOARDS.relative_to(ROOT)}/{name} is not what scripts/dashboards.py makes; run `make generate`")
     for name in stale:
         print(f"{COPIES.relative_to(ROOT)}/{name} differs from crds/{name}; run `make generate` and commit it")
-    return status or int(bool(stale))
+    return status or int(bool(stale or stale_dashboards()))
 
 
 if __name__ == "__main__":

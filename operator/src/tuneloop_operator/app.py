@@ -9,6 +9,7 @@ import socket
 
 from tuneloop_core.constants import OPERATOR_LIVENESS_PORT, OPERATOR_METRICS_PORT
 from tuneloop_core.settings import Settings
+from tuneloop_operator import metrics
 from tuneloop_operator.handlers import operator
 from tuneloop_operator.kube.client import Client
 from tuneloop_operator.kube.credentials import Credentials, load_credentials
@@ -21,6 +22,7 @@ from tuneloop_operator.kube.resources import LEASES
 from tuneloop_operator.kube.servertokens import ServerTokens
 from tuneloop_operator.reconcile.addresses import ClusterAddresses
 from tuneloop_operator.reconcile.cache import Cache
+from tuneloop_operator.reconcile.census import Census
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.deployment import DeploymentReconciler
 from tuneloop_operator.reconcile.engine import Engine
@@ -88,6 +90,7 @@ async def _lead(
     client = Client(credentials, fence=lease.check)
     pods = PodClient(ServerTokens(client, settings.namespace, settings.service_account).value)
     cache = Cache()
+    metrics.REGISTRY.register(Census(cache))
     queue = KeyedQueue(lambda key: engine.process(key), workers=WORKERS)  # noqa: PLW0108 - made below
     polls = Polls(pods, settings.progress_interval_seconds, queue.add)
     gateways = Gateways(client, pods, settings, lambda key: queue.add(key) if cache.get(*key) else None)

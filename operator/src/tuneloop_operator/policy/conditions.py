@@ -17,6 +17,9 @@ COMPLETE = "Complete"
 FAILED = "Failed"
 SUSPENDED = "Suspended"
 
+STATES = (FAILED, STALLED, RECONCILING, SUSPENDED, COMPLETE, READY, "New")
+"""What a resource is, the first that holds: a failed job is Stalled too, a rolled-back deployment Ready too."""
+
 MESSAGE_LIMIT = 1000  # of the API's 1024: words are cut at a character, not at a byte
 
 
@@ -52,6 +55,12 @@ def _condition(before: Condition | None, item: Wanted, generation: int, now: dat
 def holds(conditions: Iterable[Condition], kind: str) -> bool:
     """Whether a condition of this type is there and True."""
     return any(condition.type == kind and condition.status == "True" for condition in conditions)
+
+
+def state_of(true: Iterable[str]) -> str:
+    """The one word of ``STATES`` for these conditions that are True; New where the operator has said nothing yet."""
+    found = set(true)
+    return next((state for state in STATES if state in found), STATES[-1])
 
 
 def cut(message: str, limit: int = MESSAGE_LIMIT) -> str:
