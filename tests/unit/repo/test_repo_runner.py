@@ -24,8 +24,8 @@ def runner() -> ModuleType:
 def test_every_tier_has_a_budget_in_the_readme(runner: ModuleType) -> None:
     budgets = runner.read_budgets((ROOT / "tests" / "README.md").read_text())
     assert set(budgets) == set(runner.ALL)
-    assert (budgets["fast"], budgets["apiserver"], budgets["e2e"]) == (3, 6, 46)
-    assert sum(budgets.values()) + runner.COLD_MINUTES <= 91
+    assert budgets["fast"] <= 3
+    assert sum(budgets.values()) + runner.COLD_MINUTES <= 90, "what CI gives to a cold machine"
 
 
 def test_e2e_is_last(runner: ModuleType) -> None:
