@@ -18,7 +18,6 @@ import uvloop
 
 NAMESPACE = "bench"
 MODEL = "model"
-KEY_HASH_ENV = "BENCH_KEY_HASH"
 
 HEAD_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 HEAD_SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"

@@ -9,6 +9,9 @@ from pathlib import Path
 import crd_rules
 import pytest
 from kubernetes import client, config
+from operator_api import Api
+from operator_world import World
+from rollout_world import Traffic, gateway
 
 from tuneloop_localcluster.paths import cache
 
@@ -73,3 +76,26 @@ def namespace(kubectl: Kubectl) -> str:
     name = f"crd-{uuid.uuid4().hex[:8]}"
     kubectl("create", "namespace", name)
     return name
+
+
+@pytest.fixture
+def admin(kubeconfig: Path, crds: list[str]) -> Iterator[Api]:
+    """The API server as its administrator, over plain HTTP; both CRDs are in place."""
+    opened = Api(kubeconfig)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def world(admin: Api, kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
+    """A namespace of the test's own; operators that it starts there end with it."""
+    made = World(admin, kubeconfig, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def traffic(world: World, tmp_path: Path) -> Iterator[Traffic]:
+    """Users of the deployment ``chat`` of that namespace, through a real gateway process."""
+    with gateway(world, tmp_path) as made:
+        yield made

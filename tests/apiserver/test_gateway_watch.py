@@ -1,7 +1,6 @@
 """The gateway's watches against the real API server: changes, a stale version, namespaces, a restart."""
 
 import asyncio
-import socket
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from gateway_process import Process, started
 from gateway_world import DIGEST12, HASH, order
 from operator_api import Api
-from ports import free_port
+from ports import free_port, own_address
 
 from tuneloop_gateway.cluster import from_kubeconfig
 from tuneloop_gateway.routes import Deployment, parse_deployment
@@ -27,13 +26,6 @@ from tuneloop_localcluster.paths import State, cache
 
 KIND, SLICE = "ModelDeployment", "EndpointSlice"
 HARDLY_HELD = {"hold": {"maxSeconds": 0.2}}  # a request without a replica is answered soon
-
-
-def own_address() -> str:
-    """An address of this machine that is not loopback, which EndpointSlices refuse."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
-        found.connect(("192.0.2.1", 9))
-        return str(found.getsockname()[0])
 
 
 def deployment(namespace: str, name: str, adapters: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -68,15 +60,6 @@ def new_namespace(api: Api) -> str:
     name = f"gateway-{uuid.uuid4().hex[:8]}"
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     return name
-
-
-@pytest.fixture
-def admin(kubeconfig: Path, crds: list[str]) -> Iterator[Api]:
-    """The API server as its administrator, CRDs in place."""
-    assert crds
-    found = Api(kubeconfig)
-    yield found
-    found.close()
 
 
 @pytest.fixture

@@ -4,14 +4,12 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from operator_api import Api, Obj, wait_for
-from operator_world import World, world_of
-from rollout_world import LoadingServer, Traffic, condition, gateway, publish, serve
-
-pytestmark = pytest.mark.usefixtures("crds")
+from operator_api import Obj, wait_for
+from operator_world import World
+from rollout_world import LoadingServer, Traffic, condition, publish, serve
+from serving_world import wait_ready
 
 NAMES = ("bot", "aide")
 A, B, C = (letter * 12 for letter in "abc")
@@ -19,22 +17,8 @@ WORDS = "AssertionError: expected shape (8, 576), found (8, 2048)"
 
 
 @pytest.fixture
-def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
-    api = Api(kubeconfig)
-    with world_of(api, kubeconfig, tmp_path) as made:
-        yield made
-    api.close()
-
-
-@pytest.fixture
 def server() -> Iterator[LoadingServer]:
     with LoadingServer("127.0.0.17") as made:
-        yield made
-
-
-@pytest.fixture
-def traffic(world: World, tmp_path: Path) -> Iterator[Traffic]:
-    with gateway(world, tmp_path) as made:
         yield made
 
 
@@ -106,7 +90,7 @@ def test_new_versions_take_over_without_a_failed_request(world: World, server: L
         # An operator that starts in the middle of it has heard of no server yet.
         assert operator.end() == 0
         again = world.start()
-        wait_for("a look at it", lambda: again.metric("tuneloop_reconcile_total", kind="ModelDeployment") > 0)
+        again.wait_look()
         assert served(world) == versions(A)
         server.loading = {versions(B)[1]}
         wait_versions(world, "each to take over by itself", [versions(B)[0], versions(A)[1]])
@@ -114,7 +98,7 @@ def test_new_versions_take_over_without_a_failed_request(world: World, server: L
         wait_versions(world, "both to take over", versions(B))
         assert set(versions(A)) <= set(server.loaded()), "requests may still be on their way to them"
         wait_loaded(server, "the old versions to be freed", versions(B))
-        world.wait_condition("Ready", "chat", resource="ModelDeployment")
+        wait_ready(world)
     assert set(codes) == {200}
     assert server.answers[-1] in versions(B)
 
@@ -133,7 +117,7 @@ def test_a_version_that_does_not_load_leaves_the_old_one(world: World, server: L
         assert [(each["state"], each["reason"]) for each in statuses(world)] == [("Ready", "AdapterFailed")] * 2
         assert operator.end() == 0
         again = world.start()
-        wait_for("a look at it", lambda: again.metric("tuneloop_reconcile_total", kind="ModelDeployment") > 0)
+        again.wait_look()
         assert condition(world, "Stalled")["reason"] == "AdapterFailed"
         assert served(world) == versions(A)
 

@@ -3,38 +3,10 @@
 The gateway and the kubelet are played; its stream of load is what the contract says.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-import pytest
-from operator_api import Api, Obj, wait_for
+from operator_api import Obj, wait_for
 from operator_gateway import FakeGateway
-from operator_world import FETCHED, Operator, World, world_of
-
-pytestmark = pytest.mark.usefixtures("crds")
-CHAT = ("Deployment", "chat-r1")
-
-
-@pytest.fixture
-def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
-    api = Api(kubeconfig)
-    with world_of(api, kubeconfig, tmp_path) as made:
-        yield made
-    api.close()
-
-
-def serve(world: World, **scaling: Any) -> None:
-    """A ModelDeployment whose model is in the store, and its first Deployment, answering."""
-    spec = {"model": {"uri": "hf://org/model"}, "resources": {"accelerators": 0}, "scaling": scaling}
-    metadata = {"name": "chat", "namespace": world.namespace}
-    head = {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata}
-    world.api.create(head | {"spec": spec})
-    job = world.wait_job("chat-model")
-    pod = world.run_pod(world.make_pod(job))
-    world.end_pod(pod, {"stage": "fetch", "outcome": "Succeeded", "result": FETCHED})
-    world.complete(job)
-    wait_for("the Deployment", lambda: world.api.get("Deployment", world.namespace, "chat-r1"))
+from operator_world import Operator, World
+from serving_world import all_answer, with_model
 
 
 def replicas(world: World) -> int:
@@ -47,12 +19,9 @@ def wait_replicas(world: World, number: int) -> None:
 
 
 def answer(world: World) -> None:
-    """All pods that are wanted answer, by the Deployment's status and a ready pod each."""
+    """All pods that are wanted answer."""
     found = world.api.must("Deployment", world.namespace, "chat-r1")
-    count = found["spec"]["replicas"]
-    status = dict.fromkeys(("replicas", "readyReplicas", "availableReplicas", "updatedReplicas"), count)
-    status["observedGeneration"] = found["metadata"]["generation"]
-    world.api.patch("Deployment", world.namespace, "chat-r1", {"status": status}, "status")
+    all_answer(world, found, found["spec"]["replicas"])
 
 
 def history(world: World) -> list[tuple[int, int]]:
@@ -74,7 +43,8 @@ def test_zero_to_one_to_two_to_zero(world: World) -> None:
     operator = world.start()
     with FakeGateway(world) as gateway:
         gateway.say(requests=3)
-        serve(world, minReplicas=0, maxReplicas=2, target={"ongoingRequests": 2}, scaleDownDelay="1s")
+        scaling = {"minReplicas": 0, "maxReplicas": 2, "target": {"ongoingRequests": 2}, "scaleDownDelay": "1s"}
+        with_model(world, scaling=scaling)
         assert replicas(world) == 1, "the first start is seen before anybody waits for it"
         answer(world)
         wait_replicas(world, 0)
@@ -103,7 +73,7 @@ def test_external_is_woken_by_a_held_request_and_the_scale_is_left_alone(world: 
     world.start()
     with FakeGateway(world) as gateway:
         gateway.say(requests=0)
-        serve(world, mode="External", replicas=0, scaleDownDelay="1s")
+        with_model(world, scaling={"mode": "External", "replicas": 0, "scaleDownDelay": "1s"})
         assert replicas(world) == 0
         gateway.say(queued=1)
         wait_replicas(world, 1)
@@ -118,7 +88,7 @@ def test_external_is_woken_by_a_held_request_and_the_scale_is_left_alone(world: 
 def test_a_schedule_that_cannot_be_read_is_told_and_the_rest_serves(world: World) -> None:
     world.start()
     bad = {"cron": "0 25 * * *", "duration": "1h", "minReplicas": 2}
-    serve(world, minReplicas=1, schedules=[bad])
+    with_model(world, scaling={"minReplicas": 1, "schedules": [bad]})
     answer(world)
     stalled = world.wait_condition("Stalled", "chat", "InvalidSpec", "ModelDeployment")
     assert stalled["message"].startswith("spec.scaling.schedules[0]: cron '0 25 * * *': Bad hour")

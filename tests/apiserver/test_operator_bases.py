@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from operator_api import Api, Obj, wait_for
-from operator_world import FETCHED, World, world_of
-from rollout_world import AnsweringServer, Traffic, fetch_model, gateway, publish, serve, start_pod, wait_rollout
-
-pytestmark = pytest.mark.usefixtures("crds")
+from operator_api import Obj, wait_for
+from operator_world import FETCHED, World
+from rollout_world import AnsweringServer, Traffic, promote, publish, serve, start_pod, wait_rollout
+from serving_world import fetch_model, wait_deployment, wait_ready
 
 COMMIT = "f" * 40
 OTHER = FETCHED | {
@@ -22,14 +20,6 @@ CANARY: Obj = {"steps": [50], "interval": "30m", "minRequests": 10}
 
 
 @pytest.fixture
-def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
-    api = Api(kubeconfig)
-    with world_of(api, kubeconfig, tmp_path) as made:
-        yield made
-    api.close()
-
-
-@pytest.fixture
 def server() -> Iterator[AnsweringServer]:
     with AnsweringServer("127.0.0.16") as made:
         yield made
@@ -38,12 +28,6 @@ def server() -> Iterator[AnsweringServer]:
 @pytest.fixture
 def second() -> Iterator[AnsweringServer]:
     with AnsweringServer("127.0.0.15") as made:
-        yield made
-
-
-@pytest.fixture
-def traffic(world: World, tmp_path: Path) -> Iterator[Traffic]:
-    with gateway(world, tmp_path) as made:
         yield made
 
 
@@ -61,7 +45,7 @@ def change_base(world: World, server: AnsweringServer, traffic: Traffic, canary:
     job = world.wait_job("chat-model", not_uid=before)
     still_serves(world, server, traffic)
     fetch_model(world, job, OTHER)
-    return dict(wait_for("Deployment chat-r2", lambda: world.api.get("Deployment", world.namespace, "chat-r2")))
+    return wait_deployment(world, "chat-r2")
 
 
 def still_serves(world: World, server: AnsweringServer, traffic: Traffic) -> None:
@@ -96,7 +80,7 @@ def test_the_old_base_serves_with_its_adapters_until_the_new_one_has_its_own(
     world.api.delete("EndpointSlice", world.namespace, f"chat-server-{server.port}")
     wait_for("the new version under the name", lambda: served(world)["engineName"] == NEW, show=lambda: served(world))
     wait_for("it to be loaded", lambda: second.loaded() == [NEW], show=second.loaded)
-    world.wait_condition("Ready", "chat", resource="ModelDeployment")
+    wait_ready(world)
     wait_for("requests to reach it", lambda: traffic.send("bot", 1) == [200] and second.answers[-1:] == [NEW])
     assert (server.ever, second.ever) == ({OLD}, {NEW})
 
@@ -110,8 +94,7 @@ def test_a_canary_of_another_base_answers_with_its_own_adapters(
     assert served(world)["canary"] == {"engineName": NEW, "revision": "r2", "weight": 50}
     wait_for("both to answer", lambda: set(traffic.send("bot", 20)) == {200} and second.answers)
     assert (set(server.answers), set(second.answers)) == ({OLD}, {NEW})
-    annotations = {"tuneloop.dev/promote": "r2"}
-    world.api.patch("ModelDeployment", world.namespace, "chat", {"metadata": {"annotations": annotations}})
+    promote(world, "r2")
     wait_rollout(world, "the promotion by hand", canary="r2", phase="Promoted")
     wait_for("the new version under the name", lambda: served(world)["engineName"] == NEW, show=lambda: served(world))
     assert (server.ever, second.ever) == ({OLD}, {NEW})

@@ -5,49 +5,22 @@ Kubelet and controllers are played, the servers answer HTTP.
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from operator_api import Api, Obj, jwt_body, wait_for
+from operator_api import Obj, jwt_body, wait_for
 from operator_servers import FakeServer
-from operator_world import FETCHED, PUBLISHED, World, world_of
+from operator_world import PUBLISHED, World
+from serving_world import deployment, fetch_model, start_server, wait_deployment, wait_ready, with_model
 
 from tuneloop_core.api.modeldeployment import AdapterSpec
 from tuneloop_operator.policy.adapterfetch import job_tag
 from tuneloop_operator.policy.serving import NO_KEY
-
-pytestmark = pytest.mark.usefixtures("crds")
-
-
-@pytest.fixture
-def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
-    api = Api(kubeconfig)
-    with world_of(api, kubeconfig, tmp_path) as made:
-        yield made
-    api.close()
 
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
     with FakeServer() as made:
         yield made
-
-
-def deployment(world: World, name: str = "chat", **spec: Any) -> Obj:
-    body = {"model": {"uri": "hf://org/model"}, "resources": {"accelerators": 0}} | spec
-    metadata = {"name": name, "namespace": world.namespace}
-    return world.api.create(
-        {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata, "spec": body}
-    )
-
-
-def fetch_model(world: World, name: str = "chat", not_uid: str = "") -> Obj:
-    job = world.wait_job(f"{name}-model", not_uid)
-    pod = world.run_pod(world.make_pod(job))
-    world.end_pod(pod, {"stage": "fetch", "outcome": "Succeeded", "result": FETCHED})
-    world.complete(job)
-    return job
 
 
 def fetch_adapter(world: World, adapter: Obj, name: str = "chat") -> None:
@@ -65,34 +38,12 @@ def fetch_adapter(world: World, adapter: Obj, name: str = "chat") -> None:
     )
 
 
-def wait_deployment(world: World, name: str) -> Obj:
-    return dict(wait_for(f"Deployment {name}", lambda: world.api.get("Deployment", world.namespace, name)))
-
-
-def start_server(world: World, found: Obj, ip: str) -> Obj:
-    """The pod of a Deployment, ready; and the Deployment's status."""
-    template, name = found["spec"]["template"], found["metadata"]["name"]
-    metadata = {"name": f"{name}-x", "namespace": world.namespace, "labels": template["metadata"]["labels"]}
-    pod = world.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
-    running = world.run_pod(pod, ip)
-    status = running["status"] | {"conditions": [{"type": "Ready", "status": "True"}]}
-    world.pod_status(pod, status)
-    counts = {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1, "updatedReplicas": 1}
-    ready = counts | {"observedGeneration": found["metadata"]["generation"]}
-    world.api.patch("Deployment", world.namespace, name, {"status": ready}, "status")
-    return pod
-
-
-def ready(world: World, name: str = "chat") -> Obj:
-    return world.wait_condition("Ready", name, resource="ModelDeployment")
-
-
 def test_whole_path_with_an_adapter_of_an_unfinished_job(world: World, server: FakeServer) -> None:
     operator = world.start()
     by_labels = {"name": "newest", "from": {"selector": {"matchLabels": {"app": "support"}}}}
     by_uri = {"name": "hub", "from": {"uri": "hf://org/bot", "credentialsSecret": "hub"}}
     deployment(world, adapters=[{"name": "bot", "from": {"fineTuneJob": "one"}}, by_labels, by_uri])
-    fetch_model(world)
+    fetch_model(world, world.wait_job("chat-model"))
     fetch_adapter(world, by_uri)
     found = wait_deployment(world, "chat-r1")
     start_server(world, found, server.ip)
@@ -104,12 +55,12 @@ def test_whole_path_with_an_adapter_of_an_unfinished_job(world: World, server: F
     world.job(labels={"app": "support"})
     for stage in ("fetch", "check", "train", "publish"):
         world.succeed_stage(stage)
-    told = ready(world)["message"]
+    told = wait_ready(world)["message"]
     assert told.startswith("1 replicas answer at http://tuneloop-gateway")
     assert told.endswith(NO_KEY), "the chart opens nothing without a key"
     keys = [{"name": "app", "hash": "sha256:" + "0" * 64}]
     world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"access": {"keys": keys}}})
-    wait_for("Ready to say no more of keys", lambda: not ready(world)["message"].endswith(NO_KEY))
+    wait_for("Ready to say no more of keys", lambda: not wait_ready(world)["message"].endswith(NO_KEY))
     status = world.status("chat", "ModelDeployment")
     engine_name = "bot@" + "d" * 12
     assert server.loaded() == [engine_name, "newest@" + "d" * 12, "hub@" + "e" * 12]
@@ -139,22 +90,20 @@ def test_whole_path_with_an_adapter_of_an_unfinished_job(world: World, server: F
     world.api.delete("FineTuneJob", world.namespace, "one")
     assert operator.end() == 0
     world.start()
-    wait_for("a look at it", lambda: world.operators[-1].metric("tuneloop_reconcile_total", kind="ModelDeployment") > 0)
+    world.operators[-1].wait_look()
     digests = [item["digest"] for item in world.status("chat", "ModelDeployment")["adapters"]]
     assert digests == [f"sha256:{digit * 64}" for digit in "dde"]
-    ready(world)
+    wait_ready(world)
 
 
 def test_a_changed_engine_makes_a_revision_and_an_upgrade_does_not(world: World, server: FakeServer) -> None:
     operator = world.start()
-    deployment(world)
-    fetch_model(world)
-    start_server(world, wait_deployment(world, "chat-r1"), server.ip)
-    ready(world)
+    start_server(world, with_model(world), server.ip)
+    wait_ready(world)
     operator.end()
     world.settings["images"] = {"trainer": "localhost/tuneloop/trainer:new", "server": "localhost/tuneloop/server:new"}
     operator = world.start()
-    wait_for("a look at it", lambda: operator.metric("tuneloop_reconcile_total", kind="ModelDeployment") > 0)
+    operator.wait_look()
     before = world.api.must("Deployment", world.namespace, "chat-r1")
     assert before["metadata"]["generation"] == 1
     world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"engine": {"maxModelLength": 2048}}})
@@ -167,7 +116,7 @@ def test_a_changed_engine_makes_a_revision_and_an_upgrade_does_not(world: World,
     with FakeServer("127.0.0.3") as second:
         start_server(world, found, second.ip)
         wait_for("the old revision to go", lambda: world.api.get("Deployment", world.namespace, "chat-r1") is None)
-        ready(world)
+        wait_ready(world)
     assert [item["name"] for item in world.status("chat", "ModelDeployment")["revisions"]] == ["r2"]
     assert world.wait_job("chat-model"), "the model is not fetched again for another engine setting"
 
@@ -190,7 +139,8 @@ def test_a_failed_job_stalls_and_a_missing_model_heals(world: World, server: Fak
     done = world.api.must("Job", world.namespace, "chat-model")["status"]["conditions"]
     aged = [item | {"lastTransitionTime": "2020-01-01T00:00:00Z"} for item in done]
     world.api.patch("Job", world.namespace, "chat-model", {"status": {"conditions": aged}}, "status")
-    again = fetch_model(world, not_uid=job["metadata"]["uid"])
+    again = world.wait_job("chat-model", not_uid=job["metadata"]["uid"])
+    fetch_model(world, again)
     assert again["metadata"]["annotations"]["tuneloop.dev/attempt"] == "2"
     start_server(world, wait_deployment(world, "chat-r1"), server.ip)
     stalled = world.wait_condition("Stalled", "chat", "FineTuneJobFailed", "ModelDeployment")
@@ -210,17 +160,15 @@ def test_a_model_that_a_job_publishes_is_served_without_a_fetch(world: World, se
     mounts = found["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
     assert {"artifacts/" + "d" * 64} == {mount["subPath"] for mount in mounts if mount["mountPath"] == "/model"}
     start_server(world, found, server.ip)
-    ready(world)
+    wait_ready(world)
     assert world.status("chat", "ModelDeployment")["model"]["uri"] == "finetunejob://one@sha256:" + "d" * 64
     assert world.api.get("Job", world.namespace, "chat-model") is None
 
 
 def test_scale_subresource(world: World, server: FakeServer) -> None:
     world.start()
-    deployment(world, scaling={"mode": "External", "replicas": 1})
-    fetch_model(world)
-    start_server(world, wait_deployment(world, "chat-r1"), server.ip)
-    ready(world)
+    start_server(world, with_model(world, scaling={"mode": "External", "replicas": 1}), server.ip)
+    wait_ready(world)
     world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"replicas": 0}}, "scale")
     wait_for(
         "the Deployment to be scaled",
@@ -237,7 +185,7 @@ def test_the_younger_of_two_owners_of_a_name_is_told_and_heals(world: World, ser
     named = [{"name": "bot", "from": {"fineTuneJob": "one"}}]
     deployment(world, "first", adapters=named)
     deployment(world, "second", adapters=named)
-    fetch_model(world, "second")
+    fetch_model(world, world.wait_job("second-model"))
     start_server(world, wait_deployment(world, "second-r1"), server.ip)
     stalled = world.wait_condition("Stalled", "second", "NameTaken", "ModelDeployment")
     assert stalled["message"] == (

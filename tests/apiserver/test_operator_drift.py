@@ -1,17 +1,12 @@
 """Long-lived children that somebody edits or deletes are put right; those that nobody touches cost no write."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import pytest
-from operator_api import Api, Obj, wait_for
-from operator_world import FETCHED, Operator, World, world_of
-from rollout_world import fetch_model
+from operator_api import Obj, wait_for
+from operator_world import World
+from serving_world import with_model
 
-pytestmark = pytest.mark.usefixtures("crds")
-
-RESYNC = {"resyncSeconds": 1.0}
 CHILDREN = (
     ("Service", "chat-server"),
     ("PodDisruptionBudget", "chat-server"),
@@ -20,25 +15,6 @@ CHILDREN = (
     ("NetworkPolicy", "tuneloop-stages"),
     ("NetworkPolicy", "tuneloop-train"),
 )
-
-
-def serve(world: World) -> Operator:
-    operator = world.start()
-    spec = {"model": {"uri": "hf://org/model"}, "resources": {"accelerators": 0}}
-    metadata = {"name": "chat", "namespace": world.namespace}
-    kind = {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "ModelDeployment"}
-    world.api.create(kind | {"metadata": metadata, "spec": spec})
-    fetch_model(world, world.wait_job("chat-model"), FETCHED)
-    wait_for("Deployment chat-r1", lambda: world.api.get("Deployment", world.namespace, "chat-r1"))
-    return operator
-
-
-@pytest.fixture
-def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
-    api = Api(kubeconfig)
-    with world_of(api, kubeconfig, tmp_path, **RESYNC) as made:
-        yield made
-    api.close()
 
 
 def spec_of(world: World, kind: str, name: str) -> Any:
@@ -92,7 +68,10 @@ def is_right(world: World, child: tuple[str, str], wanted: dict[tuple[str, str],
 
 
 def test_what_somebody_edits_or_deletes_is_put_right_and_nothing_else_is_written(world: World) -> None:
-    serve(world).end()
+    world.settings["resyncSeconds"] = 1.0
+    operator = world.start()
+    with_model(world)
+    operator.end()
     wanted = {child: wait_for(f"{child}", lambda child=child: spec_of(world, *child)) for child in CHILDREN}
     before = {child: version(world, child) for child in CHILDREN}
     operator = world.start()
@@ -116,7 +95,8 @@ def test_what_somebody_edits_or_deletes_is_put_right_and_nothing_else_is_written
 
 def test_a_deleted_service_comes_back_without_waiting_for_the_resync(world: World) -> None:
     world.settings["resyncSeconds"] = 3600.0
-    serve(world)
+    world.start()
+    with_model(world)
     wait_for("the Service", lambda: world.api.get("Service", world.namespace, "chat-server"))
     world.api.delete("Service", world.namespace, "chat-server")
     wait_for("the Service to be made again", lambda: world.api.get("Service", world.namespace, "chat-server"))

@@ -9,19 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from operator_api import Api, Obj, wait_for
+from operator_api import Obj, wait_for
 from operator_proxy import Proxy, Write
-from operator_world import RESULTS, Operator, World, world_of
+from operator_world import RESULTS, Operator, World
+from serving_world import deployment
 
-pytestmark = [pytest.mark.usefixtures("crds"), pytest.mark.timeout(600)]
-
-
-@pytest.fixture
-def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
-    api = Api(kubeconfig)
-    with world_of(api, kubeconfig, tmp_path) as made:
-        yield made
-    api.close()
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
@@ -134,10 +127,7 @@ def test_nothing_is_written_once_all_is_calm(world: World) -> None:
     world.job("stalled", model={"uri": "hf://org/none"})
     world.fail_stage("fetch", "ModelNotFound", "hf://org/none: there is no such model", "stalled")
     world.wait_condition("Stalled", "stalled")
-    body = {"model": {"uri": "hf://org/model"}, "adapters": [{"name": "a", "from": {"fineTuneJob": "waiting"}}]}
-    metadata = {"name": "serving", "namespace": world.namespace}
-    kind = {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "ModelDeployment"}
-    world.api.create(kind | {"metadata": metadata, "spec": body})
+    deployment(world, "serving", adapters=[{"name": "a", "from": {"fineTuneJob": "waiting"}}])
     world.wait_job("serving-model")
     time.sleep(8)  # what is on its way
     writes, looks = operator.writes(), operator.metric("tuneloop_reconcile_total")

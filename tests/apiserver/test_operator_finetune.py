@@ -1,22 +1,9 @@
 """FineTuneJob, the whole path on the real API server; the Job controller and the kubelet are played."""
 
 import itertools
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from operator_api import Api, Obj, wait_for
-from operator_world import TRAINED, World, world_of
-
-pytestmark = pytest.mark.usefixtures("crds")
-
-
-@pytest.fixture
-def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
-    api = Api(kubeconfig)
-    with world_of(api, kubeconfig, tmp_path) as made:
-        yield made
-    api.close()
+from operator_api import Obj, wait_for
+from operator_world import TRAINED, World
 
 
 def test_whole_path(world: World) -> None:

@@ -1,26 +1,16 @@
 """What keeps pods with a way out from where they must not go: policies of the namespace, refused addresses."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
 import yaml
-from operator_api import Api
-from operator_world import World, world_of
+from operator_world import World
+from serving_world import deployment
 
 from tuneloop_core.constants import STAGE_INPUT_ENV
 
 POLICIES = ("tuneloop-train", "tuneloop-stages", "tuneloop-server")
-
-
-@pytest.fixture
-def world(kubeconfig: Path, crds: list[str], tmp_path: Path) -> Iterator[World]:
-    api = Api(kubeconfig)
-    with world_of(api, kubeconfig, tmp_path) as made:
-        yield made
-    api.close()
 
 
 def refused(world: World, name: str) -> list[str]:
@@ -75,13 +65,6 @@ def test_a_secret_that_is_not_allowed_stalls_before_a_pod_is_made(world: World) 
     assert "dataset.credentialsSecret names Secret database" in found["message"]
     assert world.api.list("Job", world.namespace) == []
     bot = {"name": "bot", "from": {"uri": "hf://org/bot", "credentialsSecret": "database"}}
-    world.api.create(
-        {
-            "apiVersion": "tuneloop.dev/v1alpha1",
-            "kind": "ModelDeployment",
-            "metadata": {"name": "served", "namespace": world.namespace},
-            "spec": {"model": {"uri": "hf://org/model"}, "adapters": [bot]},
-        }
-    )
+    deployment(world, "served", adapters=[bot])
     world.wait_job("served-model")
     assert [job["metadata"]["name"] for job in world.api.list("Job", world.namespace)] == ["served-model"]

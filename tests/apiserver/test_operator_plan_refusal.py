@@ -1,14 +1,10 @@
 """A plan that does not fit, on the real API server: no train Job, words that stay whole, nodes that are read."""
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import pytest
-from operator_api import Api, wait_for
-from operator_world import FETCHED, World, world_of
-
-pytestmark = pytest.mark.usefixtures("crds")
+from operator_api import wait_for
+from operator_world import FETCHED, World
 
 SHAPE = {
     "architecture": "llama", "hiddenSize": 4096, "intermediateSize": 14336, "layers": 32, "heads": 32,
@@ -16,15 +12,8 @@ SHAPE = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
-    api = Api(kubeconfig)
-    with world_of(api, kubeconfig, tmp_path, clusterScopedRights=True) as made:
-        yield made
-    api.close()
-
-
 def test_a_job_that_does_not_fit_makes_no_train_pod(world: World) -> None:
+    world.settings["clusterScopedRights"] = True
     operator = world.start()
     world.job(pod={"resources": {"limits": {"memory": "4Gi"}}})
     world.succeed_stage("fetch", result=FETCHED | {"shape": SHAPE})
@@ -43,6 +32,7 @@ def test_a_job_that_does_not_fit_makes_no_train_pod(world: World) -> None:
 
 
 def test_a_plan_goes_by_the_nodes_that_the_cluster_has(world: World, kubectl: Callable[..., str]) -> None:
+    world.settings["clusterScopedRights"] = True
     world.start()
     labels = {"nvidia.com/gpu.product": "NVIDIA-L40S", "nvidia.com/gpu.memory": "46068", "pool": world.namespace}
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"gpu-{world.namespace}", "labels": labels}}

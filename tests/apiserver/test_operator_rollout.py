@@ -1,26 +1,24 @@
 """Canaries on the real API server: the real operator, a real gateway process, and traffic that decides."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from operator_api import Api, Obj, wait_for
-from operator_world import World, world_of
+from operator_api import Obj, wait_for
+from operator_world import World
 from rollout_world import (
     AnsweringServer,
     Traffic,
     condition,
-    gateway,
     name_job,
+    promote,
     publish,
     rollout,
     serve,
     start_pod,
     wait_rollout,
 )
-
-pytestmark = pytest.mark.usefixtures("crds")
+from serving_world import wait_deployment
 
 CANARY: Obj = {
     "steps": [50],
@@ -33,22 +31,8 @@ OLD, BAD, NEW = "a" * 12, "b" * 12, "c" * 12
 
 
 @pytest.fixture
-def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
-    api = Api(kubeconfig)
-    with world_of(api, kubeconfig, tmp_path) as made:
-        yield made
-    api.close()
-
-
-@pytest.fixture
 def server() -> Iterator[AnsweringServer]:
     with AnsweringServer("127.0.0.12") as made:
-        yield made
-
-
-@pytest.fixture
-def traffic(world: World, tmp_path: Path) -> Iterator[Traffic]:
-    with gateway(world, tmp_path) as made:
         yield made
 
 
@@ -116,12 +100,10 @@ def test_versions_of_an_adapter(world: World, server: AnsweringServer, traffic: 
     assert found["measured"]["canary"]["badFeedback"] >= 10
 
     # By hand.
-    annotations = {"tuneloop.dev/promote": "0123456789ab"}
-    world.api.patch("ModelDeployment", world.namespace, "chat", {"metadata": {"annotations": annotations}})
+    promote(world, "0123456789ab")
     wrong = wait_for("words about the wrong version", lambda: condition(world, "RolloutByHand"))
     assert "tuneloop.dev/promote names '0123456789ab', which is no version here" in wrong["message"]
-    annotations = {"tuneloop.dev/promote": BAD}
-    world.api.patch("ModelDeployment", world.namespace, "chat", {"metadata": {"annotations": annotations}})
+    promote(world, BAD)
     wait_rollout(world, "the promotion by hand", canary=BAD, phase="Promoted")
     events = {event["reason"] for event in world.api.list("Event", world.namespace)}
     assert {"CanaryLoading", "CanaryStep", "Promoted", "RolledBack"} <= events
@@ -132,7 +114,7 @@ def test_a_revision_beside_the_one_that_serves(world: World, server: AnsweringSe
     publish(world, "first", "a")
     serve(world, server, CANARY | {"interval": "30m"})
     world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"engine": {"maxModelLength": 2048}}})
-    found = dict(wait_for("Deployment chat-r2", lambda: world.api.get("Deployment", world.namespace, "chat-r2")))
+    found = wait_deployment(world, "chat-r2")
     wait_rollout(world, "r2 to load", kind="Revision", stable="r1", canary="r2", phase="Loading")
     assert condition(world, "Ready")["status"] == "True", "r1 serves"
     with AnsweringServer("127.0.0.13") as second:
@@ -147,9 +129,8 @@ def test_a_revision_beside_the_one_that_serves(world: World, server: AnsweringSe
     # The same spec is not tried again; promoted by hand, it takes over.
     stalled = world.wait_condition("Stalled", "chat", "RolledBack", "ModelDeployment")
     assert "annotate tuneloop.dev/promote=r2" in stalled["message"]
-    annotations = {"tuneloop.dev/promote": "r2"}
-    world.api.patch("ModelDeployment", world.namespace, "chat", {"metadata": {"annotations": annotations}})
-    again = dict(wait_for("Deployment chat-r2 again", lambda: world.api.get("Deployment", world.namespace, "chat-r2")))
+    promote(world, "r2")
+    again = wait_deployment(world, "chat-r2")
     world.api.delete("Pod", world.namespace, "chat-r2-5d5f-x")
     with AnsweringServer("127.0.0.13") as second:
         start_pod(world, again, second)

@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
-from operator_api import Api, Obj, wait_for
-from operator_world import World, container, now, world_of
+from operator_api import Obj, wait_for
+from operator_world import World, container, now
 from rollout_world import (
     AnsweringServer,
     Traffic,
     condition,
-    gateway,
     name_job,
     publish,
     rollout,
@@ -20,8 +18,7 @@ from rollout_world import (
     start_pod,
     wait_rollout,
 )
-
-pytestmark = pytest.mark.usefixtures("crds")
+from serving_world import make_pod, wait_deployment, wait_ready
 
 CANARY: Obj = {"steps": [10], "interval": "30m", "minRequests": 10, "maxDuration": "2h"}
 ENGINE_WORDS = "the engine could not load this model: ValueError: To serve at least one request, 3.5 GiB KV cache"
@@ -29,22 +26,8 @@ FIRST_IP, SECOND_IP = "127.0.0.22", "127.0.0.14"  # of this file alone: others r
 
 
 @pytest.fixture
-def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
-    api = Api(kubeconfig)
-    with world_of(api, kubeconfig, tmp_path) as made:
-        yield made
-    api.close()
-
-
-@pytest.fixture
 def server() -> Iterator[AnsweringServer]:
     with AnsweringServer(FIRST_IP) as made:
-        yield made
-
-
-@pytest.fixture
-def traffic(world: World, tmp_path: Path) -> Iterator[Traffic]:
-    with gateway(world, tmp_path) as made:
         yield made
 
 
@@ -55,10 +38,6 @@ def change_engine(world: World, length: int, **rollout_spec: Any) -> None:
     world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": spec})
 
 
-def wait_deployment(world: World, name: str) -> Obj:
-    return dict(wait_for(f"Deployment {name}", lambda: world.api.get("Deployment", world.namespace, name)))
-
-
 def replicas(world: World, name: str) -> int:
     found = world.api.get("Deployment", world.namespace, name)
     return int(found["spec"]["replicas"]) if found else -1
@@ -66,9 +45,7 @@ def replicas(world: World, name: str) -> int:
 
 def crash(world: World, found: Obj, ended: Obj) -> None:
     """A pod of this Deployment that ended twice, with these last words, and is waited with."""
-    template, name = found["spec"]["template"], found["metadata"]["name"]
-    metadata = {"name": f"{name}-crash", "namespace": world.namespace, "labels": template["metadata"]["labels"]}
-    pod = world.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+    pod = make_pod(world, found, "crash")
     last = {"terminated": {"exitCode": 1, "reason": "Error", "startedAt": now(), "finishedAt": now(), **ended}}
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s restarting failed container"}}
     status = container(pod, waiting) | {"lastState": last, "restartCount": 2}
@@ -128,7 +105,7 @@ def test_recreate_stops_the_old_pods_first_and_requests_wait(
         wait_for("the request to be held", lambda: not held.done())
         start_pod(world, found, second)
         assert held.result(timeout=90) == [200] * 3
-        world.wait_condition("Ready", "chat", resource="ModelDeployment")
+        wait_ready(world)
         assert second.answers
     assert [item["name"] for item in world.status("chat", "ModelDeployment")["revisions"]] == ["r2"]
 
@@ -165,7 +142,7 @@ def test_a_revision_that_cannot_load_is_told_in_the_engines_words_while_the_old_
     with AnsweringServer(SECOND_IP) as second:
         start_pod(world, third, second)
         wait_for("r1 and r2 to go", lambda: (replicas(world, "chat-r1"), replicas(world, "chat-r2")) == (-1, -1))
-        world.wait_condition("Ready", "chat", resource="ModelDeployment")
+        wait_ready(world)
 
 
 def scale(world: World, count: int) -> None:

@@ -1,45 +1,17 @@
 """The operator is replaced by that of a later release: the same end state, nothing doubled, no model restarted."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from operator_api import Api, Obj, wait_for
-from operator_world import FETCHED, Operator, World, world_of
-from rollout_world import fetch_model
+from operator_api import Obj
+from operator_world import World
+from serving_world import with_model
 
 from tuneloop_core.api import ModelDeployment
 from tuneloop_operator.policy.digests import digest
 
-pytestmark = pytest.mark.usefixtures("crds")
-
 FINGERPRINT = "tuneloop.dev/fingerprint"
 LATER = "later_operator"
 NEW_IMAGES = {"trainer": "localhost/tuneloop/trainer:new", "server": "localhost/tuneloop/server:new"}
-
-
-@pytest.fixture
-def world(kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
-    api = Api(kubeconfig)
-    with world_of(api, kubeconfig, tmp_path) as made:
-        yield made
-    api.close()
-
-
-def serve(world: World, **engine: int) -> Obj:
-    """A ModelDeployment whose Deployment is made."""
-    spec = {"model": {"uri": "hf://org/model"}, "resources": {"accelerators": 0}, "engine": engine}
-    metadata = {"name": "chat", "namespace": world.namespace}
-    kind = {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "ModelDeployment"}
-    world.api.create(kind | {"metadata": metadata, "spec": spec})
-    fetch_model(world, world.wait_job("chat-model"), FETCHED)
-    return dict(wait_for("Deployment chat-r1", lambda: world.api.get("Deployment", world.namespace, "chat-r1")))
-
-
-def looked(operator: Operator) -> None:
-    looks = {"kind": "ModelDeployment", "outcome": "ok"}
-    wait_for("a look at it", lambda: operator.metric("tuneloop_reconcile_total", **looks) > 0)
 
 
 def only_revision(world: World, made: Obj) -> Obj:
@@ -61,7 +33,7 @@ def of_the_first_operators(resource: Obj, made: Obj) -> str:
 def test_a_field_more_and_other_images_make_no_new_revision(world: World) -> None:
     """From the first operators to this release, on to a later one, and back as a rollback of the chart does."""
     operator = world.start()
-    made = serve(world, maxModelLength=2048)
+    made = with_model(world, engine={"maxModelLength": 2048})
     operator.end()
     today = made["metadata"]["annotations"][FINGERPRINT]
     old = of_the_first_operators(world.api.must("ModelDeployment", world.namespace, "chat"), made)
@@ -71,7 +43,7 @@ def test_a_field_more_and_other_images_make_no_new_revision(world: World) -> Non
     for module in ("tuneloop_operator", LATER, "tuneloop_operator"):
         world.api.delete("ConfigMap", world.namespace, "chat-server")
         operator = world.start(module=module)
-        looked(operator)
+        operator.wait_look()
         assert only_revision(world, made)["metadata"]["annotations"][FINGERPRINT] == today
         config = json.loads(world.api.must("ConfigMap", world.namespace, "chat-server")["data"]["server-r1.json"])
         assert config["engine"] == {"maxModelLength": 2048}, "the server of r1 knows no field of the later release"
@@ -81,7 +53,7 @@ def test_a_field_more_and_other_images_make_no_new_revision(world: World) -> Non
 
 def test_what_a_later_release_refuses_is_told_and_runs_on(world: World) -> None:
     operator = world.start()
-    made = serve(world, maxModelLength=200_000)
+    made = with_model(world, engine={"maxModelLength": 200_000})
     world.job(retries=9)
     world.wait_job("one-fetch")
     operator.end()

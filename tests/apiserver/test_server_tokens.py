@@ -2,7 +2,6 @@
 
 import subprocess
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -20,15 +19,14 @@ from tuneloop_operator.kube.servertokens import ServerTokens
 
 
 @pytest.fixture
-def system(kubeconfig: Path) -> Iterator[str]:
+def system(admin: Api) -> str:
     """A release's namespace with the chart's accounts and their right to tokens."""
-    api, name = Api(kubeconfig), f"system-{uuid.uuid4().hex[:8]}"
-    api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    name = f"system-{uuid.uuid4().hex[:8]}"
+    admin.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     for obj in objects("{}", name):
         if obj["kind"] == "ServiceAccount" or obj["metadata"]["name"].endswith("-tokens"):
-            api.create(obj)
-    yield name
-    api.close()
+            admin.create(obj)
+    return name
 
 
 async def test_the_operators_tokens(kubeconfig: Path, system: str) -> None:

@@ -43,7 +43,7 @@ class Api:
     def __init__(self, kubeconfig: Path) -> None:
         config = yaml.safe_load(kubeconfig.read_text())
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        self._http = httpx.Client(base_url=cluster["server"], verify=_tls(cluster, user), timeout=30.0)
+        self._http = httpx.Client(base_url=cluster["server"], verify=tls_of(cluster, user), timeout=30.0)
 
     def close(self) -> None:
         self._http.close()
@@ -109,7 +109,8 @@ def jwt_body(token: str) -> Obj:
     return dict(json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))))
 
 
-def _tls(cluster: Obj, user: Obj) -> ssl.SSLContext:
+def tls_of(cluster: Obj, user: Obj) -> ssl.SSLContext:
+    """What a kubeconfig says of trust and of the client's certificate."""
     tls = ssl.create_default_context(
         cafile=cluster.get("certificate-authority"), cadata=_decoded(cluster.get("certificate-authority-data"))
     )

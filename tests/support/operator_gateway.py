@@ -4,24 +4,16 @@ Its EndpointSlice cannot name a loopback address (the API server refuses those),
 """
 
 import json
-import socket
 import threading
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from operator_world import World
-from ports import alone_on
+from ports import alone_on, own_address
 
 PORT = 9090
 HEARTBEAT_SECONDS = 2.0
-
-
-def own_address() -> str:
-    """This machine's address on its first route; no packet is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
-        found.connect(("192.0.2.1", 9))
-        return str(found.getsockname()[0])
 
 
 class FakeGateway:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import aiohttp
 import yaml
 from aiohttp import web
-from operator_api import _tls
+from operator_api import tls_of
 
 Obj = dict[str, Any]
 
@@ -81,7 +81,7 @@ class Proxy:
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         self._server = cluster["server"]
         self._stop = asyncio.Event()
-        connector = aiohttp.TCPConnector(ssl=_tls(cluster, user), limit=0)
+        connector = aiohttp.TCPConnector(ssl=tls_of(cluster, user), limit=0)
         self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
         self._open: dict[int, web.Request] = {}
         app = web.Application(client_max_size=1 << 24)

@@ -7,6 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 
+class Listener(ThreadingHTTPServer):
+    """With room for many clients at once: beyond five, http.server's own number, the kernel lets a connection wait for
+    longer than the gateway does.
+    """
+
+    request_queue_size = 128
+
+
 class FakeServer:
     """Answers /tuneloop/status and /tuneloop/adapters as the contract has it; loads at once."""
 
@@ -55,7 +63,7 @@ class FakeServer:
                 """Silence."""
 
         self.handler = Handler
-        self._http = ThreadingHTTPServer((ip, port), Handler)
+        self._http = Listener((ip, port), Handler)
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
 
     def chat(self, body: dict[str, Any], identity: str) -> tuple[int, dict[str, Any]]:

@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,6 +98,11 @@ class Operator:
         except httpx.HTTPError:
             return False
 
+    def wait_look(self, kind: str = "ModelDeployment") -> None:
+        """Wait until it has looked at a resource of this kind."""
+        looks = {"kind": kind, "outcome": "ok"}
+        wait_for(f"a look at a {kind}", lambda: self.metric("tuneloop_reconcile_total", **looks) > 0, show=self.words)
+
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
@@ -123,7 +126,7 @@ class World:
     folder: Path
     namespace: str = field(default_factory=lambda: f"op-{uuid.uuid4().hex[:8]}")
     operators: list[Operator] = field(default_factory=list)
-    settings: Obj = field(default_factory=dict)
+    settings: Obj = field(default_factory=dict, init=False)  # of operators that are started from now on
 
     def __post_init__(self) -> None:
         self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
@@ -135,7 +138,7 @@ class World:
             "namespaces": [self.namespace],
             "images": {"trainer": "localhost/tuneloop/trainer:t", "server": "localhost/tuneloop/server:t"},
             "progressIntervalSeconds": 0.5,
-        } | self.settings
+        }
 
     def start(
         self,
@@ -281,15 +284,6 @@ class World:
         self.end_pod(pod, {"stage": stage, "outcome": "Failed", "reason": reason, "message": message}, code)
         self.fail(job)
         return job
-
-
-@contextmanager
-def world_of(api: Api, kubeconfig: Path, folder: Path, **settings: Any) -> Iterator[World]:
-    world = World(api, kubeconfig, folder, settings=settings)
-    try:
-        yield world
-    finally:
-        world.close()
 
 
 def now() -> str:

@@ -1,4 +1,4 @@
-"""Ports for the processes that tests start."""
+"""Addresses and ports for the processes that tests start."""
 
 import fcntl
 import random
@@ -23,6 +23,13 @@ def free_port(count: int = 1) -> int:
         port = random.SystemRandom().randint(_LOWEST, highest)  # two test processes must not draw the same row
         if all(_is_free(port + place) for place in range(count)):
             return port
+
+
+def own_address() -> str:
+    """This machine's address as others see it, for what refuses loopback; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("198.51.100.1", 9))
+        return str(probe.getsockname()[0])
 
 
 def _is_free(port: int) -> bool:

@@ -5,7 +5,6 @@ gateway and the operator find by them listens on this machine's own.
 """
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -13,24 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 from operator_api import Obj, wait_for
-from operator_servers import FakeServer
+from operator_servers import FakeServer, Listener
 from operator_world import FETCHED, World
-from ports import alone_on, free_port
+from ports import alone_on, free_port, own_address
+from serving_world import start_server, wait_ready, with_model
 
 INTERNAL_PORT = 9090  # where the operator asks every gateway
-
-
-def own_address() -> str:
-    """This machine's address as others see it; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("198.51.100.1", 9))
-        return str(probe.getsockname()[0])
 
 
 class AnsweringServer(FakeServer):
@@ -39,7 +31,7 @@ class AnsweringServer(FakeServer):
     def __init__(self, ip: str, port: int = 8000) -> None:
         """``ip``: a loopback address that no other file's tests use, for files run side by side."""
         super().__init__(ip, port)
-        self._public = ThreadingHTTPServer((own_address(), 0), self.handler)
+        self._public = Listener((own_address(), 0), self.handler)
         self._serving = threading.Thread(target=self._public.serve_forever, daemon=True)
         self.broken: set[str] = set()
         self.slow: dict[str, tuple[float, float]] = {}  # seconds before the first token, and between tokens
@@ -255,40 +247,23 @@ def name_job(world: World, job: str) -> None:
     world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"adapters": adapters}})
 
 
-def serve(world: World, server: AnsweringServer, canary: Obj | None, **more: Any) -> Obj:
-    """The deployment with its first version, ready and in the gateway's table; the Deployment of r1."""
+def promote(world: World, version: str) -> None:
+    """Ask by hand for a version, as kubectl annotate does."""
+    annotations = {"tuneloop.dev/promote": version}
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"metadata": {"annotations": annotations}})
+
+
+def serve(world: World, server: AnsweringServer, canary: Obj | None, **more: Any) -> None:
+    """The deployment with its first version, ready and in the gateway's table."""
     spec = {
-        "model": {"uri": "hf://org/model"},
-        "resources": {"accelerators": 0},
         "adapters": [{"name": "bot", "from": {"fineTuneJob": "first"}}],
         "rollout": {"strategy": "Canary", "canary": canary} if canary else {"strategy": "RollingUpdate"},
     } | more
-    metadata = {"name": "chat", "namespace": world.namespace}
-    world.api.create(
-        {"apiVersion": "tuneloop.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata, "spec": spec}
-    )
-    fetch_model(world, world.wait_job("chat-model"), FETCHED)
-    found = dict(wait_for("Deployment chat-r1", lambda: world.api.get("Deployment", world.namespace, "chat-r1")))
-    start_pod(world, found, server)
-    world.wait_condition("Ready", "chat", resource="ModelDeployment")
-    return found
-
-
-def fetch_model(world: World, job: Obj, fetched: Obj) -> None:
-    """The fetch of a deployment's model succeeds."""
-    pod = world.run_pod(world.make_pod(job))
-    world.end_pod(pod, {"stage": "fetch", "outcome": "Succeeded", "result": fetched})
-    world.complete(job)
+    start_pod(world, with_model(world, **spec), server)
+    wait_ready(world)
 
 
 def start_pod(world: World, found: Obj, server: AnsweringServer) -> None:
-    """The pod of a Deployment, ready and in the gateway's table; and the Deployment's status."""
-    template, name = found["spec"]["template"], found["metadata"]["name"]
-    metadata = {"name": f"{name}-5d5f-x", "namespace": world.namespace, "labels": template["metadata"]["labels"]}
-    pod = world.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
-    running = world.run_pod(pod, server.ip)
-    world.pod_status(pod, running["status"] | {"conditions": [{"type": "Ready", "status": "True"}]})
-    counts = {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1, "updatedReplicas": 1}
-    ready = counts | {"observedGeneration": found["metadata"]["generation"]}
-    world.api.patch("Deployment", world.namespace, name, {"status": ready}, "status")
-    slice_of(world, "chat-server", server.port, metadata["name"])
+    """The pod of a Deployment, ready and in the gateway's table."""
+    pod = start_server(world, found, server.ip)
+    slice_of(world, "chat-server", server.port, pod["metadata"]["name"])

@@ -1,10 +1,13 @@
-"""A tiny model and dataset, made once; and a pod's folders for each test."""
+"""A tiny model and dataset, made once; a pod's folders for each test; and real servers, one a file."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import artifacts
 import pods
 import pytest
+import stores
 import torch
 
 torch.set_num_threads(1)
@@ -38,3 +41,19 @@ def pod(bare_pod: pods.Pod, tiny: Path, colours: Path) -> pods.Pod:
     shutil.copytree(tiny, bare_pod.paths.model, dirs_exist_ok=True)
     shutil.copytree(colours, bare_pod.paths.dataset, dirs_exist_ok=True)
     return bare_pod
+
+
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stores.S3Server]:
+    """With the bucket ``models``, and an account ``stranger`` that may do nothing in it."""
+    with stores.s3_server(tmp_path_factory.mktemp("s3") / "server") as running:
+        artifacts.s3_client_of(running).create_bucket(Bucket="models")
+        running.add_user("stranger", "stranger-word")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an OCI registry, without TLS; ``stores.WRITER`` may push and pull."""
+    with stores.registry_server(tmp_path_factory.mktemp("oci") / "server") as address:
+        yield f"http://{address}"

@@ -16,10 +16,8 @@ from tuneloop_core.adapterconfig import AdapterFetchResult
 from tuneloop_core.stages import FetchInput, Reason, Stage
 
 from tuneloop_trainer import fetch
-from tuneloop_trainer.download import S3Credentials
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import is_whole
-from tuneloop_trainer.s3 import s3_client
 
 pytestmark = pytest.mark.timeout(1800)  # on a cold machine the servers are built first
 
@@ -164,8 +162,7 @@ def test_too_large_an_adapter_is_refused(bare_pod: pods.Pod, hub: str) -> None:
 
 def test_from_a_real_s3_server(bare_pod: pods.Pod, tmp_path: Path) -> None:
     with stores.s3_server(tmp_path / "server") as server:
-        keys = S3Credentials(server.access_key_id, server.secret_access_key)
-        client = s3_client(server.endpoint, keys, artifacts.LOOPBACK)
+        client = artifacts.s3_client_of(server)
         client.create_bucket(Bucket="models")
         for name, data in files().items():
             client.put_object(Bucket="models", Key=f"team/bot/{name}", Body=data)

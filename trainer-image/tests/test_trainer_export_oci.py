@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -24,12 +23,6 @@ pytestmark = pytest.mark.timeout(1800)  # on a cold machine the servers are buil
 
 REPOSITORY = "registry.example.com/team/bot"
 TITLE = "org.opencontainers.image.title"
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with stores.registry_server(tmp_path_factory.mktemp("oci") / "server") as address:
-        yield f"http://{address}"
 
 
 @pytest.fixture

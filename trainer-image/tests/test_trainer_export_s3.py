@@ -1,8 +1,6 @@
 """Exports to s3:// against a real S3 server."""
 
-import functools
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,37 +22,23 @@ PART = 5 * artifacts.MIB
 URI = "s3://models/team/a=b+c@d/"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stores.S3Server]:
-    with stores.s3_server(tmp_path_factory.mktemp("s3") / "server") as running:
-        client_of(running).create_bucket(Bucket="models")
-        running.add_user("stranger", "stranger-word")
-        yield running
-
-
-@functools.cache
-def client_of(server: stores.S3Server) -> Any:
-    keys = S3Credentials(server.access_key_id, server.secret_access_key)
-    return s3_client(server.endpoint, keys, artifacts.LOOPBACK)
-
-
 @pytest.fixture
-def pod(server: stores.S3Server, tmp_path: Path) -> Paths:
+def pod(s3_server: stores.S3Server, tmp_path: Path) -> Paths:
     return artifacts.pod_with(
-        tmp_path / "pod", accessKeyId=server.access_key_id, secretAccessKey=server.secret_access_key
+        tmp_path / "pod", accessKeyId=s3_server.access_key_id, secretAccessKey=s3_server.secret_access_key
     )
 
 
-def objects(server: stores.S3Server, exported: str) -> dict[str, bytes]:
+def objects(s3_server: stores.S3Server, exported: str) -> dict[str, bytes]:
     """What an S3 client finds below an exported URI."""
-    client, prefix = client_of(server), exported.removeprefix("s3://models/") + "/"
+    client, prefix = artifacts.s3_client_of(s3_server), exported.removeprefix("s3://models/") + "/"
     listed = client.list_objects_v2(Bucket="models", Prefix=prefix).get("Contents", [])
     found = {item["Key"]: client.get_object(Bucket="models", Key=item["Key"])["Body"].read() for item in listed}
     return {key.removeprefix(prefix): data for key, data in found.items()}
 
 
 def test_every_file_arrives_and_a_second_run_sends_nothing(
-    server: stores.S3Server,
+    s3_server: stores.S3Server,
     pod: Paths,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -63,15 +47,15 @@ def test_every_file_arrives_and_a_second_run_sends_nothing(
     monkeypatch.setattr(s3_export, "PART_BYTES", PART)
     caplog.set_level("INFO", "tuneloop")
     artifact = artifacts.sealed_artifact(tmp_path, weights=bytes(range(256)) * 45_000)  # 11.5 MB: three parts
-    exported = artifacts.run_export(artifact, pod, URI, endpoint=server.endpoint)
+    exported = artifacts.run_export(artifact, pod, URI, endpoint=s3_server.endpoint)
     assert exported == f"{URI}{artifact.name}"
-    assert objects(server, exported) == artifacts.contents(artifact)
+    assert objects(s3_server, exported) == artifacts.contents(artifact)
     weights = f"{exported.removeprefix('s3://models/')}/adapter_model.safetensors"
-    assert client_of(server).head_object(Bucket="models", Key=weights)["ETag"].endswith('-3"')
+    assert artifacts.s3_client_of(s3_server).head_object(Bucket="models", Key=weights)["ETag"].endswith('-3"')
     assert caplog.messages[-2].endswith("manifest.json")
 
     caplog.clear()
-    assert artifacts.run_export(artifact, pod, URI, endpoint=server.endpoint) == exported
+    assert artifacts.run_export(artifact, pod, URI, endpoint=s3_server.endpoint) == exported
     assert not [words for words in caplog.messages if words.startswith("uploaded")]
     assert len([words for words in caplog.messages if "there already" in words]) == 6
 
@@ -93,29 +77,28 @@ artifacts.run_export(Path(sys.argv[1]), Paths(Path(sys.argv[2])), sys.argv[3], e
 
 
 def test_a_kill_between_parts_leaves_no_manifest_and_the_next_run_mends_it(
-    server: stores.S3Server, pod: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_server: stores.S3Server, pod: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3_export, "PART_BYTES", PART)
     artifact = artifacts.sealed_artifact(tmp_path, weights=b"killed" * 2_000_000)
-    artifacts.run_until_killed(KILLED, str(artifact), str(pod.root), URI, server.endpoint)
-    half = objects(server, f"{URI}{artifact.name}")
+    artifacts.run_until_killed(KILLED, str(artifact), str(pod.root), URI, s3_server.endpoint)
+    half = objects(s3_server, f"{URI}{artifact.name}")
     assert "manifest.json" not in half
     assert "adapter_model.safetensors" not in half
-    client = client_of(server)
+    client = artifacts.s3_client_of(s3_server)
     assert len(client.list_multipart_uploads(Bucket="models").get("Uploads", [])) == 1
 
-    exported = artifacts.run_export(artifact, pod, URI, endpoint=server.endpoint)
-    assert objects(server, exported) == artifacts.contents(artifact)
+    exported = artifacts.run_export(artifact, pod, URI, endpoint=s3_server.endpoint)
+    assert objects(s3_server, exported) == artifacts.contents(artifact)
     assert not client.list_multipart_uploads(Bucket="models").get("Uploads", [])
 
 
-def test_an_object_of_another_content_is_replaced(server: stores.S3Server, pod: Paths, tmp_path: Path) -> None:
+def test_an_object_of_another_content_is_replaced(s3_server: stores.S3Server, pod: Paths, tmp_path: Path) -> None:
     artifact = artifacts.sealed_artifact(tmp_path, weights=b"replaced")
     key = f"{URI.removeprefix('s3://models/')}{artifact.name}/adapter_model.safetensors"
-    client_of(server).put_object(Bucket="models", Key=key, Body=b"tampere!")
-    assert objects(server, artifacts.run_export(artifact, pod, URI, endpoint=server.endpoint)) == artifacts.contents(
-        artifact
-    )
+    artifacts.s3_client_of(s3_server).put_object(Bucket="models", Key=key, Body=b"tampere!")
+    exported = artifacts.run_export(artifact, pod, URI, endpoint=s3_server.endpoint)
+    assert objects(s3_server, exported) == artifacts.contents(artifact)
 
 
 @pytest.mark.parametrize(
@@ -133,21 +116,21 @@ def test_an_object_of_another_content_is_replaced(server: stores.S3Server, pod: 
     ],
 )
 def test_refusals_are_named_and_a_mended_secret_heals(
-    server: stores.S3Server, pod: Paths, tmp_path: Path, uri: str, secret: dict[str, str], said: str, change: str
+    s3_server: stores.S3Server, pod: Paths, tmp_path: Path, uri: str, secret: dict[str, str], said: str, change: str
 ) -> None:
     artifact = artifacts.sealed_artifact(tmp_path, weights=said.encode())
     artifacts.pod_with(pod.root, **secret)
     with pytest.raises(StageError) as caught:
-        artifacts.run_export(artifact, pod, uri, endpoint=server.endpoint, credentialsSecret="keys")
+        artifacts.run_export(artifact, pod, uri, endpoint=s3_server.endpoint, credentialsSecret="keys")
     assert (caught.value.reason, caught.value.exit_code) == (Reason.EXPORT_FAILED, 42)
     message = caught.value.message
     assert all(part in message for part in (uri, said, change, "Secret keys", "kept in the store")), message
     assert "wrong" not in message
     assert "stranger-word" not in message
 
-    artifacts.pod_with(pod.root, accessKeyId=server.access_key_id, secretAccessKey=server.secret_access_key)
-    mended = artifacts.run_export(artifact, pod, URI, endpoint=server.endpoint)
-    assert objects(server, mended) == artifacts.contents(artifact)
+    artifacts.pod_with(pod.root, accessKeyId=s3_server.access_key_id, secretAccessKey=s3_server.secret_access_key)
+    mended = artifacts.run_export(artifact, pod, URI, endpoint=s3_server.endpoint)
+    assert objects(s3_server, mended) == artifacts.contents(artifact)
 
 
 def test_a_server_that_is_away_counts_as_a_try(pod: Paths, tmp_path: Path) -> None:
@@ -157,14 +140,14 @@ def test_a_server_that_is_away_counts_as_a_try(pod: Paths, tmp_path: Path) -> No
     assert (caught.value.reason, caught.value.exit_code) == (Reason.EXPORT_FAILED, 75)
 
 
-def test_an_endpoint_on_the_pod_itself_is_refused(server: stores.S3Server, pod: Paths, tmp_path: Path) -> None:
+def test_an_endpoint_on_the_pod_itself_is_refused(s3_server: stores.S3Server, pod: Paths, tmp_path: Path) -> None:
     artifact = artifacts.sealed_artifact(tmp_path, weights=b"never sent")
-    named = server.endpoint.replace("127.0.0.1", "storage.example.com")
+    named = s3_server.endpoint.replace("127.0.0.1", "storage.example.com")
     guard = AddressGuard(resolver=lambda _host, _port: ["127.0.0.1"])
     with pytest.raises(StageError, match="loopback") as caught:
         artifacts.run_export(artifact, pod, URI, guard=guard, endpoint=named)
     assert caught.value.reason is Reason.URI_REFUSED
-    assert objects(server, f"{URI}{artifact.name}") == {}
+    assert objects(s3_server, f"{URI}{artifact.name}") == {}
 
 
 def test_no_metadata_service_is_asked_for_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

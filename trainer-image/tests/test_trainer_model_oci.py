@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,6 @@ pytestmark = pytest.mark.timeout(1800)  # on a cold machine the servers are buil
 HOST = "registry.example.com"
 TITLE = "org.opencontainers.image.title"
 DIGEST = "sha256:" + "0" * 64
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with stores.registry_server(tmp_path_factory.mktemp("oci") / "server") as address:
-        yield f"http://{address}"
 
 
 @pytest.fixture

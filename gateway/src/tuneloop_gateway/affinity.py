@@ -18,9 +18,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 import orjson
 
 LOAD_FACTOR: Final = 1.25
-LIGHT: Final = (
-    4  # requests at once that no replica is too busy with: far less felt than an adapter's load from the store
-)
+LIGHT: Final = 4  # requests at once that no replica is too busy with: less felt than an adapter's load from the store
 MASK: Final = (1 << 64) - 1
 
 

@@ -218,7 +218,7 @@ def event_of(reply: Reply) -> bytes:
 
 
 def upstream_timeout(seconds: float) -> Reply:
-    """504."""
+    """504: an answer that did not come, or did not go on."""
     text = f"The model server was silent for {seconds:.0f} s. Ask for fewer tokens, or stream."
     return _error(504, "server_error", "upstream_timeout", text)
 

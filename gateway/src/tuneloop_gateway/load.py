@@ -6,6 +6,7 @@ names and versions counted that are gone stays in them.
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from tuneloop_core import serving
 from tuneloop_core.serving import DeploymentLoad, GatewayLoad, ModelLoad
@@ -33,17 +34,9 @@ def _deployment(measures: Measures, namespace: str, name: str, group: Group) -> 
         ongoing=sum(series.ongoing for series in every),
         queued=len(queue) if queue is not None else 0,
         unserved_seconds=round(queue.waited(time.monotonic()), 1) if queue is not None else 0.0,
-        requests=_requests(every),
-        errors=sum(series.errors for series in every),
         prompt_tokens=sum(series.prompt_tokens for series in every),
-        completion_tokens=sum(series.completion_tokens for series in every),
-        ttft=_sum([series.ttft for series in every]),
-        tpot=_sum([series.tpot for series in every]),
-        itl=_sum([series.itl for series in every]),
-        e2e=_sum([series.duration for series in every]),
-        slo_met=sum(series.slo_met for series in every),
-        slo_missed=sum(series.slo_missed for series in every),
         models=_models(measures, (namespace, name), group),
+        **_totals(every),
     )
 
 
@@ -63,22 +56,25 @@ def _model(version: tuple[str, str, str], found: Sequence[Series], scores: Seque
         name=name,
         engine_name=engine_name,
         revision=revision,
-        requests=_requests(group),
-        errors=sum(series.errors for series in group),
-        completion_tokens=sum(series.completion_tokens for series in group),
-        ttft=_sum([series.ttft for series in group]),
-        tpot=_sum([series.tpot for series in group]),
-        itl=_sum([series.itl for series in group]),
-        e2e=_sum([series.duration for series in group]),
-        slo_met=sum(series.slo_met for series in group),
-        slo_missed=sum(series.slo_missed for series in group),
         feedback_good=scores[0],
         feedback_bad=scores[1],
+        **_totals(group),
     )
 
 
-def _requests(group: Sequence[Series]) -> int:
-    return sum(sum(series.codes.values()) for series in group)
+def _totals(group: Sequence[Series]) -> dict[str, Any]:
+    """What is told of a deployment and of each of its versions alike."""
+    return {
+        "requests": sum(sum(series.codes.values()) for series in group),
+        "errors": sum(series.errors for series in group),
+        "completion_tokens": sum(series.completion_tokens for series in group),
+        "ttft": _sum([series.ttft for series in group]),
+        "tpot": _sum([series.tpot for series in group]),
+        "itl": _sum([series.itl for series in group]),
+        "e2e": _sum([series.duration for series in group]),
+        "slo_met": sum(series.slo_met for series in group),
+        "slo_missed": sum(series.slo_missed for series in group),
+    }
 
 
 def _sum(histograms: Sequence[Histogram]) -> serving.Histogram | None:

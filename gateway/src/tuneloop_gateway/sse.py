@@ -105,10 +105,8 @@ def usage_of(answer: object) -> Usage | None:
     usage = answer.get("usage") if isinstance(answer, dict) else None
     if not isinstance(usage, dict):
         return None
-    prompt, completion = (
-        usage.get("prompt_tokens"),
-        usage.get("completion_tokens") or 0,
-    )  # null where nothing was written
+    prompt = usage.get("prompt_tokens")
+    completion = usage.get("completion_tokens") or 0  # null where nothing was written
     if not isinstance(prompt, int) or not isinstance(completion, int):
         return None
     return Usage(prompt, completion)

@@ -42,6 +42,6 @@ def _locked(lock: Path, kind: int, progress: Progress) -> Iterator[None]:
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.say(f"another localcluster command holds {lock}; waiting for it")
+            progress.say(f"another process holds {lock}; waiting for it")
             fcntl.flock(file, kind)
         yield

@@ -42,6 +42,11 @@ class Cache:
         return self.root / "locks" / "cluster"
 
     @property
+    def programs_lock(self) -> Path:
+        """Held while programs are built."""
+        return self.root / "locks" / "programs"
+
+    @property
     def store_lock(self) -> Path:
         """Held together by all that use buildah's store; alone by who clears up after killed builds."""
         return self.root / "images.lock"

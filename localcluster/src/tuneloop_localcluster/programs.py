@@ -3,12 +3,13 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tuneloop_localcluster import versions
 from tuneloop_localcluster.errors import ClusterError
 from tuneloop_localcluster.gotool import provide_go
+from tuneloop_localcluster.locks import exclusively
 from tuneloop_localcluster.paths import Cache, package_file
 from tuneloop_localcluster.progress import Progress
 from tuneloop_localcluster.shell import run
@@ -53,8 +54,21 @@ def missing(cache: Cache, sets: Iterable[ProgramSet]) -> list[ProgramSet]:
 
 
 def build(cache: Cache, sets: Iterable[ProgramSet], progress: Progress) -> None:
-    """Build what the cache lacks, one set after the other: each uses all cores and reuses what the last compiled."""
-    wanted = missing(cache, sets)
+    """Build what the cache lacks, one set after the other: each uses all cores and reuses what the last compiled.
+
+    Waits for another process that builds, and then builds only what that one did not.
+    """
+    asked = list(sets)
+    if missing(cache, asked):
+        with exclusively(cache.programs_lock, progress):
+            _build_all(cache, missing(cache, asked), progress)
+
+
+def _module(programs: ProgramSet) -> Path:
+    return package_file("go", MODULES[programs.name])
+
+
+def _build_all(cache: Cache, wanted: Sequence[ProgramSet], progress: Progress) -> None:
     if not wanted:
         return
     go = provide_go(cache, progress)
@@ -64,10 +78,6 @@ def build(cache: Cache, sets: Iterable[ProgramSet], progress: Progress) -> None:
     if not missing(cache, versions.PROGRAM_SETS):
         with progress.step("drop Go's caches, which nothing needs any more"):
             shutil.rmtree(cache.go, ignore_errors=True)
-
-
-def _module(programs: ProgramSet) -> Path:
-    return package_file("go", MODULES[programs.name])
 
 
 def _build(cache: Cache, programs: ProgramSet, go: Path) -> None:

@@ -1,6 +1,6 @@
-"""Names of children and keys of the queue, used by every layer. Never looks anything up."""
+"""Names of children, their owners, and keys of the queue, used by every layer. Never looks anything up."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tuneloop_core.constants import FINETUNEJOB_KIND, LABEL_FINETUNEJOB, LABEL_MODELDEPLOYMENT, MODELDEPLOYMENT_KIND
 from tuneloop_core.stages import Stage
@@ -18,6 +18,11 @@ class Key(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}"
+
+
+def owner_uids(obj: dict[str, Any]) -> set[str]:
+    """UIDs of all owners of an object, as the API server gives it."""
+    return {owner["uid"] for owner in obj["metadata"].get("ownerReferences", [])}
 
 
 def stage_job(name: str, stage: Stage) -> str:

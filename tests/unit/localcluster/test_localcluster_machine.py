@@ -2,6 +2,8 @@
 
 import os
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from cryptography import x509
 from tuneloop_localcluster import cgroups, gotool, leftovers, programs, requirements, shell, versions, waiting
 from tuneloop_localcluster.errors import ClusterError
 from tuneloop_localcluster.node import is_ready
-from tuneloop_localcluster.paths import package_file
+from tuneloop_localcluster.paths import Cache, package_file
 from tuneloop_localcluster.pki import Authority, write_signing_key
 from tuneloop_localcluster.versions import ProgramSet
 
@@ -96,6 +98,41 @@ def test_a_programs_key_follows_its_sources_and_flags() -> None:
     }
     assert len(keys) == 4
     assert programs.key(first, sources) == programs.key(first, dict(reversed(sources.items())))
+
+
+BUILD = """
+from tuneloop_localcluster import programs, versions
+from tuneloop_localcluster.paths import cache
+from tuneloop_localcluster.progress import Progress
+
+programs.build(cache(), [versions.HELM], Progress())
+"""
+SLOW_GO = """#!/bin/sh -e
+[ "$1" = build ] || { echo go1.99.0; exit; }
+echo built >> "$TUNELOOP_CACHE/builds"
+until [ -e "$TUNELOOP_CACHE/go-on" ]; do sleep 0.05; done
+while [ "$1" != -o ]; do shift; done
+echo helm > "$2/helm"
+"""
+
+
+def test_two_processes_that_want_a_set_build_it_once(tmp_path: Path) -> None:
+    go = tmp_path / "bin" / "go"
+    go.parent.mkdir()
+    go.write_text(SLOW_GO)
+    go.chmod(0o755)
+    env = os.environ | {"TUNELOOP_CACHE": str(tmp_path), "PATH": f"{go.parent}:{os.environ['PATH']}"}
+    both = [subprocess.Popen([sys.executable, "-c", BUILD], env=env, stderr=subprocess.PIPE, text=True)]
+    waiting.until("the first to build", (tmp_path / "builds").exists, limit=30)
+    both.append(subprocess.Popen([sys.executable, "-c", BUILD], env=env, stderr=subprocess.PIPE, text=True))
+    assert both[1].stderr is not None
+    said = both[1].stderr.readline()
+    (tmp_path / "go-on").touch()
+    errors = [process.communicate(timeout=30)[1] for process in both]
+    assert "another process holds" in said
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert (tmp_path / "builds").read_text() == "built\n"
+    assert (programs.entry(Cache(tmp_path), versions.HELM) / "helm").read_text() == "helm\n"
 
 
 def test_a_set_of_foreign_programs_ignores_our_own_sources() -> None:

@@ -36,7 +36,6 @@ def engines(running: float, waiting: float, kv_cache: float) -> tuple[EngineSamp
 
 
 FELT = Felt(100, ttft_p95=0.8, tpot_p95=0.02)
-SLOW_TOKENS = Felt(100, ttft_p95=0.1, tpot_p95=0.06)
 SLO = ServiceLevel(ttft_p95="500ms", tpot_p95="50ms")
 
 

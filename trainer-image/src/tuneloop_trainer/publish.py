@@ -199,7 +199,7 @@ def _assemble(folder: Path, trained: Path, paths: Paths, manifest: Manifest) -> 
     document = manifest.model_dump(mode="json", by_alias=True)
     _write(folder / "manifest.json", document)
     _write(folder / "evaluation.json", document["evaluation"])
-    (folder / "README.md").write_text(model_card(manifest.model_dump(mode="json", by_alias=True)), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(document), encoding="utf-8")
 
 
 def _write_report(

@@ -1,17 +1,21 @@
 """An artifact to export, as publish seals it, and what exporting it takes."""
 
+import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import stores
 from tuneloop_core.api.finetunejob import Output
 
+from tuneloop_trainer.download import S3Credentials
 from tuneloop_trainer.exports import export
 from tuneloop_trainer.files import folder_aside, folder_digest, seal
 from tuneloop_trainer.guard import AddressGuard
 from tuneloop_trainer.paths import Paths
+from tuneloop_trainer.s3 import s3_client
 
 LOOPBACK = AddressGuard(allowed=lambda address: address.is_loopback)
 MIB = 2**20
@@ -46,6 +50,13 @@ def run_export(artifact: Path, paths: Paths, uri: str, guard: AddressGuard = LOO
     """Export as publish does."""
     hub_endpoint = output.pop("hub_endpoint", "")
     return export(artifact, Output.model_validate({"uri": uri, **output}), paths, guard, hub_endpoint)
+
+
+@functools.cache
+def s3_client_of(server: stores.S3Server) -> Any:
+    """A client with the keys of the server's owner."""
+    keys = S3Credentials(server.access_key_id, server.secret_access_key)
+    return s3_client(server.endpoint, keys, LOOPBACK)
 
 
 def run_until_killed(script: str, *arguments: str) -> None:

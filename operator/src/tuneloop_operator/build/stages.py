@@ -160,7 +160,7 @@ def _train(job: FineTuneJob, fetched: FetchResult, settings: Settings) -> JobPar
         inputs=inputs,
         mounts=mounts,
         volumes=[scratch("shm", "/dev/shm", SHARED_MEMORY, memory=True)],  # noqa: S108 - a mount, not a file
-        resources=train_sizes(spec, job.status.plan.host_memory_bytes if job.status.plan else 0),
+        resources=train_sizes(spec, plan.host_memory_bytes if plan else 0),
         pod=spec.pod,
         pull_secrets=spec.pod.image_pull_secrets,
         retries=attempts.backoff_limit(spec.retries, attempts.retries_used(job.status)),

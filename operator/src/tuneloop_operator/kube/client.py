@@ -17,9 +17,10 @@ from tuneloop_core.constants import FIELD_MANAGER
 from tuneloop_core.servertokens import token_path, token_request
 from tuneloop_operator import metrics
 from tuneloop_operator.kube.credentials import Credentials
-from tuneloop_operator.kube.errors import ApiError, ApiUnavailableError, ConflictError, error_of
+from tuneloop_operator.kube.errors import ApiError, ApiUnavailableError, ConflictError, NotFoundError, error_of
 from tuneloop_operator.kube.resources import LEASES, Obj, Resource
 from tuneloop_operator.kube.session import open_session
+from tuneloop_operator.names import owner_uids
 
 REQUEST_TIMEOUT_SECONDS = 30.0
 ATTEMPTS = 4
@@ -58,6 +59,13 @@ class Client:
         """One object; NotFoundError when it is not there."""
         metrics.API_READS.labels(resource.kind).inc()
         return dict(await self._request("GET", resource.path(namespace, name)))
+
+    async def find(self, resource: Resource, namespace: str, name: str) -> Obj | None:
+        """The same, or None where there is none."""
+        try:
+            return await self.get(resource, namespace, name)
+        except NotFoundError:
+            return None
 
     async def get_path(self, path: str) -> Any:
         """Any JSON document of the API server, such as ``/openid/v1/jwks``."""
@@ -176,11 +184,6 @@ class Client:
         if response.status >= 400:
             raise error_of(response.status, parsed, response.headers.get("Retry-After"))
         return parsed
-
-
-def owner_uids(obj: Obj) -> set[str]:
-    """UIDs of all owners of an object."""
-    return {owner["uid"] for owner in obj["metadata"].get("ownerReferences", [])}
 
 
 def _parse(raw: bytes) -> Any:

@@ -17,7 +17,7 @@ from tuneloop_core.stages import Stage
 from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.digests import digest
 from tuneloop_operator.policy.modelfetch import stage_before
-from tuneloop_operator.policy.verdicts import Case, StageFacts, State, Verdict, judge
+from tuneloop_operator.policy.verdicts import Case, StageFacts, State, Verdict, invalid_result, judge
 
 Obj = dict[str, Any]
 
@@ -52,8 +52,7 @@ def judge_fetch(facts: StageFacts, before: AdapterStatus | None, owner_uid: str,
     try:
         return Fetched(verdict, AdapterFetchResult.model_validate(verdict.said.result))
     except ValidationError as error:
-        words = f"the fetch pod's result does not parse: {error.errors()[0]['msg']}; trainer image and operator differ"
-        return Fetched(Verdict(State.STALLED, reasons.INVALID_RESULT, words))
+        return Fetched(invalid_result(Stage.FETCH, error))
 
 
 def reason_of(verdict: Verdict) -> str:

@@ -25,7 +25,7 @@ from tuneloop_operator.policy import conditions, planning, reasons, results, usa
 from tuneloop_operator.policy.actions import Action
 from tuneloop_operator.policy.conditions import Wanted, cut, holds, timestamp
 from tuneloop_operator.policy.pods import leads
-from tuneloop_operator.policy.verdicts import Case, StageFacts, State, Verdict, judge
+from tuneloop_operator.policy.verdicts import Case, StageFacts, State, Verdict, invalid_result, judge
 
 STAGE_CONDITIONS = {
     Stage.FETCH: "Fetched",
@@ -145,11 +145,7 @@ class _Draft:
         try:
             self.fields |= results.absorb(stage, self.current, verdict.said, pods, self.facts.now)
         except ValidationError as error:
-            first = error.errors()[0]
-            message = (
-                f"the {stage.value} pod's result does not parse: {'.'.join(map(str, first['loc']))}: {first['msg']}. "
-            )
-            return Verdict(State.STALLED, reasons.INVALID_RESULT, f"{message}Trainer image and operator must match")
+            return invalid_result(stage, error)
         told = replace(verdict, message=verdict.said.message or results.words(stage, self.current.status))
         return self._gated(told) if stage is Stage.TRAIN else told
 

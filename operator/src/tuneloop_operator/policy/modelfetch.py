@@ -14,11 +14,12 @@ from tuneloop_core.api.finetunejob_status import ModelStatus, StageStatus
 from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.constants import GROUP
 from tuneloop_core.stages import FetchResult, Stage
+from tuneloop_operator.names import owner_uids
 from tuneloop_operator.policy import conditions, reasons
 from tuneloop_operator.policy.actions import DeleteJob
 from tuneloop_operator.policy.pods import condition
 from tuneloop_operator.policy.revisions import SOURCE_ANNOTATION, source_of
-from tuneloop_operator.policy.verdicts import Case, StageFacts, State, Verdict, judge
+from tuneloop_operator.policy.verdicts import Case, StageFacts, State, Verdict, invalid_result, judge
 
 Obj = dict[str, Any]
 
@@ -49,7 +50,7 @@ def judge_model(deployment: ModelDeployment, facts: ModelFacts) -> ModelVerdict:
     if known is not None and known.path and _is_for(known, facts, source):
         return ModelVerdict(Verdict(State.DONE, reasons.SUCCEEDED, f"{known.uri} is in the store"), known)
     job = facts.fetch.job
-    if job is not None and not job["metadata"].get("deletionTimestamp") and _owned(job, deployment.metadata.uid):
+    if job is not None and not job["metadata"].get("deletionTimestamp") and deployment.metadata.uid in owner_uids(job):
         recorded = annotation(job, SOURCE_ANNOTATION)
         if recorded and recorded != source:
             delete = DeleteJob(Stage.FETCH, job["metadata"]["name"], job["metadata"]["uid"])
@@ -84,10 +85,6 @@ def _is_for(known: ModelStatus, facts: ModelFacts, source: str) -> bool:
     return known.uri.partition("@")[0] == source.partition("@")[0]
 
 
-def _owned(job: Obj, uid: str) -> bool:
-    return any(ref["uid"] == uid for ref in job["metadata"].get("ownerReferences", []))
-
-
 def stage_before(job: Obj | None, told: tuple[str, str] | None) -> StageStatus:
     """The stage's past, read from the Job itself and from what the status tells of an earlier failure."""
     stage = Stage.FETCH.value
@@ -113,9 +110,6 @@ def _with_model(verdict: Verdict) -> ModelVerdict:
     try:
         found = FetchResult.model_validate(verdict.said.result)
     except ValidationError as error:
-        message = (
-            f"the fetch pod's result does not parse: {error.errors()[0]['msg']}; trainer image and operator must match"
-        )
-        return ModelVerdict(Verdict(State.STALLED, reasons.INVALID_RESULT, message))
+        return ModelVerdict(invalid_result(Stage.FETCH, error))
     model = ModelStatus(uri=found.model_uri, commit=found.model_commit, path=found.model_path, bytes=found.model_bytes)
     return ModelVerdict(verdict, model)

@@ -12,6 +12,7 @@ from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.api.modeldeployment_status import RevisionStatus
 from tuneloop_core.api.scaling import Scaling
 from tuneloop_core.constants import GROUP, LABEL_REVISION
+from tuneloop_operator.names import owner_uids
 from tuneloop_operator.policy import autoscale
 from tuneloop_operator.policy.digests import digest
 
@@ -87,8 +88,7 @@ def by_number(deployments: Sequence[Obj], owner_uid: str) -> dict[int, Obj]:
     found: dict[int, Obj] = {}
     for obj in deployments:
         label = obj["metadata"]["labels"].get(LABEL_REVISION, "")
-        ours = any(ref["uid"] == owner_uid for ref in obj["metadata"].get("ownerReferences", []))
-        if ours and label[1:].isdigit() and not obj["metadata"].get("deletionTimestamp"):
+        if owner_uid in owner_uids(obj) and label[1:].isdigit() and not obj["metadata"].get("deletionTimestamp"):
             found[int(label[1:])] = obj
     return found
 

@@ -10,10 +10,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from pydantic import ValidationError
+
 from tuneloop_core.api.finetunejob_status import StageStatus
 from tuneloop_core.constants import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
 from tuneloop_core.stages import Reason, Stage, Termination
 from tuneloop_operator import attempts
+from tuneloop_operator.names import owner_uids
 from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.actions import Action, CreateStage, DeleteJob, PatchJob
 from tuneloop_operator.policy.conditions import cut, parse_time
@@ -99,7 +102,7 @@ def judge(case: Case) -> Verdict:
     job = case.facts.job
     if job is None:
         return _without_job(case)
-    if not any(owner["uid"] == case.owner_uid for owner in job["metadata"].get("ownerReferences", [])):
+    if case.owner_uid not in owner_uids(job):
         return foreign_object("Job", job["metadata"]["name"])
     if job["metadata"].get("deletionTimestamp"):
         return Verdict(State.PENDING, reasons.RETRYING, "the old Job is being removed", look_again=PATIENCE_SECONDS)
@@ -114,6 +117,13 @@ def foreign_object(kind: str, name: str) -> Verdict:
     """A foreign object has the name that we need."""
     message = f"{kind} {name} exists already and belongs to somebody else; delete it, or take another name for this"
     return Verdict(State.STALLED, reasons.FOREIGN_OBJECT, message, look_again=60.0)
+
+
+def invalid_result(stage: Stage, error: ValidationError) -> Verdict:
+    """A pod's result is none to this release."""
+    first = error.errors()[0]
+    found = f"the {stage.value} pod's result does not parse: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return Verdict(State.STALLED, reasons.INVALID_RESULT, f"{found}. Trainer image and operator must match")
 
 
 def retry_seconds(attempts: int) -> float:

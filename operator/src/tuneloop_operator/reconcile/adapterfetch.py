@@ -85,7 +85,7 @@ class AdapterFetcher:
         prefix = names.adapter_job(key.name, "")
         for job in self._context.cache.children(key, JOBS.kind):
             metadata = job["metadata"]
-            ours = any(ref["uid"] == deployment.metadata.uid for ref in metadata.get("ownerReferences", []))
+            ours = deployment.metadata.uid in names.owner_uids(job)
             if ours and metadata["name"].startswith(prefix) and metadata["name"] not in wanted:
                 delete = DeleteJob(Stage.FETCH, metadata["name"], metadata["uid"])
                 await self._jobs.act(key.namespace, (delete,), lambda _stage, _settings: {})

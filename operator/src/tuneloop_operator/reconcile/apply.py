@@ -6,10 +6,9 @@ Never applies Jobs.
 import time
 from dataclasses import dataclass
 
-from tuneloop_operator.kube.client import ForeignOwnerError, owner_uids
-from tuneloop_operator.kube.errors import NotFoundError
+from tuneloop_operator.kube.client import ForeignOwnerError
 from tuneloop_operator.kube.resources import SERVICES, Obj, resource_of
-from tuneloop_operator.names import Key
+from tuneloop_operator.names import Key, owner_uids
 from tuneloop_operator.policy.drift import APPLIED_ANNOTATION, is_as_applied
 from tuneloop_operator.reconcile.cache import key_of, version
 from tuneloop_operator.reconcile.context import Context
@@ -74,7 +73,4 @@ class Applier:
 
     async def _find(self, manifest: Obj) -> Obj | None:
         metadata = manifest["metadata"]
-        try:
-            return await self._client.get(resource_of(manifest), metadata["namespace"], metadata["name"])
-        except NotFoundError:
-            return None
+        return await self._client.find(resource_of(manifest), metadata["namespace"], metadata["name"])

@@ -6,7 +6,7 @@ from tuneloop_core.constants import LABEL_STAGE
 from tuneloop_core.settings import Settings
 from tuneloop_core.stages import Stage
 from tuneloop_operator.kube.resources import EVENTS, JOBS, PODS, Obj
-from tuneloop_operator.names import Key
+from tuneloop_operator.names import Key, owner_uids
 from tuneloop_operator.policy.actions import Action, CreateStage, DeleteJob, PatchJob
 from tuneloop_operator.policy.verdicts import StageFacts, Verdict, needs_events
 from tuneloop_operator.reconcile.context import Context
@@ -30,7 +30,7 @@ class StageJobs:
         pods = [
             pod
             for pod in self._context.cache.children(key, PODS.kind)
-            if pod["metadata"]["labels"].get(LABEL_STAGE) == stage.value and is_owned(pod, job)
+            if pod["metadata"]["labels"].get(LABEL_STAGE) == stage.value and job["metadata"]["uid"] in owner_uids(pod)
         ]
         return StageFacts(job, tuple(pods))
 
@@ -74,8 +74,3 @@ class StageJobs:
                 found = cache.get(JOBS.kind, namespace, name)
                 if found is not None and found["metadata"]["uid"] == uid:
                     cache.remove(found)
-
-
-def is_owned(child: Obj, owner: Obj) -> bool:
-    """Whether the child's owner references name this very object."""
-    return any(ref["uid"] == owner["metadata"]["uid"] for ref in child["metadata"].get("ownerReferences", []))

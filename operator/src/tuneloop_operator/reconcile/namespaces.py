@@ -17,7 +17,7 @@ from tuneloop_core.settings import Settings
 from tuneloop_operator.build.policies import build_policies
 from tuneloop_operator.build.store import build_claim
 from tuneloop_operator.kube.client import Client
-from tuneloop_operator.kube.errors import ConflictError, NotFoundError
+from tuneloop_operator.kube.errors import ConflictError
 from tuneloop_operator.kube.resources import CLAIMS, POLICIES
 from tuneloop_operator.policy.drift import APPLIED_ANNOTATION, is_as_applied
 from tuneloop_operator.reconcile.cache import Cache
@@ -70,20 +70,13 @@ class Namespaces:
     async def _claim(self, namespace: str) -> None:
         """A claim that somebody made under this name before us is used as it is."""
         known = self._cache.get(CLAIMS.kind, namespace, STORE_CLAIM) is not None
-        if known or (not await self._is_there(namespace) and await self._make_claim(namespace)):
+        # Asked for first: a quota refuses a second claim before its name does.
+        if known or (await self._client.find(CLAIMS, namespace, STORE_CLAIM) is None and await self._make(namespace)):
             self._ours.add(namespace)
         else:
             self._ours.discard(namespace)
 
-    async def _is_there(self, namespace: str) -> bool:
-        """Whether somebody else made one: asked first, for a quota refuses a second claim before its name does."""
-        try:
-            await self._client.get(CLAIMS, namespace, STORE_CLAIM)
-        except NotFoundError:
-            return False
-        return True
-
-    async def _make_claim(self, namespace: str) -> bool:
+    async def _make(self, namespace: str) -> bool:
         """Whether this call made it."""
         try:
             made = await self._client.create(CLAIMS, build_claim(namespace, self._settings.store))
@@ -95,10 +88,7 @@ class Namespaces:
 
     async def _policy(self, manifest: Obj) -> None:
         metadata = manifest["metadata"]
-        try:
-            found = await self._client.get(POLICIES, metadata["namespace"], metadata["name"])
-        except NotFoundError:
-            found = None
+        found = await self._client.find(POLICIES, metadata["namespace"], metadata["name"])
         if self._settings.network_policies:
             if not is_as_applied(manifest, found):
                 await self._client.apply(POLICIES, manifest)
