@@ -9,7 +9,7 @@ import pytest
 import stores
 from tuneloop_core.stages import FetchInput, FetchResult, Reason
 
-from tuneloop_trainer import fetch, s3models
+from tuneloop_trainer import fetch, s3files
 from tuneloop_trainer.download import S3Credentials
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import is_whole
@@ -66,7 +66,7 @@ def fetched(server: stores.S3Server, pod: Paths, uri: str = URI, **given: Any) -
 def test_a_model_arrives_whole_once_and_again_when_it_changes(
     server: stores.S3Server, pod: Paths, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3models, "RANGE_BYTES", 100_000)  # several ranges a file
+    monkeypatch.setattr(s3files, "RANGE_BYTES", 100_000)  # several ranges a file
     result = fetched(server, pod)
     folder = pod.models.parent / result.model_path
     assert is_whole(folder)
