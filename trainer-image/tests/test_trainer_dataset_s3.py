@@ -20,6 +20,7 @@ from tuneloop_trainer.datasetfetch import fetch_dataset
 from tuneloop_trainer.download import About, S3Credentials
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import is_whole
+from tuneloop_trainer.lmeval.sources import fetch_tasks
 from tuneloop_trainer.rowfiles import Access
 from tuneloop_trainer.s3 import s3_client
 from tuneloop_trainer.s3files import S3Folder, is_path
@@ -226,6 +227,16 @@ def test_too_many_objects_are_refused(server: stores.S3Server, monkeypatch: pyte
     monkeypatch.setattr(s3files, "MOST_OBJECTS", 3)
     with pytest.raises(StageError, match=r"more than 3 objects .*: name a longer one in dataset.uri"):
         folder_of(server, "support/").listing()
+
+
+def test_a_task_of_ones_own_comes_from_a_prefix(server: stores.S3Server, bare_pod: pods.Pod) -> None:
+    for name, data in (("quiz.yaml", b"task: quiz\n"), ("test.jsonl", ROWS), ("more/b.jsonl", ROWS), ("a.bin", b"0")):
+        put(server, f"evals/quiz/{name}", data)
+    keys(bare_pod, "task-0", server.access_key_id, server.secret_access_key)
+    source = {"uri": "s3://rows/evals/quiz/", "endpoint": server.endpoint, "files": ["*.jsonl"]}
+    given = FetchInput(owner="o", tasks=[{"name": "quiz", "source": source}])
+    fetch_tasks(given, bare_pod.paths, artifacts.LOOPBACK)
+    assert list(files(bare_pod.paths.task("quiz"))) == ["quiz.yaml", "test.jsonl"]
 
 
 # ---- what a real server does not do on demand ----------------------------------------------------------------------

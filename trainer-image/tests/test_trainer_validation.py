@@ -12,6 +12,7 @@ from tuneloop_core.stages import FetchInput, FetchResult, Reason, Stage
 
 from tuneloop_trainer import fetch
 from tuneloop_trainer.errors import StageError
+from tuneloop_trainer.rowfiles import RowFiles
 
 
 def rows(first: int, count: int) -> bytes:
@@ -132,6 +133,23 @@ def test_what_cannot_be_held_out_is_told(pod: pods.Pod, dataset: dict[str, Any],
         fetched(pod, **dataset)
     assert caught.value.reason is reason
     assert words in caught.value.message
+
+
+def test_a_link_that_leads_nowhere_is_no_file(pod: pods.Pod) -> None:
+    (pod.paths.claim("validation") / "held-out/quiz.jsonl").unlink()
+    (pod.paths.claim("validation") / "held-out/quiz.jsonl").symlink_to("absent.jsonl")
+    with pytest.raises(StageError, match=r"none of quiz.jsonl is a file there, only links .* Check dataset.validation"):
+        fetched(pod, validation={"uri": "pvc://other/held-out"})
+
+
+def test_what_has_no_room_is_told_before_it_is_fetched(tmp_path: Path) -> None:
+    arrived: list[str] = []
+    rows = RowFiles("s3://b/a/", {"a.jsonl": 10**18, "b.jsonl": 1}, lambda names, _folder: arrived.extend(names))
+    with pytest.raises(StageError, match="needs 931322574") as caught:
+        rows.bring(["a.jsonl", "b.jsonl"], tmp_path, 0)
+    assert (caught.value.reason, caught.value.needed_bytes) == (Reason.STORE_FULL, 10**18 + 1)
+    rows.bring(["b.jsonl"], tmp_path, 0)
+    assert arrived == ["b.jsonl"]
 
 
 def test_the_digest_counts_both_sides(pod: pods.Pod) -> None:

@@ -94,7 +94,7 @@ def open_rows(address: Address, access: Access) -> RowFiles:
         raise StageError(Reason.DATASET_NOT_FOUND, f"{address.field}: {error}.") from error
     match place:
         case HubDataset(repo, file):
-            return _hub(address, repo, file.rstrip("/"), access)
+            return hub_rows(address, repo, file.rstrip("/"), access)
         case S3Object(_, key) if key.endswith("/"):
             return _s3_folder(address, access)
         case S3Object():
@@ -116,8 +116,11 @@ def _single(address: Address, download: Callable[[Path], object]) -> RowFiles:
     return RowFiles(address.uri, {file_name(address.uri.split("?", 1)[0]): 0}, get, single=True)
 
 
-def _hub(address: Address, name: str, below: str, access: Access) -> RowFiles:
-    """A file keeps its path in the repository, also where the uri names a folder of it."""
+def hub_rows(address: Address, name: str, below: str, access: Access) -> RowFiles:
+    """A hub's repository, or what is ``below`` in it. A file keeps its path in the repository, whatever is named.
+
+    ``name`` may be one that no uri has: the oldest datasets have no organisation (``xnli``).
+    """
     hub = access.hub(address.purpose)
     repository = hub.resolve_dataset(name)
     single = below in repository.files
@@ -156,7 +159,11 @@ def _claim(address: Address, access: Access) -> RowFiles:
 
     def get(names: Sequence[str], folder: Path) -> None:
         by_place = {there[name]: name for name in names}
-        for path in claim.files(by_place):
+        found = claim.files(by_place)
+        if not found:
+            words = f"{address.uri}: none of {', '.join(names[:SHOWN])} is a file there, only links that lead nowhere"
+            raise StageError(Reason.DATASET_NOT_FOUND, f"{words}. Check {address.field}.")
+        for path in found:
             claim.copy(path, folder / by_place[path])
 
     return RowFiles(address.uri, dict.fromkeys(there, 0), get, single=single, whole=True)

@@ -20,7 +20,7 @@ from tuneloop_trainer.files import folder_aside, seal, sealed_digest, store_full
 from tuneloop_trainer.guard import AddressGuard
 from tuneloop_trainer.lmeval import custom, known
 from tuneloop_trainer.paths import Paths
-from tuneloop_trainer.rowfiles import Access, Address, RowFiles, open_rows
+from tuneloop_trainer.rowfiles import Access, Address, RowFiles, hub_rows, open_rows
 
 log = logging.getLogger("tuneloop")
 
@@ -75,7 +75,11 @@ class _Fetch:
         source, what = self.task.source, f"evaluation.tasks {self.task.name}"
         uri = source.uri if source else f"hf://datasets/{repository}"
         with folder_aside(self.access.paths.tasks) as aside, store_full_told(aside, what):
-            self._bring(source or TaskSource(uri=uri), aside)
+            if source is None:
+                rows = hub_rows(Address(uri, "", self.purpose, "its source"), repository, "", self.access)
+                rows.bring(self._wanted(rows, ()), aside, self.access.max_bytes)
+            else:
+                self._bring(source, aside)
             if custom.file_of(aside, self.task.name) is None and known.find(self.task.name) is None:
                 raise known.unknown(self.task.name, uri)
             digest = seal(aside, self.access.paths.task(self.task.name))
