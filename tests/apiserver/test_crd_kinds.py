@@ -63,6 +63,23 @@ def test_defaults_are_those_of_the_models(kubectl: Any, namespace: str, plural: 
     assert "output" not in held["spec"]
 
 
+def test_a_share_is_held_out_only_where_no_files_are_named(kubectl: Any, namespace: str) -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "share": {},
+        "empty": {"spec.dataset.validation": {}},
+        "files": {"spec.dataset.validation.files": ["held-out/*.jsonl"]},
+    }
+    held = {
+        name: make(kubectl, namespace, named("finetunejobs", f"held-{name}", **each)) for name, each in changes.items()
+    }
+    assert {name: each["spec"]["dataset"]["validation"] for name, each in held.items()} == {
+        "share": {"fraction": "0.1"},
+        "empty": {},
+        "files": {"files": ["held-out/*.jsonl"]},
+    }
+    assert [FineTuneJob.model_validate(each).spec.dataset.validation.named for each in held.values()] == [0, 0, 1]
+
+
 def test_a_spec_written_out_in_full_is_accepted(kubectl: Any, namespace: str) -> None:
     """What ``to_dict`` writes may be sent back: empty text and lists mean the same as absence."""
     manifest = named("finetunejobs", "written-out")

@@ -27,7 +27,7 @@ def test_files_of_a_claim_are_chosen(bare_pod: pods.Pod, tiny: Path) -> None:
     folder = bare_pod.root / "store" / fetch.run(stage_input, bare_pod.paths).dataset_path
     assert {file.name for file in folder.iterdir()} == {"a.jsonl", "b.jsonl.gz", "DIGEST"}
     stage_input = stage_input.model_copy(update={"dataset": {**dataset, "files": ["*.parquet"]}})
-    with pytest.raises(StageError, match=r"no file there that fits dataset\.files \*\.parquet"):
+    with pytest.raises(StageError, match=r"no file that fits dataset\.files \*\.parquet \(it has a"):
         fetch.run(stage_input, bare_pod.paths)
 
 

@@ -181,6 +181,19 @@ def test_a_task_of_lm_evals_takes_its_rows_from_the_hub_that_it_names(bare_pod: 
     assert task.doc_to_text(task.test_docs()[0]) == "Question: what is warm?\nAnswer:"
 
 
+def test_a_repository_without_an_organisation_is_asked_for_as_it_is(bare_pod: pods.Pod) -> None:
+    """The oldest datasets have none; a hub knows whose they are now."""
+    state = hubs.HubState(datasets={"facebook/xnli": hubs.Repository({"en/test.jsonl": b"{}\n"})})
+
+    def answer(method: str, path: str, headers: dict[str, str]) -> hubs.Answer:
+        assert "datasets/xnli/" in path
+        return hubs.hub_answer(state, method, path.replace("datasets/xnli/", "datasets/facebook/xnli/"), headers)
+
+    with hubs.serving(answer) as endpoint:
+        bring(bare_pod.paths, hub=endpoint, name="xnli_es_spanish_bench")
+    assert (bare_pod.paths.task("xnli_es_spanish_bench") / "en/test.jsonl").read_bytes() == b"{}\n"
+
+
 def test_plain_rows_do_for_a_task_that_the_hub_divides(bare_pod: pods.Pod) -> None:
     write_rows(bare_pod.paths.claim("task-0") / "arc/test.jsonl", ARC)
     bring(bare_pod.paths, name="arc_easy", source={"uri": "pvc://claim/arc/test.jsonl"})

@@ -8,7 +8,7 @@ import pytest
 import stores
 from tuneloop_core.stages import FetchInput, FetchResult, Reason
 
-from tuneloop_trainer import fetch, s3models
+from tuneloop_trainer import fetch, s3files
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import is_whole
 from tuneloop_trainer.paths import Paths
@@ -50,7 +50,7 @@ def fetched(s3_server: stores.S3Server, pod: Paths, uri: str = URI, **given: Any
 def test_a_model_arrives_whole_once_and_again_when_it_changes(
     s3_server: stores.S3Server, pod: Paths, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3models, "RANGE_BYTES", 100_000)  # several ranges a file
+    monkeypatch.setattr(s3files, "RANGE_BYTES", 100_000)  # several ranges a file
     result = fetched(s3_server, pod)
     folder = pod.models.parent / result.model_path
     assert is_whole(folder)

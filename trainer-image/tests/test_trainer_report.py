@@ -54,6 +54,15 @@ def test_hostile_text_stays_text() -> None:
     assert HOSTILE in found.text
 
 
+def test_held_out_files_that_were_named_are_told() -> None:
+    changed = copy.deepcopy(document())
+    validation = {"uri": "s3://evals/support/", "files": ["golden-*.jsonl"]}
+    changed["manifest"]["spec"]["dataset"] = {"validation": validation}
+    assert "Held-out rowss3://evals/support/ golden-*.jsonl" in Page(report_html(changed)).text
+    changed["manifest"]["spec"]["dataset"] = {"validation": {"fraction": "0.1"}}
+    assert "Held-out rows" not in Page(report_html(changed)).text
+
+
 def test_long_answers_are_cut_and_new_scores_are_named() -> None:
     changed = copy.deepcopy(document())
     changed["samples"][0]["tuned"] = "x" * 10_000

@@ -112,6 +112,7 @@ class FetchInput(StageInput):
     max_bytes: int = 0  # cap per download, bytes; 0 is no cap
     pvc_model_path: str = ""  # for pvc:// the mount below which the files lie
     pvc_dataset_path: str = ""
+    pvc_validation_path: str = ""  # of dataset.validation.uri
     pvc_adapter_path: str = ""
     task_paths: dict[str, str] = {}  # of each task from a pvc://, the mount below which its files lie
 

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from tuneloop_core.data.columns import Columns
-from tuneloop_core.data.files import DatasetError, find_files, matches, split_of, wanted_files
+from tuneloop_core.data.files import (
+    DatasetError,
+    find_files,
+    find_sides,
+    held_out_files,
+    matches,
+    split_of,
+    training_files,
+    wanted_files,
+)
 from tuneloop_core.data.packing import pack_lengths
 from tuneloop_core.data.rows import Format
 from tuneloop_core.data.seen import Digests, digest
@@ -247,6 +256,88 @@ def test_globs_fit_whole_paths(pattern: str, path: str, fits: bool) -> None:
 )
 def test_files_of_a_repository_are_wanted(paths: list[str], patterns: list[str], wanted: list[str]) -> None:
     assert wanted_files(paths, patterns) == wanted
+
+
+@pytest.mark.parametrize(
+    ("paths", "patterns", "wanted"),
+    [
+        (["train.jsonl", "validation.jsonl", "test.jsonl"], [], ["validation.jsonl"]),
+        (["train.jsonl", "test-0.csv", "test-1.csv"], [], ["test-0.csv", "test-1.csv"]),
+        (["b.jsonl", "a.jsonl", "a.csv"], [], ["a.jsonl", "b.jsonl"]),
+        (["train.jsonl"], [], ["train.jsonl"]),
+        (["train.jsonl", "validation.jsonl"], ["t*"], ["train.jsonl"]),
+        (["a.md"], [], []),
+        (["a.jsonl"], ["*.csv"], []),
+    ],
+)
+def test_files_to_hold_out(paths: list[str], patterns: list[str], wanted: list[str]) -> None:
+    assert held_out_files(paths, patterns) == wanted
+
+
+@pytest.mark.parametrize(
+    ("paths", "patterns", "held_out", "wanted"),
+    [
+        (["a.jsonl", "b.jsonl"], [], ["b.jsonl"], ["a.jsonl"]),
+        (["train.jsonl", "test.jsonl", "quiz.jsonl"], [], ["quiz.jsonl"], ["train.jsonl"]),
+        (["rows.jsonl", "validation.jsonl"], [], [], ["rows.jsonl"]),
+        (["train.jsonl", "test.jsonl"], ["*"], [], ["test.jsonl", "train.jsonl"]),
+        (["a.jsonl", "b.jsonl"], ["*"], ["a.jsonl"], ["b.jsonl"]),
+        (["a.jsonl"], ["*"], ["a.jsonl"], []),
+    ],
+)
+def test_files_to_train_on(paths: list[str], patterns: list[str], held_out: list[str], wanted: list[str]) -> None:
+    assert training_files(paths, patterns, held_out) == wanted
+
+
+@pytest.mark.parametrize(
+    ("files", "train", "validation", "unused"),
+    [
+        ({"train/a.jsonl": "1", "validation/b.jsonl": "2"}, ["a.jsonl"], ["b.jsonl"], []),
+        (
+            {"train/test.jsonl": "1", "train/b.csv": "22", "validation/train.jsonl": "3"},
+            ["b.csv", "test.jsonl"],
+            ["train.jsonl"],
+            [],
+        ),
+        (
+            {"train/a.jsonl": "1", "train/b.jsonl": "2", "validation/c.jsonl": "2"},
+            ["a.jsonl"],
+            ["c.jsonl"],
+            ["b.jsonl"],
+        ),
+        ({"train/a.jsonl": "1", "train/b.md": "2", "validation/c.jsonl": "3"}, ["a.jsonl"], ["c.jsonl"], []),
+    ],
+)
+def test_named_sides_are_folders(
+    tmp_path: Path, files: dict[str, str], train: list[str], validation: list[str], unused: list[str]
+) -> None:
+    written(tmp_path, files)
+    found = find_sides(tmp_path)
+    sides = [[path.name for path in side] for side in (found.train, found.validation, found.unused)]
+    assert sides == [train, validation, unused]
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"validation/b.jsonl": "2"}, r"no file to train on that is read"),
+        ({"train/b.jsonl": "2", "validation/b.md": "1"}, r"no file to hold out that is read"),
+        (
+            {"train/b.jsonl": "2", "validation/c.jsonl": "2"},
+            r"each file to train on \(b\.jsonl\) is one of those held out",
+        ),
+    ],
+)
+def test_a_side_without_files_is_told(tmp_path: Path, files: dict[str, str], words: str) -> None:
+    written(tmp_path, files)
+    with pytest.raises(DatasetError, match=words):
+        find_sides(tmp_path)
+
+
+def written(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text)
 
 
 @pytest.mark.parametrize(

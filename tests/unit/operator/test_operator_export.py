@@ -86,6 +86,17 @@ def test_publish_may_ask_a_hub_but_not_at_refused_addresses() -> None:
     assert (told["hubEndpoint"], told["refusedAddresses"]) == ("http://hub.example.com", ["10.0.0.1/32"])
 
 
+def test_status_names_where_held_out_rows_came_from() -> None:
+    spec = {"model": {"uri": "hf://o/m"}, "dataset": {"uri": "s3://rows/a/", "validation": {"uri": "s3://evals/a/"}}}
+    owner = FineTuneJob.model_validate({"metadata": {"name": "a", "namespace": "b"}, "spec": spec})
+    fetched = {"modelUri": "hf://o/m@1", "modelPath": "p", "modelCommit": "1", "modelBytes": 2_000_000}
+    said = Termination(stage=Stage.FETCH, outcome="Succeeded", result=fetched | {"datasetBytes": 3_000_000})
+    found = results.absorb(Stage.FETCH, owner, said, (), datetime.now(UTC))
+    assert found["dataset"].validation_uri == "s3://evals/a/"
+    words = results.words(Stage.FETCH, owner.status.model_copy(update=found))
+    assert words == "hf://o/m@1 (2.0 MB) and s3://rows/a/ with s3://evals/a/ (3.0 MB) are in the store"
+
+
 def test_status_names_the_copy_however_long_its_uri() -> None:
     uri = f"oci://{'r' * 200}.example.com/{'m' * 280}:v1@sha256:{'0' * 64}"
     said = Termination(stage=Stage.PUBLISH, outcome="Succeeded", result=PUBLISHED | {"exportedUri": uri})

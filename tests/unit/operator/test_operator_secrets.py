@@ -14,7 +14,11 @@ from tuneloop_operator.reconcile.troubles import verdict_of
 TASK = {"name": "quiz", "source": {"uri": "hf://datasets/a/b", "credentialsSecret": "s-task"}}
 JOB: dict[str, Any] = {
     "model": {"uri": "hf://org/model", "credentialsSecret": "s-model"},
-    "dataset": {"uri": "https://example.com/rows.jsonl", "credentialsSecret": "s-dataset"},
+    "dataset": {
+        "uri": "https://example.com/rows.jsonl",
+        "credentialsSecret": "s-dataset",
+        "validation": {"uri": "s3://bucket/held-out/", "credentialsSecret": "s-held-out"},
+    },
     "evaluation": {"tasks": [TASK]},
     "output": {"uri": "s3://bucket/key", "credentialsSecret": "s-output"},
     "tracking": {"mlflow": {"endpoint": "https://mlflow.example.com", "credentialsSecret": "s-mlflow"}},
@@ -26,6 +30,7 @@ def test_every_field_that_names_a_secret_is_found() -> None:
     assert dict(named(SPEC.to_dict())) == {
         "model.credentialsSecret": "s-model",
         "dataset.credentialsSecret": "s-dataset",
+        "dataset.validation.credentialsSecret": "s-held-out",
         "evaluation.tasks[0].source.credentialsSecret": "s-task",
         "output.credentialsSecret": "s-output",
         "tracking.mlflow.credentialsSecret": "s-mlflow",
@@ -35,7 +40,9 @@ def test_every_field_that_names_a_secret_is_found() -> None:
     assert dict(named(spec.to_dict())) == {"adapters[0].from.credentialsSecret": "s-adapter"}
 
 
-@pytest.mark.parametrize("patterns", [[], ["s-*"], ["*-model", "s-dataset", "s-?a*", "s-output", "s-mlflow"]])
+@pytest.mark.parametrize(
+    "patterns", [[], ["s-*"], ["*-model", "s-dataset", "s-held-*", "s-?a*", "s-output", "s-mlflow"]]
+)
 def test_what_fits_a_pattern_passes(patterns: list[str]) -> None:
     require_allowed(SPEC, patterns)
 
@@ -45,7 +52,7 @@ def test_what_fits_a_pattern_passes(patterns: list[str]) -> None:
     [
         (["hub-*"], "model.credentialsSecret names Secret s-model"),
         (["s-model"], "dataset.credentialsSecret names Secret s-dataset"),
-        (["s-model", "s-d*"], r"evaluation\.tasks\[0\]\.source\.credentialsSecret names Secret s-task"),
+        (["s-model", "s-d*", "s-held-*"], r"evaluation\.tasks\[0\]\.source\.credentialsSecret names Secret s-task"),
         (["S-*"], "model.credentialsSecret"),
     ],
 )

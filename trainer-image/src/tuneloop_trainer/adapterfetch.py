@@ -47,7 +47,7 @@ log = logging.getLogger("tuneloop")
 
 CONFIG_LIMIT = 1 << 20  # bytes; PEFT writes about one KiB
 FIELD = "adapters[].from"
-ABOUT = About(missing=Reason.MODEL_NOT_FOUND, too_large=Reason.ADAPTER_UNSUPPORTED, field=f"{FIELD}.uri")
+ABOUT = About(missing=Reason.MODEL_NOT_FOUND, unfit=Reason.ADAPTER_UNSUPPORTED, field=f"{FIELD}.uri")
 
 Get = Callable[[str, Path], None]
 """Puts one file of the adapter into a folder, under its own name. Raises StageError."""

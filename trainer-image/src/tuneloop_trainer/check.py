@@ -15,7 +15,7 @@ from pathlib import Path
 from tuneloop_core.api.finetunejob import EvaluationSettings, Method, Training
 from tuneloop_core.api.sources import DatasetSource
 from tuneloop_core.data.columns import Columns
-from tuneloop_core.data.files import DatasetError, DatasetFiles, Record, find_files
+from tuneloop_core.data.files import DatasetError, DatasetFiles, Record, find_files, find_sides
 from tuneloop_core.data.lengths import Lengths
 from tuneloop_core.data.packing import pack_lengths
 from tuneloop_core.data.rows import Format, Row
@@ -96,12 +96,11 @@ def _check(stage_input: CheckInput, paths: Paths, report: Report) -> CheckResult
     method = Method.model_validate(stage_input.method)
     reading = Reading(Columns(source.column_names), method.learns, training.seed)
     encoder = load_encoder(paths.model)
-    files = find_files(paths.dataset, bool(source.files))
+    apart = source.validation.named
+    files = find_sides(paths.dataset) if apart else find_files(paths.dataset, bool(source.files))
     _note_input(report, files, paths.dataset, reading)
     seen = _survey(files, Format(source.format), encoder.has_template, reading, report)
-    split = make_split(
-        Decimal(0 if files.validation else source.validation.fraction), seen.smallest_hash, training.seed
-    )
+    split = make_split(Decimal(0 if files.validation else source.validation.share), seen.smallest_hash, training.seed)
     workers = allowed_workers(seen.rows)
     log.info("tokenizing %s", f"with {workers} workers" if workers else "in this process")
     with folder_aside(paths.work) as aside:
@@ -144,6 +143,8 @@ def _survey(files: DatasetFiles, wanted: Format, has_template: bool, reading: Re
         seen.require_good()
     finally:
         log.info("%d rows, %d bad, %d duplicates, format %s", seen.rows, seen.bad_rows, seen.duplicates, seen.format)
+    if files.validation and not seen.held_out:
+        raise DatasetError(_none_held_out(files))
     if seen.format is Format.CHAT and not has_template:
         raise DatasetError(
             "the rows are conversations, but the model has no chat template: take an instruct model, or rows of "
@@ -239,6 +240,14 @@ class _Writer:
         for side, each in self._sides.items():
             if not each.kept:
                 raise DatasetError(_nothing_left(side, each, self._limit, self._seen.format))
+
+
+def _none_held_out(files: DatasetFiles) -> str:
+    names = ", ".join(path.name for path in files.validation[:4])
+    return (
+        f"no row is held out: the files for validation ({names}) are empty. Add rows to them, name others in "
+        "dataset.validation.files, or leave them out: dataset.validation.fraction of the rows is then held out"
+    )
 
 
 def _nothing_left(side: str, each: Side, limit: int, format_: Format) -> str:

@@ -39,7 +39,7 @@ class About:
     """What is downloaded, for reasons and words: a dataset unless somebody says otherwise."""
 
     missing: Reason = Reason.DATASET_NOT_FOUND
-    too_large: Reason = Reason.DATASET_INVALID
+    unfit: Reason = Reason.DATASET_INVALID
     field: str = "dataset.uri"
 
 
@@ -62,14 +62,14 @@ class Downloader:
         """Download a URL; ``token`` goes as a bearer to its own host only."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         shown = url.split("?", 1)[0]
-        target = folder / _file_name(urlsplit(url).path)
+        target = folder / file_name(urlsplit(url).path)
         with guarded_client(self._guard, schemes=self._schemes) as client:
             self._stream(client, url, headers, target, shown)
         return target
 
     def s3(self, uri: str, endpoint: str, credentials: S3Credentials, folder: Path) -> Path:
         """Download one object of rows."""
-        return self.s3_object(uri, endpoint, credentials, folder / _file_name(uri))
+        return self.s3_object(uri, endpoint, credentials, folder / file_name(uri))
 
     def s3_object(self, uri: str, endpoint: str, credentials: S3Credentials, target: Path) -> Path:
         """Download one object; asks again in the bucket's own region when told so."""
@@ -114,7 +114,7 @@ class Downloader:
         if self._max_bytes and size > self._max_bytes:
             most = gib(self._max_bytes)
             message = f"{shown} is larger than {most}, the most that hub.maxBytes of this installation allows."
-            raise StageError(self._about.too_large, message)
+            raise StageError(self._about.unfit, message)
 
 
 def presign(bucket: str, key: str, endpoint: str, region: str, credentials: S3Credentials) -> str:
@@ -137,7 +137,8 @@ def presign(bucket: str, key: str, endpoint: str, region: str, credentials: S3Cr
     return sign("get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=LINK_SECONDS)
 
 
-def _file_name(path: str) -> str:
+def file_name(path: str) -> str:
+    """What a downloaded file of rows is called: the last part of its path, as JSON Lines where that says no format."""
     name = PurePosixPath(path).name
     return name if kind_of(name) else f"{name or 'data'}.jsonl"
 
@@ -154,7 +155,8 @@ def _require_ok(response: httpx2.Response, shown: str, with_token: bool, about: 
         hint = "the credentials in credentialsSecret are wrong or may not read it" if with_token else _CREDENTIALS_HINT
         raise StageError(Reason.ACCESS_DENIED, f"{shown} was refused ({status}): {hint}.")
     if status in (404, 410):
-        raise StageError(about.missing, f"{shown} does not exist ({status}). Check {about.field}.")
+        hint = _FOLDER_HINT if shown.startswith("s3://") and about.missing is Reason.DATASET_NOT_FOUND else ""
+        raise StageError(about.missing, f"{shown} does not exist ({status}). Check {about.field}{hint}.")
     if status >= 500 or status in (408, 429):
         raise StageError(
             Reason.HUB_UNAVAILABLE, f"{shown} could not be read (status {status}); it will be tried again."
@@ -162,6 +164,7 @@ def _require_ok(response: httpx2.Response, shown: str, with_token: bool, about: 
     raise StageError(about.missing, f"{shown} could not be read: status {status}.")
 
 
+_FOLDER_HINT = "; the name of a folder ends in '/'"
 _CREDENTIALS_HINT = (
     "check the Secret in credentialsSecret (keys 'token' for https://, 'accessKeyId' and 'secretAccessKey' for s3://)"
 )

@@ -7,10 +7,8 @@ kept by repository and commit and shared by the namespace; a dataset by the dige
 import json
 import logging
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,14 @@ from tuneloop_core.adapterconfig import AdapterFetchResult
 from tuneloop_core.api.shape import ModelShape
 from tuneloop_core.api.sources import DatasetSource, ModelSource
 from tuneloop_core.constants import STORE_DATASETS, STORE_MODELS
-from tuneloop_core.data.files import READ, wanted_files
 from tuneloop_core.plan.config import read_shape
 from tuneloop_core.stages import FetchInput, FetchResult, Reason
 from tuneloop_core.uris import OCIReference, S3Object, parse_model_uri
 
 from tuneloop_trainer.adapterfetch import fetch_adapter
+from tuneloop_trainer.arrival import reporting, require_allowed, require_room
 from tuneloop_trainer.claims import Claim, open_claim
-from tuneloop_trainer.download import Downloader, S3Credentials
+from tuneloop_trainer.datasetfetch import fetch_dataset
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.exports.registry import RegistryLogin
 from tuneloop_trainer.files import (
@@ -36,7 +34,6 @@ from tuneloop_trainer.files import (
     gib,
     seal,
     sealed_digest,
-    store_full,
     store_full_told,
 )
 from tuneloop_trainer.guard import AddressGuard, cluster_guard
@@ -45,12 +42,12 @@ from tuneloop_trainer.lmeval.sources import fetch_tasks, tasks_hold
 from tuneloop_trainer.ocifiles import ArtifactSource, model_files
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.room import Room, mark_used
+from tuneloop_trainer.rowfiles import Access
 from tuneloop_trainer.s3models import S3Model
 
 log = logging.getLogger("tuneloop")
 
 STALE_SECONDS = 24 * 3600
-REPORT_SECONDS = 5.0
 
 
 def run(stage_input: FetchInput, paths: Paths, guard: AddressGuard | None = None) -> FetchResult | AdapterFetchResult:
@@ -71,9 +68,8 @@ def _fetch(stage_input: FetchInput, paths: Paths, guard: AddressGuard) -> FetchR
     if stage_input.dataset is None:
         return result
     dataset = DatasetSource.model_validate(stage_input.dataset)
-    folder, cached = _fetch_dataset(stage_input, dataset, paths, guard)
+    folder, cached = fetch_dataset(dataset, Access(stage_input, paths, guard))
     mark_used(folder)
-    _require_digest(dataset, sealed_digest(folder))
     return result.model_copy(
         update={
             "dataset_path": f"{STORE_DATASETS}/{folder.name}",
@@ -107,8 +103,8 @@ def _fetch_model(stage_input: FetchInput, model: ModelSource, paths: Paths, guar
         return _claim_model(open_claim(paths, stage_input.pvc_model_path, model.uri, "model"), paths)
     place = parse_model_uri(model.uri)
     if isinstance(place, S3Object):
-        keys = (paths.secret("model", key) for key in ("accessKeyId", "secretAccessKey", "sessionToken"))
-        return _s3_model(S3Model(model, place, S3Credentials(*keys), guard), model, paths, stage_input.max_bytes)
+        keys = Access(stage_input, paths, guard).s3_keys("model")
+        return _s3_model(S3Model(model, keys, guard), model, paths, stage_input.max_bytes)
     if isinstance(place, OCIReference):
         login = RegistryLogin(paths.secret("model", "username"), paths.secret("model", "token"))
         registry = ArtifactSource(model.uri, model.endpoint, login, guard, "model")
@@ -192,69 +188,6 @@ def model_shape(folder: Path) -> ModelShape | None:
     return read_shape(config) if isinstance(config, dict) else None
 
 
-# ---- datasets ------------------------------------------------------------------------------------------------------
-
-
-def _fetch_dataset(
-    stage_input: FetchInput, dataset: DatasetSource, paths: Paths, guard: AddressGuard
-) -> tuple[Path, bool]:
-    if dataset.uri.startswith("pvc://"):
-        return _claim_dataset(open_claim(paths, stage_input.pvc_dataset_path, dataset.uri, "dataset"), dataset, paths)
-    with folder_aside(paths.datasets) as aside, reporting(aside, dataset.uri), store_full_told(aside, dataset.uri):
-        _download_dataset(stage_input, dataset, paths, guard, aside)
-        target = paths.datasets / folder_digest(aside).removeprefix("sha256:")
-        cached = bool(sealed_digest(target))
-        seal(aside, target)
-        return target, cached
-
-
-def _require_digest(dataset: DatasetSource, found: str) -> None:
-    if dataset.digest and dataset.digest != found:
-        message = (
-            f"{dataset.uri} has digest {found}, and dataset.digest asks for {dataset.digest}: its files are others "
-            "now. Bring them back, or make a new job without digest, or with the new one."
-        )
-        raise StageError(Reason.DATASET_CHANGED, message)
-
-
-def _claim_dataset(claim: Claim, dataset: DatasetSource, paths: Paths) -> tuple[Path, bool]:
-    files = [claim.place] if claim.place.is_file() else _claim_files(claim, dataset.files or ())
-    if not files and dataset.files:
-        fitting = ", ".join(dataset.files)
-        message = f"{dataset.uri}: the claim has no file there that fits dataset.files {fitting} and is read: {READ}."
-        raise StageError(Reason.DATASET_NOT_FOUND, message)
-    if not files:
-        raise StageError(Reason.DATASET_NOT_FOUND, f"{dataset.uri}: there is no such file or folder in the claim.")
-    root = claim.place.parent if claim.place.is_file() else claim.place
-    return _copy_sealed(claim, files, root, paths.datasets)
-
-
-def _claim_files(claim: Claim, patterns: Sequence[str]) -> list[Path]:
-    """The files below a folder, or those of them that fit the patterns."""
-    there = claim.listing()
-    return claim.files(there[name] for name in (wanted_files(there, patterns) if patterns else there))
-
-
-def _download_dataset(
-    stage_input: FetchInput, dataset: DatasetSource, paths: Paths, guard: AddressGuard, aside: Path
-) -> None:
-    downloader = Downloader(guard, stage_input.max_bytes)
-    if dataset.uri.startswith("hf://datasets/"):
-        hub = Hub(stage_input.hub_endpoint, paths.secret("dataset", "token"), guard)
-        org, name, *file = dataset.uri.removeprefix("hf://datasets/").split("/")
-        repository = hub.resolve_dataset(f"{org}/{name}", "/".join(file), dataset.files or ())
-        _require_allowed(Reason.DATASET_INVALID, repository.bytes, stage_input.max_bytes, dataset.uri)
-        hub.download(repository, aside)
-    elif dataset.uri.startswith("s3://"):
-        keys = (paths.secret("dataset", key) for key in ("accessKeyId", "secretAccessKey", "sessionToken"))
-        downloader.s3(dataset.uri, dataset.endpoint, S3Credentials(*keys), aside)
-    elif dataset.uri.startswith("https://"):
-        downloader.https(dataset.uri, paths.secret("dataset", "token"), aside)
-    else:
-        message = f"dataset.uri {dataset.uri}: hf://datasets/, s3://, https:// and pvc:// are read."
-        raise StageError(Reason.DATASET_NOT_FOUND, message)
-
-
 # ---- shared --------------------------------------------------------------------------------------------------------
 
 
@@ -269,10 +202,9 @@ class _Wanted:
 
 def _bring(wanted: _Wanted, target: Path, max_bytes: int) -> None:
     """Put a model into the store, unless it is larger than the installation allows or the store has room for."""
-    _require_allowed(Reason.MODEL_UNSUPPORTED, wanted.size, max_bytes, wanted.uri)
+    require_allowed(Reason.MODEL_UNSUPPORTED, wanted.size, max_bytes, wanted.uri)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if wanted.size > shutil.disk_usage(target.parent).free:
-        raise store_full(target.parent, wanted.uri, wanted.size)
+    require_room(target.parent, wanted.size, wanted.uri)
     uri = wanted.uri
     with folder_aside(target.parent) as aside, reporting(aside, uri), store_full_told(aside, uri):
         wanted.download(aside)
@@ -291,39 +223,9 @@ def _copy_sealed(claim: Claim, files: list[Path], root: Path, parent: Path) -> t
         return target, cached
 
 
-def _require_allowed(reason: Reason, size: int, max_bytes: int, uri: str) -> None:
-    if max_bytes and size > max_bytes:
-        raise StageError(reason, f"{uri} has {gib(size)}; hub.maxBytes of this installation allows {gib(max_bytes)}.")
-
-
 def _remove_stale(*folders: Path) -> None:
     """Remove what fetches that died a day ago left aside."""
     for folder in folders:
         for path in folder.glob("**/.aside-*"):
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def reporting(folder: Path, what: str) -> Iterator[None]:
-    """Log every few seconds how much has arrived."""
-    done = threading.Event()
-
-    def report() -> None:
-        while not done.wait(REPORT_SECONDS):
-            log.info("%s: %s so far", what, gib(_arrived(folder)))
-
-    thread = threading.Thread(target=report, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _arrived(folder: Path) -> int:
-    try:
-        return folder_bytes(folder)
-    except OSError:  # a file was renamed while it was counted
-        return 0

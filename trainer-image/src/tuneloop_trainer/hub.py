@@ -26,7 +26,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils._http import hf_request_event_hook
-from tuneloop_core.data.files import READ, wanted_files
 from tuneloop_core.stages import Reason
 
 from tuneloop_trainer.errors import StageError
@@ -100,20 +99,10 @@ class Hub:
         found = _sizes(info)
         return Repository("model", name, str(info.sha), {path: found[path] for path in wanted if path in found})
 
-    def resolve_dataset(self, name: str, file: str, patterns: Sequence[str] = ()) -> Repository:
-        """The newest commit of a dataset and its files: the one that is named, or those below a folder that fit."""
+    def resolve_dataset(self, name: str) -> Repository:
+        """The newest commit of a dataset and all of its files."""
         info = self._ask("dataset", name, "main", lambda: self._info(self._api.dataset_info, name, "main"))
-        found = _sizes(info)
-        files = _dataset_files(found, file, patterns)
-        if not files:
-            raise _no_dataset_files(f"hf://datasets/{name}", file, patterns, found)
-        return Repository("dataset", name, str(info.sha), files)
-
-    def resolve_chosen(self, name: str, choose: Callable[[list[str]], list[str]]) -> Repository:
-        """The newest commit of a dataset and those of its files that are chosen; what chooses may refuse."""
-        info = self._ask("dataset", name, "main", lambda: self._info(self._api.dataset_info, name, "main"))
-        found = _sizes(info)
-        return Repository("dataset", name, str(info.sha), {path: found[path] for path in choose(sorted(found))})
+        return Repository("dataset", name, str(info.sha), _sizes(info))
 
     def download(self, repository: Repository, folder: Path) -> None:
         """Put the wanted files into ``folder``, each verified by the hub client against size and digest."""
@@ -230,25 +219,6 @@ def _is_model_file(path: str) -> bool:
     if "/" in path or _matches(path, SKIPPED_MODEL_FILES):
         return False
     return _matches(path, MODEL_FILES)
-
-
-def _dataset_files(found: dict[str, int], file: str, patterns: Sequence[str]) -> dict[str, int]:
-    base = file.rstrip("/")
-    if base in found:
-        return {base: found[base]}
-    prefix = f"{base}/" if base else ""
-    below = [path.removeprefix(prefix) for path in found if path.startswith(prefix)]
-    return {prefix + path: found[prefix + path] for path in wanted_files(below, patterns)}
-
-
-def _no_dataset_files(uri: str, file: str, patterns: Sequence[str], found: dict[str, int]) -> StageError:
-    seen = ", ".join(sorted(found)[:5]) or "no files"
-    wanted = f"no file {file}" if file else "no file that is read"
-    if patterns:
-        below = f" below {file}" if file else ""
-        wanted = f"no file{below} that fits dataset.files {', '.join(patterns)}"
-    reason = Reason.DATASET_NOT_FOUND if file or patterns else Reason.DATASET_INVALID
-    return StageError(reason, f"{uri} has {wanted} (it has {seen}); what is read is {READ}.")
 
 
 def _matches(path: str, patterns: Sequence[str]) -> bool:

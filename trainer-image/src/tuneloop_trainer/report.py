@@ -5,7 +5,7 @@ every resource, so that a hostile row of a dataset stays text. Says only what wa
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -194,11 +194,19 @@ def _origin(manifest: Document) -> str:
             "Dataset",
             f"<code>{_t(manifest['dataset']['uri'])}</code> (<code>{_t(manifest['dataset']['digest'])}</code>)",
         ],
+        *_held_out((manifest["spec"].get("dataset") or {}).get("validation") or {}),
         ["Trainer image", _code(manifest["images"].get("trainer", ""))],
         ["Tuneloop", _t(manifest["operatorVersion"])],
     ]
     note = f'<p class="note">Every setting is in {_code("manifest.json")}, scores in {_code("evaluation.json")}.</p>'
     return f"<h2>Where it came from</h2>\n{_table(['', ''], rows)}{note}"
+
+
+def _held_out(validation: Document) -> Iterator[list[str]]:
+    """Where held-out rows came from, if they were named."""
+    uri, files = validation.get("uri"), validation.get("files") or ()
+    if uri or files:
+        yield ["Held-out rows", " ".join(_code(part) for part in (*([uri] if uri else []), *files))]
 
 
 def _table(

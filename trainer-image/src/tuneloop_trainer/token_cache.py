@@ -9,10 +9,13 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 import time
 from dataclasses import asdict
-from importlib.metadata import version
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +34,18 @@ KEPT = 8  # entries, the most recently used
 ROOM = 3  # an entry is kept where this many times its size is free
 DATA, REPORT, RESULT = "data", "dataset-report.json", "result.json"
 STALE_SECONDS = 24 * 3600
-LIBRARIES = ("transformers", "tokenizers", "jinja2")
+# What reads rows, renders templates and makes tokenizers, some of them from files of other libraries.
+LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "sentencepiece", "tiktoken", "protobuf")
 CODE = ("check", "dataset_report", "encode", "token_cache", "tokenizing", "tokens")  # of this package
-# What AutoTokenizer reads; the model's weights change nothing.
-TOKENIZER_FILES = ("*token*", "*vocab*", "merges.txt", "*.model", "chat_template*", "config.json")
+# Of a model's files those that no tokenizer is made from; any other may be, by whatever name its class knows it.
+NOT_OF_TOKENIZERS = ("*.safetensors", "*.safetensors.index.json", "generation_config.json", "LICENSE*", "README*")
 
 
 def cache_key(given: CheckInput, model: Path) -> str:
     """The entry's name, hex; empty where the dataset's digest is not known."""
     if not given.dataset_digest:
         return ""
-    parts = [given.dataset_digest, _tokenizer(model), _settings(given), [version(name) for name in LIBRARIES], _code()]
+    parts = [given.dataset_digest, _tokenizer(model), _settings(given), _versions(), _code()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -105,22 +109,41 @@ class TokenCache:
 
 
 def _settings(given: CheckInput) -> dict[str, Any]:
-    dataset = DatasetSource.model_validate(given.dataset).to_dict()
+    """What check does with the rows, however it was written; where they come from counts by their digest only.
+
+    Each is named here: a field that a release adds to the spec changes no key, unless it counts and is added.
+    """
+    dataset = DatasetSource.model_validate(given.dataset)
     training, method = Training.model_validate(given.training), Method.model_validate(given.method)
+    split = dataset.validation
     return {
-        "dataset": {name: dataset.get(name) for name in ("format", "columns", "files", "validation")},
+        "format": dataset.format,
+        "columns": dataset.column_names,
+        "sides": "apart" if split.named else "chosen" if dataset.files else "by name",
+        "share": None if split.named else str(Decimal(split.share).normalize()),
         "learns": method.learns,
         "training": [training.seed, training.max_sequence_length, training.packing],
     }
 
 
 def _tokenizer(model: Path) -> list[tuple[str, str]]:
-    found = {path for pattern in TOKENIZER_FILES for path in model.glob(pattern) if path.is_file()}
-    extra = {path for path in model.glob("additional_chat_templates/*") if path.is_file()}
-    return sorted((path.relative_to(model).as_posix(), file_digest(path)) for path in found | extra)
+    found = (path for path in model.rglob("*") if path.is_file() and path.name != DIGEST_FILE)
+    read = (path for path in found if not any(fnmatchcase(path.name, pattern) for pattern in NOT_OF_TOKENIZERS))
+    return sorted((path.relative_to(model).as_posix(), file_digest(path)) for path in read)
+
+
+def _versions() -> list[str]:
+    return [platform.python_version(), *map(_version, LIBRARIES)]
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # what needs it fails, so nothing that is kept hangs on it
+        return ""
 
 
 def _code() -> list[str]:
     """Digests of the modules that decide what an entry holds: a release that changes one starts with an empty cache."""
     own = (Path(__file__).with_name(f"{name}.py") for name in CODE)
-    return [file_digest(path) for path in (*own, *sorted(Path(tuneloop_core.data.__file__).parent.glob("*.py")))]
+    return [file_digest(path) for path in (*own, *sorted(Path(tuneloop_core.data.__file__).parent.rglob("*.py")))]

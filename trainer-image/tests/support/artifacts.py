@@ -34,7 +34,8 @@ def sealed_artifact(parent: Path, weights: bytes = b"weights" * 1000, **files: b
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Files by relative path."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 def pod_with(root: Path, **secret: str) -> Paths:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tuneloop_core.api.base import SpecModel, cel, rules
 from tuneloop_core.api.formats import ResourceName
-from tuneloop_core.api.sources import PVC_NEEDS_NO_SECRET, DatasetURI, Endpoint, FileGlob
+from tuneloop_core.api.sources import FILES_NEED_A_FOLDER, PVC_NEEDS_NO_SECRET, DatasetURI, Endpoint, FileGlob
 
 TaskName = Annotated[
     str,
@@ -52,18 +52,14 @@ class TaskSource(SpecModel):
                 "!has(self.endpoint) || self.endpoint == '' || self.uri.startsWith('s3://')",
                 "endpoint is the address of an S3 service and goes with an s3:// uri only; leave it out otherwise",
             ),
-            cel(
-                "!has(self.files) || self.files.size() == 0 || self.uri.matches('^(hf|pvc)://')",
-                "files are chosen from a hf://datasets/ repository or a pvc:// folder; other uris name one file",
-                ".files",
-            ),
+            FILES_NEED_A_FOLDER,
         )
     }
 
     uri: DatasetURI = Field(
-        description="hf://datasets/ORG/NAME[/FOLDER], pvc://CLAIM/PATH, s3://BUCKET/KEY or https://HOST/PATH: rows as "
-        "the task expects them. A folder that also has NAME.yaml brings a task of your own: lm-eval's format, without "
-        "code (!function, include)."
+        description="hf://datasets/ORG/NAME[/FOLDER], pvc://CLAIM/PATH, s3://BUCKET/KEY, s3://BUCKET/PREFIX/ or "
+        "https://HOST/PATH: rows as the task expects them. A folder that also has NAME.yaml brings a task of your own: "
+        "lm-eval's format, without code (!function, include)."
     )
     endpoint: Endpoint = Field(
         default="",

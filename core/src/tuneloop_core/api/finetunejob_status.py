@@ -99,7 +99,10 @@ class DatasetStatus(StatusModel):
     """What the check stage found; lengths in tokens of the model's tokenizer, template included."""
 
     uri: str = Field(default="", max_length=512, description="Where it came from.")
-    digest: str = Field(default="", max_length=80, description="sha256:HEX of its files.")
+    validation_uri: str = Field(
+        default="", max_length=512, description="Where the held-out rows came from, if not from there."
+    )
+    digest: str = Field(default="", max_length=80, description="sha256:HEX of its files, the held-out ones too.")
     path: str = Field(default="", max_length=512, description="Its folder in the store.")
     bytes: int = Field(default=0, ge=0, description="Size in the store.")
     format: str = Field(default="", max_length=32, description="What its rows are: Chat, Instruction and so on.")

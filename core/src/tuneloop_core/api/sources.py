@@ -11,11 +11,14 @@ from pydantic import Field
 from tuneloop_core.api.base import SpecModel, cel, rules
 from tuneloop_core.api.formats import Decimal, ResourceName, decimal_rule
 from tuneloop_core.api.uri_rules import (
+    FOLDER,
     PUBLIC_HOST,
     dataset_uri_rules,
     endpoint_rules,
     model_uri_rules,
 )
+
+DEFAULT_FRACTION = "0.1"
 
 ModelURI = Annotated[str, Field(max_length=512, json_schema_extra=rules(*model_uri_rules()))]
 DatasetURI = Annotated[str, Field(max_length=512, json_schema_extra=rules(*dataset_uri_rules()))]
@@ -39,6 +42,14 @@ PVC_NEEDS_NO_SECRET = cel(
     "credentialsSecret is not used with pvc://: the claim is mounted; leave it out",
 )
 """Used on every block with uri and credentialsSecret."""
+
+FILES_NEED_A_FOLDER = cel(
+    f"!has(self.files) || self.files.size() == 0 || !has(self.uri) || {FOLDER.format('self.uri')}",
+    "files are chosen from a hf://datasets/ repository, a pvc:// folder or an s3:// prefix that ends in '/'; other "
+    "uris name one file",
+    ".files",
+)
+"""Used on every block with a dataset's uri and files."""
 
 Revision = Annotated[
     str,
@@ -77,21 +88,6 @@ class ModelSource(SpecModel):
         default="",
         description="Secret of this namespace: key 'token' for hf://; 'accessKeyId', 'secretAccessKey' and optionally "
         "'sessionToken' for s3://; 'token' and optionally 'username' for oci://. Only the fetch pod has it.",
-    )
-
-
-class ValidationSplit(SpecModel):
-    """The rows held out from training, on which base and tuned model are compared."""
-
-    fraction: Decimal = Field(
-        default="0.1",
-        description="Share of the rows held out, above 0 and at most 0.5, chosen by training.seed.",
-        json_schema_extra=rules(
-            decimal_rule(
-                "double(self) > 0.0 && double(self) <= 0.5",
-                'fraction must be above 0 and at most 0.5, such as "0.1": evaluation needs rows never trained on',
-            )
-        ),
     )
 
 
@@ -144,6 +140,70 @@ class ColumnMap(SpecModel):
     label: ColumnName = Field(default="", description="Classification: the class; UnpairedPreference: liked or not.")
 
 
+class ValidationSplit(SpecModel):
+    """The rows held out from training, on which base and tuned model are compared: a share of the rows, or files."""
+
+    model_config = {
+        "json_schema_extra": rules(
+            PVC_NEEDS_NO_SECRET,
+            FILES_NEED_A_FOLDER,
+            cel(
+                "!has(self.fraction) || ((!has(self.files) || self.files.size() == 0) && !has(self.uri))",
+                "fraction holds out rows of the training files, files and uri name rows that are held out already: "
+                "take one of the two",
+                ".fraction",
+            ),
+            cel(
+                "!has(self.endpoint) || self.endpoint == '' || (has(self.uri) && self.uri.startsWith('s3://'))",
+                "endpoint goes with an s3:// uri in validation only; without one, files come from where the dataset is",
+                ".endpoint",
+            ),
+            cel(
+                "!has(self.credentialsSecret) || self.credentialsSecret == '' || has(self.uri)",
+                "credentialsSecret goes with a uri in validation only; without one, files come from where the dataset "
+                "is, with its Secret",
+                ".credentialsSecret",
+            ),
+        )
+    }
+
+    fraction: Decimal | None = Field(
+        default=None,
+        description="Share of the rows held out, above 0 and at most 0.5, chosen by training.seed; 0.1 where nothing "
+        "is named. Files whose name says validation or test are held out instead, where there are any.",
+        json_schema_extra=rules(
+            decimal_rule(
+                "double(self) > 0.0 && double(self) <= 0.5",
+                'fraction must be above 0 and at most 0.5, such as "0.1": evaluation needs rows never trained on',
+            )
+        ),
+    )
+    files: Annotated[list[FileGlob], Field(max_length=16)] | None = Field(
+        default=None,
+        description="Which files below the uri are held out, whatever they are called: paths or globs as in "
+        "dataset.files. None of them is trained on, also where dataset.files names it too.",
+    )
+    uri: DatasetURI | None = Field(
+        default=None,
+        description="Where they are, if not below dataset.uri; the same forms. Without files all that can be read "
+        "there, of a repository with splits its validation or test files.",
+    )
+    endpoint: Endpoint = Field(default="", description="Address of the uri's S3 service when it is not Amazon's.")
+    credentials_secret: ResourceName = Field(
+        default="", description="Secret of this namespace for the uri, with keys as in dataset.credentialsSecret."
+    )
+
+    @property
+    def named(self) -> bool:
+        """Whether files are held out, and no share of the rows."""
+        return bool(self.files or self.uri)
+
+    @property
+    def share(self) -> str:
+        """The share of the rows that is held out where no file is, a decimal number."""
+        return self.fraction or DEFAULT_FRACTION
+
+
 class DatasetSource(SpecModel):
     """The training data: files of rows, and what the rows are."""
 
@@ -154,16 +214,20 @@ class DatasetSource(SpecModel):
                 "!has(self.endpoint) || self.endpoint == '' || self.uri.startsWith('s3://')",
                 "endpoint is the address of an S3 service and goes with an s3:// uri only; leave it out otherwise",
             ),
+            FILES_NEED_A_FOLDER,
             cel(
-                "!has(self.files) || self.files.size() == 0 || self.uri.matches('^(hf|pvc)://')",
-                "files are chosen from a hf://datasets/ repository or a pvc:// folder; other uris name one file",
-                ".files",
+                "!has(self.validation) || !has(self.validation.files) || self.validation.files.size() == 0 || "
+                f"has(self.validation.uri) || {FOLDER.format('self.uri')}",
+                "validation.files are chosen from the dataset's own uri, and this one names one file: name a folder "
+                "(hf://datasets/, pvc://, or an s3:// prefix that ends in '/'), or a validation.uri",
+                ".validation.files",
             ),
         )
     }
 
     uri: DatasetURI = Field(
-        description="hf://datasets/ORG/NAME[/FILE], s3://BUCKET/KEY, pvc://CLAIM/PATH or https://HOST/PATH."
+        description="hf://datasets/ORG/NAME[/FILE], s3://BUCKET/KEY, s3://BUCKET/PREFIX/ (all objects below it), "
+        "pvc://CLAIM/PATH or https://HOST/PATH."
     )
     endpoint: Endpoint = Field(
         default="",
@@ -187,7 +251,8 @@ class DatasetSource(SpecModel):
     files: Annotated[list[FileGlob], Field(max_length=16)] | None = Field(
         default=None,
         description="Which files below the uri: paths or globs (* and ? within a folder, ** over folders), such as "
-        "data/train-*.parquet. Default: all that can be read. Which are for validation is told by their names.",
+        "data/train-*.parquet. Default: all that can be read. Which are for validation is told by their names, unless "
+        "validation names them.",
     )
     format: Literal[
         "Auto", "Chat", "Instruction", "Completion", "Text", "Preference", "UnpairedPreference", "Classification"
@@ -202,7 +267,10 @@ class DatasetSource(SpecModel):
         default=None,
         description="Our names to the file's, such as {prompt: question, completion: answer}.",
     )
-    validation: ValidationSplit = Field(default=ValidationSplit(), description="The held-out rows.")
+    # The default is the block's: with files or a uri, no fraction is filled in.
+    validation: ValidationSplit = Field(
+        default=ValidationSplit(fraction=DEFAULT_FRACTION), description="The held-out rows."
+    )
 
     @property
     def column_names(self) -> dict[str, str]:

@@ -5,9 +5,10 @@ decides whether a bad record is fatal (see ``survey``).
 """
 
 import gzip
+import hashlib
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeVar, cast
@@ -41,10 +42,28 @@ class DatasetFiles:
 
     train: tuple[Path, ...]
     validation: tuple[Path, ...] = ()
-    unused: tuple[Path, ...] = ()  # readable, but of no side: a test split beside a validation split
+    unused: tuple[Path, ...] = ()  # readable, but of no side: a test split, a copy of a file that is held out
 
 
 # ---- which files ---------------------------------------------------------------------------------------------------
+
+
+TRAIN, VALIDATION = "train", "validation"
+"""Folders of a fetched dataset whose held-out files were named (``dataset.validation``): the folder says the side."""
+
+
+def find_sides(root: Path) -> DatasetFiles:
+    """The files of a dataset whose held-out files were named; raises ``DatasetError``.
+
+    A file for training that is, byte by byte, one of those held out is used by no side.
+    """
+    train, held_out = (_readable(root / side) for side in (TRAIN, VALIDATION))
+    copies = _copies(train, held_out)
+    if not train or not held_out:
+        raise DatasetError(f"the dataset has no file to {'train on' if held_out else 'hold out'} that is read: {READ}")
+    if len(copies) == len(train):
+        raise DatasetError(_all_held_out([path.name for path in train]))
+    return DatasetFiles(tuple(path for path in train if path not in copies), tuple(held_out), tuple(copies))
 
 
 def find_files(root: Path, named: bool = False) -> DatasetFiles:
@@ -52,7 +71,7 @@ def find_files(root: Path, named: bool = False) -> DatasetFiles:
 
     ``named``: the user chose the files one by one (``dataset.files``), so those of no split are for training.
     """
-    readable = [path for path in sorted(root.rglob("*")) if path.is_file() and is_readable(path.name)]
+    readable = _readable(root)
     if not readable:
         raise DatasetError(f"the dataset has no file that is read: {READ}{_others(root)}")
     if len(readable) == 1:
@@ -78,6 +97,24 @@ def wanted_files(paths: Iterable[str], patterns: Sequence[str]) -> list[str]:
     if splits["train"]:
         splits.pop("")  # such as a list of statistics beside the data
     return sorted(path for files in splits.values() for path in files)
+
+
+def held_out_files(paths: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Of the paths that ``dataset.validation`` is about those to hold out: by patterns, else by the names of splits.
+
+    Without either it is all of them, of the best kind there is.
+    """
+    found = wanted_files(paths, patterns)
+    if patterns:
+        return found
+    sides = ([path for path in found if split_of(path) == name] for name in ("validation", "test", "", "train"))
+    return best_kind(next((side for side in sides if side), []))
+
+
+def training_files(paths: Iterable[str], patterns: Sequence[str], held_out: Collection[str]) -> list[str]:
+    """Of the paths those to train on where ``held_out`` were named: by patterns, else none that is of another split."""
+    found = wanted_files((path for path in paths if path not in held_out), patterns)
+    return found if patterns else [path for path in found if split_of(path) in ("", "train")]
 
 
 def matches(path: str, pattern: str) -> bool:
@@ -117,6 +154,32 @@ def best_kind(files: Sequence[P]) -> list[P]:
         if found := [path for path in files if kind_of(str(path)) in kinds]:
             return found
     return []
+
+
+def _readable(root: Path) -> list[Path]:
+    return [path for path in sorted(root.rglob("*")) if path.is_file() and is_readable(path.name)]
+
+
+def _copies(files: Sequence[Path], of: Sequence[Path]) -> list[Path]:
+    """Those of the files whose bytes are another's; only files of one size are read."""
+    sizes = {path.stat().st_size for path in of}
+    alike = [path for path in files if path.stat().st_size in sizes]
+    if not alike:
+        return []
+    digests = {_digest(path) for path in of}
+    return [path for path in alike if _digest(path) in digests]
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def _all_held_out(names: Sequence[str]) -> str:
+    return (
+        f"each file to train on ({', '.join(names[:4])}) is one of those held out too, so that none is left: name "
+        "others in dataset.files, or fewer in dataset.validation.files"
+    )
 
 
 def _relative(path: Path, root: Path) -> str:

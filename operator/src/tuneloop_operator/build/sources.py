@@ -36,7 +36,7 @@ def claim_path(purpose: str) -> str:
 
 
 def source_volumes(purpose: str, uri: str, secret: str, *, read_only: bool = True) -> Volumes:
-    """(volume, mount) pairs for a source or target named ``model``, ``dataset`` or ``output``."""
+    """(volume, mount) pairs for a source or target named ``model``, ``dataset``, ``validation`` or ``output``."""
     found: Volumes = []
     claim = claim_of(uri)
     if claim:

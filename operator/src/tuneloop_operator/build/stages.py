@@ -91,7 +91,7 @@ def build_model_fetch(deployment: ModelDeployment, settings: Settings, use: Stor
 
 
 def _fetch(job: FineTuneJob, settings: Settings, use: StoreUse | None) -> JobParts:
-    spec, owner = job.spec, job.metadata
+    spec, owner, split = job.spec, job.metadata, job.spec.dataset.validation
     inputs = FetchInput(
         owner=_words(FINETUNEJOB_KIND, owner),
         model=spec.model.to_dict(),
@@ -100,15 +100,17 @@ def _fetch(job: FineTuneJob, settings: Settings, use: StoreUse | None) -> JobPar
         task_paths=tasks.claim_paths(spec.evaluation.tasks),
         pvc_model_path=sources.claim_path("model") if sources.claim_of(spec.model.uri) else "",
         pvc_dataset_path=sources.claim_path("dataset") if sources.claim_of(spec.dataset.uri) else "",
+        pvc_validation_path=sources.claim_path("validation") if sources.claim_of(split.uri or "") else "",
         store=use,
         **_hub(settings),
     )
     model = sources.source_volumes("model", spec.model.uri, spec.model.credentials_secret)
     dataset = sources.source_volumes("dataset", spec.dataset.uri, spec.dataset.credentials_secret)
+    held_out = sources.source_volumes("validation", split.uri, split.credentials_secret) if split.uri else []
     return JobParts(
         inputs=inputs,
         mounts=_fetch_mounts(owner.uid),
-        volumes=model + dataset + tasks.volumes(spec.evaluation.tasks),
+        volumes=model + dataset + held_out + tasks.volumes(spec.evaluation.tasks),
         resources=stage_sizes(settings),
         service_account=spec.dataset.service_account_name,
         pull_secrets=spec.pod.image_pull_secrets,

@@ -55,9 +55,8 @@ def words(stage: Stage, status: FineTuneJobStatus) -> str:
     """What a finished stage did, in one line for Events and conditions."""
     model, dataset, scores = status.model, status.dataset, status.evaluation
     if stage is Stage.FETCH and model and dataset:
-        return (
-            f"{model.uri} ({_megabytes(model.bytes)}) and {dataset.uri} ({_megabytes(dataset.bytes)}) are in the store"
-        )
+        rows = f"{dataset.uri} with {dataset.validation_uri}" if dataset.validation_uri else dataset.uri
+        return f"{model.uri} ({_megabytes(model.bytes)}) and {rows} ({_megabytes(dataset.bytes)}) are in the store"
     if stage is Stage.CHECK and dataset:
         held = f"{dataset.train_rows} to train on, {dataset.validation_rows} held out"
         rows = f"{dataset.rows} rows ({dataset.format}), {held}"
@@ -87,7 +86,11 @@ def _fetched(job: FineTuneJob, found: FetchResult) -> Fields:
         shape=found.shape,
     )
     dataset = DatasetStatus(
-        uri=job.spec.dataset.uri, digest=found.dataset_digest, path=found.dataset_path, bytes=found.dataset_bytes
+        uri=job.spec.dataset.uri,
+        validation_uri=job.spec.dataset.validation.uri or "",
+        digest=found.dataset_digest,
+        path=found.dataset_path,
+        bytes=found.dataset_bytes,
     )
     return {"model": model, "dataset": dataset}
 
