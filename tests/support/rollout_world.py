@@ -255,7 +255,7 @@ def name_job(world: World, job: str) -> None:
     world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"adapters": adapters}})
 
 
-def serve(world: World, server: AnsweringServer, canary: Obj | None, **more: Any) -> Obj:
+def serve(world: World, server: AnsweringServer, canary: Obj | None, node: str = "", **more: Any) -> Obj:
     """The deployment with its first version, ready and in the gateway's table; the Deployment of r1."""
     spec = {
         "model": {"uri": "hf://org/model"},
@@ -269,7 +269,7 @@ def serve(world: World, server: AnsweringServer, canary: Obj | None, **more: Any
     )
     fetch_model(world, world.wait_job("chat-model"), FETCHED)
     found = dict(wait_for("Deployment chat-r1", lambda: world.api.get("Deployment", world.namespace, "chat-r1")))
-    start_pod(world, found, server)
+    start_pod(world, found, server, make_pod(world, found, node))
     world.wait_condition("Ready", "chat", resource="ModelDeployment")
     return found
 
@@ -281,14 +281,20 @@ def fetch_model(world: World, job: Obj, fetched: Obj) -> None:
     world.complete(job)
 
 
-def start_pod(world: World, found: Obj, server: AnsweringServer) -> None:
-    """The pod of a Deployment, ready and in the gateway's table; and the Deployment's status."""
+def make_pod(world: World, found: Obj, node: str = "") -> Obj:
+    """The pod of a Deployment; only one that has a node may leave gracefully."""
     template, name = found["spec"]["template"], found["metadata"]["name"]
     metadata = {"name": f"{name}-5d5f-x", "namespace": world.namespace, "labels": template["metadata"]["labels"]}
-    pod = world.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+    spec = template["spec"] | ({"nodeName": node} if node else {})
+    return world.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+
+def start_pod(world: World, found: Obj, server: AnsweringServer, pod: Obj | None = None) -> None:
+    """The pod of a Deployment, ready and in the gateway's table; and the Deployment's status."""
+    pod, name = pod or make_pod(world, found), found["metadata"]["name"]
     running = world.run_pod(pod, server.ip)
     world.pod_status(pod, running["status"] | {"conditions": [{"type": "Ready", "status": "True"}]})
     counts = {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1, "updatedReplicas": 1}
     ready = counts | {"observedGeneration": found["metadata"]["generation"]}
     world.api.patch("Deployment", world.namespace, name, {"status": ready}, "status")
-    slice_of(world, "chat-server", server.port, metadata["name"])
+    slice_of(world, "chat-server", server.port, pod["metadata"]["name"])

@@ -18,7 +18,7 @@ from tuneloop_core.api.modeldeployment_status import (
 from tuneloop_core.constants import LABEL_REVISION
 from tuneloop_core.serving import ServerStatus
 from tuneloop_operator.policy import adapters as adapter_policy
-from tuneloop_operator.policy import conditions, reasons
+from tuneloop_operator.policy import conditions, drains, reasons
 from tuneloop_operator.policy.adapters import Resolved
 from tuneloop_operator.policy.coldstart import cold_start
 from tuneloop_operator.policy.conditions import Wanted
@@ -110,10 +110,18 @@ def _pods_verdict(facts: ServingFacts) -> Verdict | None:
     others = [each for each in facts.revisions if each.name != newest.name and each.replicas]
     found = _refusal(facts.newest) or _trouble_verdict(facts, newest, others)
     if found is not None:
-        beside = others and not facts.course.serving and found.reason in NO_ROOM
-        return replace(found, message=f"{found.message}; {OFFER}") if beside else found
+        room = _room_words(facts, others) if found.reason in NO_ROOM else ""
+        return replace(found, message=f"{found.message}; {room}") if room else found
     words = f"{newest.name}: {newest.ready_replicas} of {facts.replicas} replicas answer; the engine loads the model"
     return Verdict(State.PENDING, reasons.ROLLING_OUT, words)
+
+
+def _room_words(facts: ServingFacts, others: Sequence[RevisionStatus]) -> str:
+    """Who has the room that is missing, where it is a pod of this deployment, and what to do."""
+    if others and not facts.course.serving:
+        return OFFER
+    leaving = drains.leaving(facts.pods)
+    return drains.words(leaving) if leaving else ""
 
 
 def _judged(facts: ServingFacts) -> RevisionStatus | None:

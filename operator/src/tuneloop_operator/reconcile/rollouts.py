@@ -11,8 +11,7 @@ from tuneloop_core.api.rollout import Rollout, RolloutStatus
 from tuneloop_core.constants import LABEL_REVISION
 from tuneloop_core.serving import Adapter, AdapterList
 from tuneloop_operator import names
-from tuneloop_operator.build.server import selector_labels
-from tuneloop_operator.kube.resources import CONFIGMAPS, PODS, Obj
+from tuneloop_operator.kube.resources import CONFIGMAPS, Obj
 from tuneloop_operator.names import Key
 from tuneloop_operator.policy import bases, handover, reasons, rollout, succession, versions
 from tuneloop_operator.policy.adapters import Resolved
@@ -26,7 +25,7 @@ from tuneloop_operator.policy.rollout import ENDED, Seen
 from tuneloop_operator.policy.serving import is_pod_ready
 from tuneloop_operator.policy.versions import Choice, Pair
 from tuneloop_operator.reconcile.context import Context
-from tuneloop_operator.reconcile.servers import gone
+from tuneloop_operator.reconcile.servers import gone, pods_of
 
 LOOK_SECONDS = 2.0  # between looks at a rollout in progress
 
@@ -130,10 +129,7 @@ class Rollouts:
         )
 
     def _pods(self, key: Key) -> list[Obj]:
-        labels = selector_labels(key.name).items()
-        return [
-            pod for pod in self._context.cache.children(key, PODS.kind) if pod["metadata"]["labels"].items() >= labels
-        ]
+        return pods_of(self._context.cache, key)
 
     # ---- what follows ----
 

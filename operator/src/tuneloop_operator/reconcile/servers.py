@@ -11,8 +11,8 @@ from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.constants import LABEL_REVISION
 from tuneloop_operator import names
 from tuneloop_operator.build import serving as build
-from tuneloop_operator.build.server import Revision, build_deployment, config_key
-from tuneloop_operator.kube.resources import CONFIGMAPS, DEPLOYMENTS, Obj
+from tuneloop_operator.build.server import Revision, build_deployment, config_key, selector_labels
+from tuneloop_operator.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODS, Obj
 from tuneloop_operator.names import Key
 from tuneloop_operator.policy import revisions, succession
 from tuneloop_operator.policy.bases import BASE_ANNOTATION
@@ -22,6 +22,7 @@ from tuneloop_operator.policy.modelfetch import annotation
 from tuneloop_operator.policy.revisions import FINGERPRINT_ANNOTATION, SOURCE_ANNOTATION, Chosen
 from tuneloop_operator.policy.versions import canary_spec
 from tuneloop_operator.reconcile.apply import Applier
+from tuneloop_operator.reconcile.cache import Cache
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.namespaces import with_digest
 
@@ -138,6 +139,12 @@ class Servers:
         metadata = found["metadata"]
         await self._context.client.delete(DEPLOYMENTS, metadata["namespace"], metadata["name"], metadata["uid"])
         self._context.cache.remove(found)
+
+
+def pods_of(cache: Cache, key: Key) -> list[Obj]:
+    """The server pods of a ModelDeployment, of all revisions, oldest first."""
+    labels = selector_labels(key.name).items()
+    return [pod for pod in cache.children(key, PODS.kind) if pod["metadata"]["labels"].items() >= labels]
 
 
 def gone(
