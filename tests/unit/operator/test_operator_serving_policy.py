@@ -98,17 +98,45 @@ def test_a_rank_beyond_the_engines_room_is_refused_before_any_server_is_asked() 
     assert found.message == "FineTuneJob one has rank 64, and engine.lora.maxRank is 32: raise it to at least 64"
 
 
+HERE: dict[int, Obj] = {1: {}}  # the Deployments that there are, by number
+
+
 def test_revisions_change_with_the_spec_and_not_with_the_operator() -> None:
-    first = revisions.choose(deployment(), [], MODEL.path, "server:1")
+    first = revisions.choose(deployment(), [], {}, MODEL.path, "server:1")
     assert (first.number, first.image, first.new) == (1, "server:1", True)
-    same = revisions.choose(deployment(), [revision()], MODEL.path, "server:2")
+    same = revisions.choose(deployment(), [revision()], HERE, MODEL.path, "server:2")
     assert (same.number, same.image, same.new) == (1, "server:1", False)
-    other = revisions.choose(deployment(engine={"maxModelLength": 64}), [revision()], MODEL.path, "server:2")
+    other = revisions.choose(deployment(engine={"maxModelLength": 64}), [revision()], HERE, MODEL.path, "server:2")
     assert (other.number, other.image, other.new) == (2, "server:2", True)
-    moved = revisions.choose(deployment(), [revision()], "models/o/m/def", "server:2")
+    moved = revisions.choose(deployment(), [revision()], HERE, "models/o/m/def", "server:2")
     assert moved.number == 2
     more = deployment(adapters=[], scaling={"minReplicas": 3})
-    assert not revisions.choose(more, [revision()], MODEL.path, "server:2").new
+    assert not revisions.choose(more, [revision()], HERE, MODEL.path, "server:2").new
+
+
+STRATEGIES = ("RollingUpdate", "Recreate", "Canary")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("there", "engine", "number", "new"),
+    [
+        pytest.param((1,), {}, 1, False, id="the spec came back, r2 has gone"),
+        pytest.param((1, 2), {}, 1, False, id="the spec came back, r2 is there"),
+        pytest.param((1, 2), {"maxModelLength": 64}, 2, False, id="r2 is wanted"),
+        pytest.param((1,), {"maxModelLength": 64}, 2, False, id="r2 is wanted again"),
+        pytest.param((1,), {"maxModelLength": 65}, 3, True, id="a third"),
+    ],
+)
+def test_how_a_version_takes_over_never_makes_one(
+    strategy: str, there: tuple[int, ...], engine: Obj, number: int, *, new: bool
+) -> None:
+    """r2 was rolled back: it is remembered also where its Deployment has gone."""
+    other = revisions.fingerprint(deployment(engine={"maxModelLength": 64}), "server:1", MODEL.path)
+    known = [revision(name="r2", hash=other), revision()]
+    wanted = deployment(engine=engine, rollout={"strategy": strategy})
+    found = revisions.choose(wanted, known, {name: {} for name in there}, MODEL.path, "server:2")
+    assert (found.number, found.new) == (number, new)
 
 
 def test_the_old_revision_goes_when_the_new_one_is_ready() -> None:
@@ -234,8 +262,18 @@ def model_job(*conditions: Obj, source: str = "hf://o/m@main", attempt: str = "1
     return {"metadata": metadata, "spec": {}, "status": {"conditions": list(conditions)}}
 
 
+def serves(source: str, base: str = "", path: str = "") -> Obj:
+    """A revision's Deployment, made for this."""
+    made = k8s_deployment(1, 1)
+    made["metadata"]["annotations"] = {"tuneloop.dev/model-source": source} | (
+        {"tuneloop.dev/base": base} if base else {}
+    )
+    made["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = [{"mountPath": "/model", "subPath": path}]
+    return made
+
+
 def judge(made: ModelDeployment, found: Obj | None, served: str = "", pods: tuple[Obj, ...] = ()) -> Verdict:
-    return judge_model(made, ModelFacts(NOW, StageFacts(found, pods), served)).verdict
+    return judge_model(made, ModelFacts(NOW, StageFacts(found, pods), [serves(served)] if served else [])).verdict
 
 
 def test_the_model_is_fetched_once_for_what_is_asked() -> None:
@@ -247,6 +285,26 @@ def test_the_model_is_fetched_once_for_what_is_asked() -> None:
     other = deployment({"model": MODEL.to_dict()}, model={"uri": "hf://o/other"})
     assert judge(other, None).actions == (CreateStage(Stage.FETCH),)
     assert judge(other, model_job()).actions == (DeleteJob(Stage.FETCH, "chat-model", "j"),)
+
+
+def test_a_source_that_came_back_is_the_model_of_the_revision_that_has_it() -> None:
+    """r2 with another model was tried and rolled back: the status still has that one."""
+    other = ModelStatus(uri="hf://o/other@def", commit="def", path="models/o/other/def", bytes=7)
+    made = deployment({"model": other.to_dict()})
+    first = serves("hf://o/m@main", MODEL.uri, MODEL.path)
+    second = serves("hf://o/other@main", other.uri, other.path)
+    for served in ([first], [second, first]):
+        found = judge_model(made, ModelFacts(NOW, StageFacts(model_job(source="hf://o/other@main")), served))
+        assert found.verdict.state is State.DONE, "nothing is fetched again: a branch may have moved since"
+        assert found.model == MODEL
+    same = judge_model(
+        deployment({"model": MODEL.to_dict() | {"bytes": 5}}), ModelFacts(NOW, StageFacts(None), [first])
+    )
+    assert same.model is not None
+    assert same.model.bytes == 5, "the status knows more of it"
+    wants_other = deployment({"model": other.to_dict()}, model={"uri": "hf://o/other"})
+    back = judge_model(wants_other, ModelFacts(NOW, StageFacts(None), [first])).verdict
+    assert back.actions == (CreateStage(Stage.FETCH),), "no revision has it"
 
 
 def test_another_digest_of_a_registry_is_another_model() -> None:

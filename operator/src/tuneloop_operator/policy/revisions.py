@@ -19,6 +19,8 @@ Obj = dict[str, Any]
 
 SOURCE_ANNOTATION = f"{GROUP}/model-source"
 FINGERPRINT_ANNOTATION = f"{GROUP}/fingerprint"
+BASE_ANNOTATION = f"{GROUP}/base"
+"""On a revision's Deployment: the resolved URI of its base model. Without it nothing is concluded."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,23 @@ def by_number(deployments: Sequence[Obj], owner_uid: str) -> dict[int, Obj]:
     return found
 
 
-def choose(deployment: ModelDeployment, revisions: Sequence[RevisionStatus], model_path: str, image: str) -> Chosen:
-    """The newest revision: the one there is while the spec says the same, else one more, with today's image."""
-    newest = newest_of(revisions)
+def annotation(obj: Obj, name: str) -> str:
+    """An annotation's value, or empty."""
+    return str((obj["metadata"].get("annotations") or {}).get(name, ""))
+
+
+def choose(
+    deployment: ModelDeployment, known: Sequence[RevisionStatus], found: Mapping[int, Obj], model_path: str, image: str
+) -> Chosen:
+    """The revision that the spec wants: one that is there, also an older one whose spec came back.
+
+    Else the newest there was, where it was of this spec, else one more, with today's image. The strategy has no say:
+    how a version takes over never makes one.
+    """
+    for entry in sorted(known, key=number_of, reverse=True):
+        if number_of(entry) in found and is_of(entry.hash, deployment, entry.image, model_path):
+            return again(deployment, entry, model_path)
+    newest = newest_of(known)
     if newest is None:
         return Chosen(1, image, fingerprint(deployment, image, model_path), new=True)
     if is_of(newest.hash, deployment, newest.image, model_path):

@@ -16,7 +16,7 @@ from tuneloop_core.serving import AdapterList
 from tuneloop_operator.build.server import selector_labels
 from tuneloop_operator.kube.resources import Obj
 from tuneloop_operator.names import Key
-from tuneloop_operator.policy import adapters, modelfetch, owners, revisions, succession
+from tuneloop_operator.policy import adapters, owners, revisions, succession
 from tuneloop_operator.policy.adapterfetch import Fetched
 from tuneloop_operator.policy.adapters import Resolved, Sources
 from tuneloop_operator.policy.autoscale import Decision
@@ -148,8 +148,7 @@ class DeploymentReconciler:
         name = deployment.spec.model.fine_tune_job
         if name:
             return self._published(deployment, self._read_jobs.get(key, name)), None
-        served = modelfetch.annotation(found[max(found)], revisions.SOURCE_ANNOTATION) if found else ""
-        return await self._fetcher.settle(key, deployment, served)
+        return await self._fetcher.settle(key, deployment, [found[number] for number in sorted(found, reverse=True)])
 
     def _published(self, deployment: ModelDeployment, job: Obj | None) -> ModelVerdict:
         try:
@@ -179,7 +178,7 @@ class DeploymentReconciler:
             resolved=look.course.serve,
             course=look.course,
             revisions=revisions.known(deployment.status.revisions, found),
-            newest=_newest(found, look.course.serving),
+            newest=_judged(found, look.course),
             pods=pods,
             events=await self._jobs.events(key.namespace, slow) if slow else (),
             servers=context.polls.statuses(key),
@@ -208,11 +207,11 @@ def _lists(pods: Sequence[Obj], found: Mapping[int, Obj], course: Course) -> dic
     return {ip: course.adapters_of(label) if label in staying else None for ip, label in polled.items()}
 
 
-def _newest(found: Mapping[int, Obj], serving: str) -> Obj | None:
-    """The Deployment to judge by: the one that serves while another succeeds it, else the newest."""
-    if serving and int(serving[1:]) in found:
-        return found[int(serving[1:])]
-    return found[max(found)] if found else None
+def _judged(found: Mapping[int, Obj], course: Course) -> Obj | None:
+    """The Deployment to judge by: the one that serves while another succeeds it, else the wanted, else the newest."""
+    wanted = [int(course.serving[1:])] if course.serving else []
+    wanted += [course.chosen.number] if course.chosen else []
+    return next((found[number] for number in (*wanted, max(found, default=0)) if number in found), None)
 
 
 def is_polled(pod: Obj) -> bool:

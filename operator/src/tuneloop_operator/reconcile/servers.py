@@ -14,13 +14,16 @@ from tuneloop_operator.build import serving as build
 from tuneloop_operator.build.server import Revision, build_deployment, config_key, selector_labels
 from tuneloop_operator.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODS, Obj
 from tuneloop_operator.names import Key
-from tuneloop_operator.policy import revisions, succession
-from tuneloop_operator.policy.bases import BASE_ANNOTATION
+from tuneloop_operator.policy import revisions
 from tuneloop_operator.policy.course import Course
 from tuneloop_operator.policy.drift import is_applied
-from tuneloop_operator.policy.modelfetch import annotation
-from tuneloop_operator.policy.revisions import FINGERPRINT_ANNOTATION, SOURCE_ANNOTATION, Chosen
-from tuneloop_operator.policy.versions import canary_spec
+from tuneloop_operator.policy.revisions import (
+    BASE_ANNOTATION,
+    FINGERPRINT_ANNOTATION,
+    SOURCE_ANNOTATION,
+    Chosen,
+    annotation,
+)
 from tuneloop_operator.reconcile.apply import Applier
 from tuneloop_operator.reconcile.cache import Cache
 from tuneloop_operator.reconcile.context import Context
@@ -85,13 +88,10 @@ class Servers:
                 await self._create(wanted, chosen, size)
 
     def choose(self, deployment: ModelDeployment, model: ModelStatus | None, found: Mapping[int, Obj]) -> Chosen | None:
-        """The newest revision; while another model is being fetched (None), the one that runs."""
+        """The revision that is wanted; while another model is being fetched (None), the newest that runs."""
         known = revisions.known(deployment.status.revisions, found)
         if model is not None:
-            image = self._context.settings.images.server
-            if canary_spec(deployment):
-                return succession.choose(deployment, known, found, model.path, image)
-            return revisions.choose(deployment, known, model.path, image)
+            return revisions.choose(deployment, known, found, model.path, self._context.settings.images.server)
         running = revisions.newest_of([entry for entry in known if revisions.number_of(entry) in found])
         if running is None:
             return None
