@@ -168,7 +168,8 @@ class DeploymentReconciler:
         found = self._servers.deployments(key, deployment)
         pods = pods_of(context.cache, key)
         context.polls.watch_servers(key, _lists(pods, found, look.course))
-        context.scaler.ready(key, ready_addresses(pods), ready_beside(pods, look.course.serving))
+        serving = look.course.serving
+        context.scaler.ready(key, ready_addresses(pods), ready_beside(pods, serving), serving)
         slow = [pod for pod in pods if self._is_slow(pod)]
         access = deployment.spec.access
         return ServingFacts(
