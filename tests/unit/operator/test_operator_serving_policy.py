@@ -157,7 +157,7 @@ def test_what_an_adapter_waits_for_is_said_while_the_pods_are_waited_for_too() -
     said = {item.type: item for item in status.conditions}
     assert said["Reconciling"].reason == reasons.ROLLING_OUT
     assert said["AdaptersReady"].reason == reasons.WAITING_FOR_JOB
-    assert said["AdaptersReady"].message == "0 of 1 adapters are loaded; waiting for FineTuneJob one"
+    assert said["AdaptersReady"].message == "0 of 1 adapters are loaded; adapter bot: waiting for FineTuneJob one"
 
 
 def test_a_quota_refusal_of_a_deployment_is_lifted_up() -> None:

@@ -22,7 +22,7 @@ from tuneloop_operator.policy import conditions, drains, reasons
 from tuneloop_operator.policy.adapters import Resolved
 from tuneloop_operator.policy.coldstart import cold_start
 from tuneloop_operator.policy.conditions import Wanted
-from tuneloop_operator.policy.course import Course, condition_of, with_canary
+from tuneloop_operator.policy.course import ROLLED_BACK, Course, condition_of, with_canary
 from tuneloop_operator.policy.pods import Trouble, condition, find_trouble, quota_words
 from tuneloop_operator.policy.scalingstatus import scaling_status
 from tuneloop_operator.policy.schedules import problems
@@ -182,18 +182,23 @@ def _name_verdict(facts: ServingFacts) -> Verdict | None:
 def _adapters_verdict(facts: ServingFacts, adapters: Sequence[AdapterStatus]) -> Verdict | None:
     stalled = [item for item in facts.resolved if item.stalled]
     if stalled:
-        return Verdict(State.STALLED, stalled[0].reason, "; ".join(item.message for item in stalled))
+        return Verdict(State.STALLED, stalled[0].reason, "; ".join(map(_about, stalled)))
     broken = [item for item in adapters if item.state == "Failed"]
     if broken:
         words = "; ".join(f"adapter {item.name}: {item.message}" for item in broken)
         return Verdict(State.STALLED, reasons.ADAPTER_FAILED, words)
     waiting = [item for item in facts.resolved if item.reason]
     if waiting:
-        return Verdict(State.PENDING, waiting[0].reason, "; ".join(item.message for item in waiting))
+        return Verdict(State.PENDING, waiting[0].reason, "; ".join(map(_about, waiting)))
     loading = [item.name for item in adapters if item.state == "Loading"]
     if loading and facts.replicas:
         return Verdict(State.PENDING, reasons.ADAPTERS_LOADING, f"loading {', '.join(loading)}", look_again=10.0)
     return None
+
+
+def _about(item: Resolved) -> str:
+    """Its words, with its name."""
+    return item.message if item.message.startswith("adapter ") else f"adapter {item.name}: {item.message}"
 
 
 def _spec_verdict(facts: ServingFacts, wrong: Sequence[str]) -> Verdict | None:
@@ -239,14 +244,21 @@ def _adapters_condition(facts: ServingFacts, adapters: Sequence[AdapterStatus], 
         words += (
             f"; a server holds {max_cached} (engine.lora.maxCached), the others are parked and come back on request"
         )
-    if count == len(adapters):
-        return Wanted("AdaptersReady", True, reasons.READY, words)
-    verdict = _adapters_verdict(facts, adapters)
+    verdict = _adapters_verdict(facts, adapters) or _rolled_back(facts.course)
+    if count == len(adapters):  # one that is held back takes nothing away, and is told
+        held = f"{words}; {verdict.message}" if verdict else words
+        return Wanted("AdaptersReady", True, verdict.reason if verdict else reasons.READY, held)
     if verdict is None and facts.replicas == 0:
         return Wanted("AdaptersReady", True, reasons.SCALED_TO_ZERO, "asleep: adapters are loaded on waking")
     if verdict is None:
         return Wanted("AdaptersReady", False, reasons.ADAPTERS_LOADING, words)
     return Wanted("AdaptersReady", False, verdict.reason, f"{words}; {verdict.message}")
+
+
+def _rolled_back(course: Course) -> Verdict | None:
+    """Versions of adapters that are still wanted, and were rolled back."""
+    refused = [f"adapter {no.name}: {no.message}" for no in course.refused if no.kind == "Adapter"]
+    return Verdict(State.STALLED, ROLLED_BACK, "; ".join(refused)) if refused else None
 
 
 def _served(
