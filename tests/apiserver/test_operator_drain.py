@@ -69,4 +69,4 @@ def test_a_held_request_is_waited_for_by_no_stream_for_longer_than_it_is_held(wo
             world.api.delete("Pod", world.namespace, OLD)
             start_pod(world, found, second, pod)
             assert held.result(timeout=90) == [200]
-    world.wait_condition("Ready", "chat", resource="ModelDeployment")
+            world.wait_condition("Ready", "chat", resource="ModelDeployment")

@@ -148,7 +148,8 @@ def test_a_revision_that_cannot_load_is_told_in_the_engines_words_while_the_old_
     crash(world, wait_deployment(world, "chat-r2"), {"message": ENGINE_WORDS})
     stalled = world.wait_condition("Stalled", "chat", "CrashLooping", "ModelDeployment")
     assert stalled["message"].startswith("r2: the container ends again and again")
-    assert stalled["message"].endswith(f"{ENGINE_WORDS}. r1 serves meanwhile")
+    assert f"{ENGINE_WORDS}. Correct spec.model, spec.engine or spec.pod" in stalled["message"]
+    assert stalled["message"].endswith("kubectl logs chat-r2-crash --previous. r1 serves meanwhile")
     assert set(traffic.send("chat", 10)) == {200}
 
     # Asleep and awake again: what has never answered does not take the place of what has.

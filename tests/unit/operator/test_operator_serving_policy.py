@@ -308,7 +308,7 @@ def test_waking_with_a_bad_revision_stalls_nothing_while_the_one_before_it_start
     status = summarize(deployment(adapters=[]), facts(resolved=(), revisions=found, pods=pods, servers={}))
     said = {item.type: item for item in status.conditions if item.type in ("Reconciling", "Stalled")}
     assert {kind: item.reason for kind, item in said.items()} == {told: reasons.CRASHING}
-    assert said[told].message.endswith(words)
+    assert words in said[told].message
     gone = [revision(name="r2", **STARTING)]
     assert state(resolved=(), revisions=gone, pods=[broken_pod("r2")], servers={}) == ("Stalled", reasons.CRASHING)
 

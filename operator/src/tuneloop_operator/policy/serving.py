@@ -23,7 +23,7 @@ from tuneloop_operator.policy.adapters import Resolved
 from tuneloop_operator.policy.coldstart import cold_start
 from tuneloop_operator.policy.conditions import Wanted
 from tuneloop_operator.policy.course import ROLLED_BACK, Course, condition_of, with_canary
-from tuneloop_operator.policy.pods import Trouble, condition, find_trouble, quota_words
+from tuneloop_operator.policy.pods import Trouble, condition, find_trouble, quota_words, refusal_words
 from tuneloop_operator.policy.scalingstatus import scaling_status
 from tuneloop_operator.policy.schedules import problems
 from tuneloop_operator.policy.succession import NO_ROOM, OFFER
@@ -168,7 +168,9 @@ def _refusal(deployment: Obj | None) -> Verdict | None:
     message = found.get("message", "")
     if "exceeded quota" in message:
         return Verdict(State.PENDING, reasons.QUOTA_EXCEEDED, quota_words(message), look_again=60.0)
-    return Verdict(State.PENDING, reasons.POD_REFUSED, f"the cluster refused the pod: {message}", look_again=60.0)
+    return Verdict(
+        State.PENDING, reasons.POD_REFUSED, f"the cluster refused the pod: {refusal_words(message)}", look_again=60.0
+    )
 
 
 def _name_verdict(facts: ServingFacts) -> Verdict | None:
