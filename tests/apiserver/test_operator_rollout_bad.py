@@ -162,12 +162,20 @@ def test_a_revision_that_cannot_load_is_told_in_the_engines_words_while_the_old_
     # The spec that worked comes back: so does its revision, which never went, and the other goes.
     uid = wait_deployment(world, "chat-r1")["metadata"]["uid"]
     change_engine(world, 4096)
-    wait_for("r2 to go", lambda: replicas(world, "chat-r2") == -1)
+    wait_for("r2 to go, which has the room of r1's pods", lambda: replicas(world, "chat-r2") == -1)
+    awake(world, "chat-r1")
     world.api.delete("Pod", world.namespace, "chat-r2-crash")
     world.wait_condition("Ready", "chat", resource="ModelDeployment")
     assert set(traffic.send("chat", 10)) == {200}
     assert wait_deployment(world, "chat-r1")["metadata"]["uid"] == uid
     assert replicas(world, "chat-r3") == -1, "nothing was made anew"
+
+
+def awake(world: World, name: str) -> None:
+    """The Deployment controller has seen its latest size, and its pod answers."""
+    found = wait_deployment(world, name)
+    seen = {"replicas": 1, "readyReplicas": 1, "observedGeneration": found["metadata"]["generation"]}
+    world.api.patch("Deployment", world.namespace, name, {"status": found["status"] | seen}, "status")
 
 
 def scale(world: World, count: int) -> None:

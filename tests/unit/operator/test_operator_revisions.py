@@ -54,6 +54,22 @@ def test_the_old_revision_goes_when_the_new_one_is_ready() -> None:
     assert revisions.obsolete(found | {2: k8s_deployment(2, 1, generation=2)}, chosen, 1) == [], "its status is old"
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "replicas", "going"),
+    [
+        pytest.param(1, 0, 1, [2], id="the wanted one answers"),
+        pytest.param(0, 0, 1, [2], id="neither does: the newer one only has the room"),
+        pytest.param(0, 1, 1, [], id="only the newer one does, until the wanted one"),
+        pytest.param(1, 1, 1, [2], id="both do"),
+        pytest.param(0, 0, 0, [2], id="asleep"),
+    ],
+)
+def test_what_goes_where_the_spec_was_set_back(first: int, second: int, replicas: int, going: list[int]) -> None:
+    back = revisions.Chosen(1, "server:1", "f", new=False)
+    found = {1: k8s_deployment(1, first, replicas), 2: k8s_deployment(2, second, replicas)}
+    assert revisions.obsolete(found, back, replicas) == going
+
+
 def test_what_has_not_answered_before_all_went_to_sleep_does_not_take_the_old_ones_place() -> None:
     chosen = revisions.Chosen(2, "server:1", "f", new=False)
     asleep = {1: k8s_deployment(1, 0, replicas=0), 2: k8s_deployment(2, 0, replicas=0)}

@@ -160,14 +160,21 @@ def is_ready(found: Obj | None, replicas: int) -> bool:
 
 
 def obsolete(found: Mapping[int, Obj], chosen: Chosen, replicas: int) -> list[int]:
-    """Older revisions that may go: all of them once the newest is ready, or where nothing runs when it comes.
+    """Other revisions that may go: all of them once the wanted one is ready, or where nothing runs when it comes.
 
-    One that came and has not answered before all went to sleep is not ready by having no pod to wait for.
+    One that came and has not answered before all went to sleep is not ready by having no pod to wait for. Where the
+    spec was set back, a newer one that does not answer goes at once: it only has the room that the wanted one needs.
     """
+    others = sorted(number for number in found if number != chosen.number)
     asleep = replicas == 0 and chosen.number not in found
-    if not asleep and not (replicas and is_ready(found.get(chosen.number), replicas)):
-        return []
-    return sorted(number for number in found if number != chosen.number)
+    if asleep or (replicas and is_ready(found.get(chosen.number), replicas)):
+        return others
+    return [number for number in others if chosen.number in found and number > chosen.number and _mute(found[number])]
+
+
+def _mute(found: Obj) -> bool:
+    """Whether none of its pods answers."""
+    return not int(found.get("status", {}).get("readyReplicas", 0))
 
 
 def sizes(chosen: Chosen, kept: Sequence[int], replicas: int) -> dict[int, int]:
