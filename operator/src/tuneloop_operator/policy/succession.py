@@ -38,12 +38,12 @@ def pair_of(deployment: ModelDeployment, found: Mapping[int, Obj], chosen: Chose
 def _stable(deployment: ModelDeployment, found: Mapping[int, Obj], chosen: Chosen) -> int | None:
     status, refused = deployment.status.rollout, {no.key for no in deployment.status.rejected}
     others = [number for number in found if number != chosen.number]
-    if status is not None and status.kind == "Revision" and status.canary == f"r{chosen.number}":
-        if status.phase == "Promoted":
+    if status is not None and status.kind == "Revision":
+        ended = status.canary if status.phase == "Promoted" else status.stable
+        if ended == f"r{chosen.number}":
             return None
-        named = [number for number in others if f"r{number}" == status.stable]
-        if named:
-            return named[0]
+        if status.phase != "Promoted" and (named := [number for number in others if f"r{number}" == ended]):
+            return named[0]  # also where a third is wanted now: the canary between them has proven nothing
     serving = [number for number in others if chosen.fingerprint in refused or _serves(found[number])]
     return max(serving, default=None)
 

@@ -62,12 +62,19 @@ class Rollouts:
         choice = versions.choose(look.deployment, pairs)
         if choice.pair is None:
             self._context.gateways.arms.forget(key)
-            known = look.deployment.status.rollout  # one that nobody wants any more is withdrawn
-            return self._course(key, look, pairs, choice, known if known and known.phase in ENDED else None)
+            return self._course(key, look, pairs, choice, self._left(look))
         status = self._advance(key, look, spec, choice.pair)
         if status.kind == "Revision" and status.phase == "Promoted":
             look = wanted  # the new base's own adapters with it
         return self._course(key, look, pairs, choice, status)
+
+    def _left(self, look: Look) -> RolloutStatus | None:
+        """The last rollout, where nothing is rolled out: what it withdraws takes no traffic while its pods leave."""
+        known = look.deployment.status.rollout
+        if known is None or known.phase in ENDED:
+            return known
+        back = look.chosen and known.kind == "Revision" and known.stable == f"r{look.chosen.number}"
+        return rollout.withdrawn(known, self._context.now()) if back else None
 
     def _handover(self, key: Key, look: Look) -> Course:
         """Without a canary: each adapter's new version takes over once it is loaded."""
