@@ -20,6 +20,8 @@ _UNKNOWN: Final = (
 _REMEDIES: Final = {
     "are not supported for now": _UNKNOWN,
     "does not recognize this architecture": _UNKNOWN,
+    "': -9": "Its process was killed, most likely for memory: lower engine.maxModelLength, take a smaller model, or "
+    "raise spec.pod.resources.limits.memory.",
     "Bfloat16 is only supported on GPUs": "Set engine.dtype to Float16, or to Auto, which takes what this GPU has.",
 }
 """What to change in the spec, where vLLM names only its own flags, or what nobody in a pod can do: by what it says."""

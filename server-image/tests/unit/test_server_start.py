@@ -140,6 +140,14 @@ def test_a_refusal_names_our_setting_where_one_mends_it() -> None:
     assert enginelog.with_remedy("KeyError: 'mlp'") == "KeyError: 'mlp'"
 
 
+def test_an_engine_that_was_killed_says_what_to_lower() -> None:
+    """Where only the engine's process is killed (cgroup v1), the pod is not OOMKilled."""
+    said = enginelog.with_remedy(
+        "Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore_DP0': -9}"
+    )  # of vLLM 0.32, v1/engine/utils.py
+    assert said.endswith("or raise spec.pod.resources.limits.memory.")
+
+
 @pytest.mark.parametrize(
     ("words", "kept"),
     [
