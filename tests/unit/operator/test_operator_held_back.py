@@ -102,6 +102,7 @@ def test_a_canary_is_compared_with_what_answered(before: Obj, pairs: int) -> Non
 HELD = Resolved("bot", DIGEST, "artifacts/x", reasons.ADAPTER_MISFIT, "hf://acme/bot has rank 64", stalled=True)
 FAILED = replace(HELD, reason=reasons.ADAPTER_FAILED, message="adapter bot: version b did not load", next="bot@b")
 WAITS = replace(HELD, reason=reasons.WAITING_FOR_JOB, message="waiting for FineTuneJob two", stalled=False)
+PASSED = Resolved("bot", DIGEST, "x", message="2 jobs match; x has rank 64", passed=reasons.ADAPTER_MISFIT)
 NO = RejectedVersion(
     kind="Adapter", name="bot", version="b", key="b", spec="s", reason="ErrorRate", message="b was rolled back",
     time="2026-11-23T12:00:00Z",
@@ -121,10 +122,11 @@ def condition(found: list[Condition], kind: str) -> Condition:
         (HELD, Course(), "AdapterMisfit", f"{LOADED}; adapter bot: hf://acme/bot has rank 64"),
         (FAILED, Course(), "AdapterFailed", f"{LOADED}; adapter bot: version b did not load"),
         (WAITS, Course(), "WaitingForFineTuneJob", f"{LOADED}; adapter bot: waiting for FineTuneJob two"),
+        (PASSED, Course(), "AdapterMisfit", f"{LOADED}; adapter bot: 2 jobs match; x has rank 64"),
         (Resolved("bot", DIGEST, "x"), Course(refused=[NO]), "RolledBack", f"{LOADED}; adapter bot: b was rolled back"),
         (Resolved("bot", DIGEST, "x"), Course(refused=[REVISION]), "Ready", LOADED),
     ],
-    ids=["nothing", "misfits", "did not load", "waits", "rolled back", "a revision is another matter"],
+    ids=["nothing", "misfits", "did not load", "waits", "passed over", "rolled back", "a revision is another matter"],
 )
 def test_loaded_and_yet_not_the_newest(resolved: Resolved, course: Course, reason: str, message: str) -> None:
     made = deployment()
@@ -140,6 +142,14 @@ def test_one_that_is_not_loaded_is_no_less_told() -> None:
         summarize(deployment(), facts(servers={"10.0.0.1": server("Failed", "rank")})).conditions, "Stalled"
     )
     assert (found.reason, found.message) == (reasons.ADAPTER_FAILED, "adapter bot: rank")
+
+
+def test_one_that_is_passed_over_is_no_reason_for_anything() -> None:
+    for more, reason in (({"replicas": 0, "pods": []}, "ScaledToZero"), ({"servers": {}}, "AdaptersLoading")):
+        found = condition(summarize(deployment(), facts(resolved=[PASSED], **more)).conditions, "AdaptersReady")
+        assert found.reason == reason
+    ready = summarize(deployment(), facts(resolved=[PASSED])).conditions
+    assert (condition(ready, "Ready").reason, [each.type for each in ready if each.type == "Stalled"]) == ("Ready", [])
 
 
 def test_it_is_dated_by_what_serves() -> None:

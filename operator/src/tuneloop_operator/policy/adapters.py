@@ -47,6 +47,7 @@ class Resolved:
     job_created: str = ""
     refused: bool = False  # the version is known, and must not be loaded
     next: str = ""  # the engine's name of the version that is to take its place
+    passed: str = ""  # why a newer one that a selector found is not wanted; a constant
 
     @property
     def wire(self) -> Adapter | None:
@@ -169,9 +170,10 @@ def _by_selector(spec: AdapterSpec, kept: Resolved, jobs: Sequence[Candidate], n
     choice = candidates.choose(jobs, need)
     mine = kept if kept.source == source_of(spec.source) else Resolved(kept.name)
     if choice.job is not None and choice.job.age >= (mine.job_created, mine.job):
-        return replace(_of_job(spec, choice.job, need), message=choice.message)
+        return replace(_of_job(spec, choice.job, need), message=choice.message, passed=choice.passed)
     if mine.digest:
-        return replace(mine, message=f"serving the version of {mine.job}, the newest seen; {choice.message}")
+        words = f"serving the version of {mine.job}, the newest seen; {choice.message}"
+        return replace(mine, message=words, passed=choice.passed)
     if choice.stalled:
         return _stalls(kept, choice.reason, choice.message + kept.still)
     return _waits(kept, choice.message + kept.still)

@@ -246,13 +246,13 @@ def _adapters_condition(facts: ServingFacts, adapters: Sequence[AdapterStatus], 
         words += (
             f"; a server holds {max_cached} (engine.lora.maxCached), the others are parked and come back on request"
         )
-    verdict = _adapters_verdict(facts, adapters) or _rolled_back(facts.course)
+    verdict = _adapters_verdict(facts, adapters) or _rolled_back(facts.course) or _passed_over(facts)
     if count == len(adapters):  # one that is held back takes nothing away, and is told
         held = f"{words}; {verdict.message}" if verdict else words
         return Wanted("AdaptersReady", True, verdict.reason if verdict else reasons.READY, held)
-    if verdict is None and facts.replicas == 0:
+    if (verdict is None or verdict.state is State.DONE) and facts.replicas == 0:
         return Wanted("AdaptersReady", True, reasons.SCALED_TO_ZERO, "asleep: adapters are loaded on waking")
-    if verdict is None:
+    if verdict is None or verdict.state is State.DONE:
         return Wanted("AdaptersReady", False, reasons.ADAPTERS_LOADING, words)
     return Wanted("AdaptersReady", False, verdict.reason, f"{words}; {verdict.message}")
 
@@ -261,6 +261,12 @@ def _rolled_back(course: Course) -> Verdict | None:
     """Versions of adapters that are still wanted, and were rolled back."""
     refused = [f"adapter {no.name}: {no.message}" for no in course.refused if no.kind == "Adapter"]
     return Verdict(State.STALLED, ROLLED_BACK, "; ".join(refused)) if refused else None
+
+
+def _passed_over(facts: ServingFacts) -> Verdict | None:
+    """Newer jobs that a selector found and that cannot be served: nothing is wrong with what is."""
+    passed = [item for item in facts.resolved if item.passed]
+    return Verdict(State.DONE, passed[0].passed, "; ".join(map(_about, passed))) if passed else None
 
 
 def _served(
