@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from _children import end_in_order
 from markers import LETTERS, marker_adapter
 from server_fixtures import GATEWAY, adapter_list
 from server_process import START_SECONDS, ServerProcess
@@ -199,6 +200,7 @@ def main() -> int:
     parser.add_argument("--mixed-seconds", type=float, default=20.0, help="with all adapters listed")
     parser.add_argument("--results", type=Path, required=True)
     options = parser.parse_args()
+    end_in_order()  # the server leads a session of its own
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = write_tiny_model(folder / "model")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _children import end_in_order
 from server_process import ServerProcess
 
 from tuneloop_demo.tiny_model import write_tiny_model
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--threads", default="2")
     options = parser.parse_args()
+    end_in_order()  # the server leads a session of its own
     with tempfile.TemporaryDirectory() as name:
         print(json.dumps(cold_start(options.model, Path(name), options.threads)))
 

@@ -11,9 +11,10 @@ failed or an answer was wrong. The engine runs in the server image's own environ
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
+
+from _children import end_in_order, run
 
 ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("TUNELOOP_CACHE", Path.home() / ".cache" / "tuneloop"))
@@ -27,9 +28,8 @@ def main(arguments: list[str]) -> int:
     environment["PYTHONPATH"] = os.pathsep.join((str(support), str(demo)))
     uv = [str(ROOT / "scripts/uv"), "run", "--quiet", "--frozen", "--directory", str(ROOT / "server-image")]
     side = [*uv, "--extra", "cpu", "python", str(ROOT / "benchmarks/_adapters_side.py")]
-    return subprocess.run(
-        [*side, f"--results={CACHE / 'benchmarks'}", *arguments], env=environment, check=False
-    ).returncode
+    end_in_order()
+    return run([*side, f"--results={CACHE / 'benchmarks'}", *arguments], env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from _children import end_in_order, run
+
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.get("TUNELOOP_CACHE") or Path.home() / ".cache" / "tuneloop")
 ENVIRONMENT = Path(os.environ.get("TUNELOOP_SERVER_VENV") or CACHE / "server-venv")
@@ -33,7 +35,7 @@ def one(code: Path, options: argparse.Namespace) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": ":".join(map(str, folders))}
     command = [str(ENVIRONMENT / "bin/python"), str(ROOT / "benchmarks/_coldstart_side.py")]
     command += ["--threads", str(options.threads), *(["--model", str(options.model)] if options.model else [])]
-    done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
+    done = run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"the start with the code of {code} failed with exit code {done.returncode}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -44,9 +46,9 @@ def prepare() -> None:
     """Byte code beside every source, as in the image; without it imports take twice as long."""
     uv = [str(ROOT / "scripts/uv"), "sync", "--quiet", "--frozen", "--directory", str(ROOT / "server-image")]
     environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(ENVIRONMENT), "VIRTUAL_ENV": ""}
-    subprocess.run([*uv, "--extra", "cpu"], env=environment, check=True)
+    run([*uv, "--extra", "cpu"], env=environment, check=True)
     compile_ = ["-m", "compileall", "-q", "-j", "2", str(ENVIRONMENT / "lib")]
-    subprocess.run([str(ENVIRONMENT / "bin/python"), *compile_], check=False, stdout=subprocess.DEVNULL)
+    run([str(ENVIRONMENT / "bin/python"), *compile_], check=False, stdout=subprocess.DEVNULL)
 
 
 def measure(options: argparse.Namespace, sides: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
@@ -84,6 +86,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="OpenMP threads, as a pod of so many CPUs has")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "coldstart.json")
     options = parser.parse_args()
+    end_in_order()
     options.model = options.model.expanduser().resolve() if options.model else None
     prepare()
     with tempfile.TemporaryDirectory() as name:
@@ -91,9 +94,9 @@ def main() -> None:
         if options.against:
             other = Path(name) / "other"
             archive = ["git", "-C", str(ROOT), "archive", options.against]
-            packed = subprocess.run(archive, check=True, stdout=subprocess.PIPE).stdout
+            packed = run(archive, check=True, stdout=subprocess.PIPE).stdout
             other.mkdir()
-            subprocess.run(["tar", "-x", "-C", str(other)], input=packed, check=True)
+            run(["tar", "-x", "-C", str(other)], sent=packed, check=True)
             sides = {options.against[:12]: other, **sides}
         rounds = measure(options, sides)
     found = {side: medians(each) for side, each in rounds.items()}

@@ -30,6 +30,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import _children
+
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.get("TUNELOOP_CACHE") or Path.home() / ".cache" / "tuneloop")
 KINDS = ("jsonl", "json", "csv", "parquet")
@@ -45,7 +47,7 @@ def run(what: str, kind: str, megabytes: int, *model: str) -> Any:
         "HF_HUB_OFFLINE": "1",
     }
     environment.pop("VIRTUAL_ENV", None)
-    done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
+    done = _children.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{what} of {megabytes} MiB of {kind} failed with exit code {done.returncode}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -86,6 +88,7 @@ def main() -> None:
     parser.add_argument("--rates", type=int, default=0, metavar="MEGABYTES", help="compare the ways to tokenize only")
     parser.add_argument("--model", default="", help="folder with a tokenizer, for --rates")
     options = parser.parse_args()
+    _children.end_in_order()
     if options.rates:
         compared = run("rates", "jsonl", options.rates, *([options.model] if options.model else []))
         print(rates(compared))

@@ -17,13 +17,13 @@ import contextlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import _children
 from gateway_parts import peers
 from gateway_parts.sides import KEY, PARTS, Side, gateway, pin, upstream
 
@@ -43,7 +43,7 @@ def load(side: Side, folder: Path, mode: str, **options: object) -> dict[str, An
     command += ["--path", side.path]
     command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     before = side.cpu()
-    subprocess.run(command, check=True, timeout=600)
+    _children.run(command, check=True, timeout=600)
     found: dict[str, Any] = json.loads(out.read_text())
     return found | {"cpu": side.cpu() - before}
 
@@ -161,6 +161,7 @@ def main() -> int:
     parser.add_argument("--peers", type=lambda text: [each for each in text.split(",") if each], default=[*peers.PEERS])
     parser.add_argument("--out", type=Path, default=Path.home() / ".cache/tuneloop/benchmarks/gateway.json")
     options = parser.parse_args()
+    _children.end_in_order()
     if unknown := set(options.peers) - set(peers.PEERS):
         parser.error(f"--peers: {', '.join(sorted(unknown))}: there are {', '.join(peers.PEERS)}")
     if set(options.peers) - {"nginx"}:

@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from _children import end_in_order, run, running
 from gateway_parts.sides import KEY, OURS, free_port, gateway, upstream
 
 from tuneloop_gateway.bench.prompts import synthetic
@@ -72,22 +72,10 @@ def served(options: argparse.Namespace, folder: Path) -> Iterator[int]:
     port = free_port()
     words = ["serve", str(options.model), "--served-model-name", MODEL, "--port", str(port), "--host", "127.0.0.1"]
     plain = ["--no-enable-prefix-caching", "--max-model-len", "1024", "--enforce-eager", "--dtype", options.dtype]
-    with (
-        (folder / "server.log").open("w") as log,
-        subprocess.Popen(
-            vllm(*words, *plain),
-            env=environment(options.threads),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        ) as server,
-    ):
-        try:
-            _wait(f"http://127.0.0.1:{port}/health", server, folder / "server.log")
-            yield port
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGTERM)
+    environment_, log = environment(options.threads), (folder / "server.log").open("w")
+    with log, running(vllm(*words, *plain), env=environment_, stdout=log, stderr=subprocess.STDOUT) as server:
+        _wait(f"http://127.0.0.1:{port}/health", server, folder / "server.log")
+        yield port
 
 
 def _wait(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -116,7 +104,7 @@ def ours(bench: Bench, side: str, load: list[str], prompts: Path, tokens: int) -
     words = ["--model", MODEL, "--operation", "completions", "--prompts", str(prompts), "--ignore-eos", "--seed", SEED]
     command = [sys.executable, "-m", "tuneloop_gateway.bench", f"{bench.bases[side]}/v1", *words, *load]
     command += ["--output-tokens", str(tokens), "--json", str(out)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"TUNELOOP_API_KEY": KEY})
+    run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"TUNELOOP_API_KEY": KEY})
     found: dict[str, Any] = json.loads(out.read_text())["summary"]
     return found
 
@@ -141,7 +129,7 @@ def their_medians(bench: Bench, side: str) -> Numbers:
     told = ["--tokenizer", str(options.model), "--percentile-metrics", ",".join(METRICS), "--temperature", "0"]
     command = vllm("bench", "serve", *load, *data, *size, *place, *write, *told)
     with (bench.folder / "theirs.log").open("w") as log:
-        done = subprocess.run(command, check=False, env=environment(), stdout=log, stderr=subprocess.STDOUT)
+        done = run(command, check=False, env=environment(), stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
         sys.exit(f"vllm bench serve failed:\n{(bench.folder / 'theirs.log').read_text()[-2000:]}")
     found = json.loads((bench.folder / "theirs.json").read_text())
@@ -242,6 +230,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "latency.json")
     options = parser.parse_args()
+    end_in_order()
     options.model = options.model.expanduser().resolve()
     rounds = measure(options)
     found = summarise(rounds)

@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from _children import end_in_order, run
+
 from tuneloop_core.constants import PACK_TOKENS
 from tuneloop_core.plan.config import read_shape
 from tuneloop_core.plan.memory import FIXED_BYTES, FLOAT32, Load, estimate
@@ -56,7 +58,7 @@ def in_trainer(*arguments: str) -> dict[str, Any]:
     environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(CACHE / "trainer-venv"), "HF_HUB_OFFLINE": "1"}
     environment.pop("VIRTUAL_ENV", None)
     command = [*uv, "python", str(ROOT / "benchmarks/_plan_side.py"), *arguments]
-    done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
+    done = run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{arguments[0]} failed with exit code {done.returncode}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -113,6 +115,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SHAPES, help="shapes; all cases of them")
     parser.add_argument("--rounds", type=int, default=1, help="the largest peak of so many runs counts")
     options = parser.parse_args()
+    end_in_order()
     print("| shape | method | parameters | estimate | measured | ratio | ratio with imports |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for name, adapter, recompute in CASES:

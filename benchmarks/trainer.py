@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from _children import end_in_order, run
+
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.get("TUNELOOP_CACHE") or Path.home() / ".cache" / "tuneloop")
 SIDES = ("ours", "ours-unshared", "trl-docs", "trl-best")
@@ -46,7 +48,7 @@ def run_side(side: str, model: Path, dataset: Path, tokens: int) -> dict[str, An
     arguments = [side, str(model), str(dataset), str(tokens)]
     environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(CACHE / "trainer-venv"), "HF_HUB_OFFLINE": "1"}
     environment.pop("VIRTUAL_ENV", None)
-    done = subprocess.run([*command, *arguments], env=environment, check=False, stdout=subprocess.PIPE, text=True)
+    done = run([*command, *arguments], env=environment, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{side} failed with exit code {done.returncode}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES)
     options = parser.parse_args()
+    end_in_order()
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         dataset = options.dataset or generated_rows(Path(folder), count=options.tokens // 50)

@@ -12,7 +12,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gateway_parts.sides import PARTS, Side, family, free_port, running, wait
+from _children import run, running
+from gateway_parts.sides import PARTS, Side, family, free_port, wait
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("TUNELOOP_CACHE") or Path.home() / ".cache" / "tuneloop")
@@ -43,8 +44,8 @@ def prepare() -> None:
     uv = str(ROOT / "scripts/uv")
     environment = {**os.environ, "VIRTUAL_ENV": str(ENVIRONMENT)}
     if not (ENVIRONMENT / "bin/python").exists():
-        subprocess.run([uv, "venv", "--quiet", str(ENVIRONMENT)], check=True)
-    subprocess.run([uv, "pip", "install", "--quiet", *PINNED], check=True, env=environment)
+        run([uv, "venv", "--quiet", str(ENVIRONMENT)], check=True)
+    run([uv, "pip", "install", "--quiet", *PINNED], check=True, env=environment)
 
 
 @contextlib.contextmanager

@@ -7,15 +7,14 @@ import contextlib
 import hashlib
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
+from _children import running
 
 PARTS = Path(__file__).parent
 KEY = "benchmark-key"
@@ -80,17 +79,6 @@ def wait(port: int, name: str) -> None:
             return
         time.sleep(0.05)
     raise SystemExit(f"{name} did not listen on port {port} within 60 s")
-
-
-@contextlib.contextmanager
-def running(command: list[str], **more: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process until left."""
-    process = subprocess.Popen(command, **more)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @contextlib.contextmanager

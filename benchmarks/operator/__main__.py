@@ -28,6 +28,9 @@ from typing import Any
 import aiohttp
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _children import end_in_order, running
+
 from tuneloop_core.api import FineTuneJob
 from tuneloop_core.settings import ImageSettings, Settings
 from tuneloop_core.stages import Stage
@@ -159,12 +162,12 @@ class Operator:
         }
 
     def __enter__(self) -> "Operator":
-        self._process = subprocess.Popen([sys.executable, "-m", "tuneloop_operator"], env=self._env)
+        self._running = running([sys.executable, "-m", "tuneloop_operator"], env=self._env)
+        self._running.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(60)
+        self._running.__exit__(None, None, None)
         self._folder.cleanup()
 
     async def ready(self) -> None:
@@ -280,6 +283,7 @@ def main() -> None:
     parser.add_argument("--paced", type=float, default=50.0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "operator.json")
     options = parser.parse_args()
+    end_in_order()
     cluster = [sys.executable, "-m", "tuneloop_localcluster"]
     subprocess.run([*cluster, "up", "--api-only"], check=True)
     kubeconfig = subprocess.run([*cluster, "kubeconfig", "--api-only"], check=True, capture_output=True, text=True)

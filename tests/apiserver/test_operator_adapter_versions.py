@@ -8,8 +8,11 @@ from contextlib import contextmanager
 import pytest
 from operator_api import Obj, wait_for
 from operator_world import World
-from rollout_world import LoadingServer, Traffic, condition, publish, serve
+from rollout_world import LoadingServer, Traffic, condition, publish, rollout, serve
 from serving_world import wait_ready
+
+from tuneloop_core.api.modeldeployment import AdapterSpec
+from tuneloop_operator.policy.adapterfetch import job_tag
 
 NAMES = ("bot", "aide")
 A, B, C = (letter * 12 for letter in "abc")
@@ -137,3 +140,37 @@ def test_a_version_that_does_not_load_leaves_the_old_one(world: World, server: L
     wait_loaded(server, "it to be unloaded", versions(C)[:1])
     data = world.api.must("ConfigMap", world.namespace, "chat-server")["data"]["adapters.json"]
     assert [each["name"] for each in json.loads(data)["adapters"]] == ["bot"]
+
+
+@pytest.mark.parametrize("canary", [None, {"steps": [50], "minRequests": 1}], ids=["RollingUpdate", "Canary"])
+def test_a_uri_that_misfits_leaves_the_version_before(
+    world: World, server: LoadingServer, traffic: Traffic, canary: Obj | None
+) -> None:
+    operator = world.start()
+    publish(world, "first", "a")
+    serve(world, server, canary)
+    wait_for("it to answer", lambda: traffic.send("bot", 1) == [200])
+    by_uri = {"name": "bot", "from": {"uri": "hf://org/bot"}}
+    name_jobs(world, by_uri)
+    job = world.wait_job(f"chat-a-{job_tag(AdapterSpec.model_validate(by_uri))}")
+    result = {"uri": "hf://org/bot@abc", "path": f"artifacts/{'e' * 64}", "digest": f"sha256:{'e' * 64}", "bytes": 5}
+    result["facts"] = {"rank": 64, "base": "hf://org/model"}
+    world.end_pod(world.run_pod(world.make_pod(job)), {"stage": "fetch", "outcome": "Succeeded", "result": result})
+    world.complete(job)
+
+    stalled = world.wait_condition("Stalled", "chat", "AdapterMisfit", "ModelDeployment")
+    assert stalled["message"] == (
+        "adapter bot: hf://org/bot has rank 64, and engine.lora.maxRank is 32: raise it to at least 64; still serving "
+        f"version {A}"
+    )
+    assert traffic.send("bot", 20) == [200] * 20
+    assert (server.loaded(), rollout(world)) == ([f"bot@{A}"], {})
+    told = condition(world, "AdaptersReady")
+    assert (told["status"], told["reason"]) == ("True", "AdapterMisfit")
+    assert stalled["message"] in told["message"]
+
+    # It is judged anew from what was fetched, and heals by itself where the servers take it.
+    assert operator.end() == 0
+    world.start()
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"engine": {"lora": {"maxRank": 64}}}})
+    wait_for("Stalled to go", lambda: not condition(world, "Stalled"))

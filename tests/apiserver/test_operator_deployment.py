@@ -49,8 +49,8 @@ def test_whole_path_with_an_adapter_of_an_unfinished_job(world: World, server: F
     start_server(world, found, server.ip)
     waiting = world.wait_condition("Reconciling", "chat", "WaitingForFineTuneJob", "ModelDeployment")
     assert waiting["message"] == (
-        "waiting for FineTuneJob one: there is none of that name in this namespace; no FineTuneJob of this namespace "
-        "has these labels yet"
+        "adapter bot: waiting for FineTuneJob one: there is none of that name in this namespace; adapter newest: no "
+        "FineTuneJob of this namespace has these labels yet"
     )
     world.job(labels={"app": "support"})
     for stage in ("fetch", "check", "train", "publish"):

@@ -144,3 +144,26 @@ def drive_base(world: World, traffic: Traffic) -> None:
         return bool(rollout(world)["phase"] == "RolledBack")
 
     wait_for("r2 to be rolled back", probe, timeout=180, show=lambda: world.status("chat", "ModelDeployment"))
+
+
+def test_a_spec_that_is_set_back_withdraws_the_canary(world: World, server: AnsweringServer, traffic: Traffic) -> None:
+    world.start()
+    publish(world, "first", "a")
+    before = serve(world, server, CANARY | {"interval": "30m"})["metadata"]
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"engine": {"maxModelLength": 2048}}})
+    found = wait_deployment(world, "chat-r2")
+    with AnsweringServer("127.0.0.13") as second:
+        start_pod(world, found, second)
+        wait_rollout(world, "r2 to take its share", phase="Canary", weight=50)
+        second.broken = {"chat"}
+        world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"engine": {"maxModelLength": 4096}}})
+        withdrawn = wait_rollout(world, "r2 to be withdrawn", phase="RolledBack", reason="SpecSetBack", weight=0)
+        assert withdrawn["message"] == "r2 was withdrawn, r1 serves: the spec was set back"
+        wait_for("r2 to go", lambda: world.api.get("Deployment", world.namespace, "chat-r2") is None)
+        # Its pod answers still, as pods on their way out do.
+        wait_for("all traffic on r1", lambda: set(traffic.send("chat", 20)) == {200})
+        assert set(traffic.send("chat", 40)) == {200}
+    after = world.api.must("Deployment", world.namespace, "chat-r1")
+    assert (after["metadata"]["uid"], after["spec"]["replicas"]) == (before["uid"], 1)
+    assert world.status("chat", "ModelDeployment")["rejected"] == [], "it may be tried again"
+    assert (condition(world, "Ready")["status"], condition(world, "Stalled")) == ("True", {})

@@ -18,7 +18,7 @@ from rollout_world import (
     start_pod,
     wait_rollout,
 )
-from serving_world import make_pod, wait_deployment, wait_ready
+from serving_world import all_answer, make_pod, wait_deployment, wait_ready
 
 CANARY: Obj = {"steps": [10], "interval": "30m", "minRequests": 10, "maxDuration": "2h"}
 ENGINE_WORDS = "the engine could not load this model: ValueError: To serve at least one request, 3.5 GiB KV cache"
@@ -125,7 +125,8 @@ def test_a_revision_that_cannot_load_is_told_in_the_engines_words_while_the_old_
     crash(world, wait_deployment(world, "chat-r2"), {"message": ENGINE_WORDS})
     stalled = world.wait_condition("Stalled", "chat", "CrashLooping", "ModelDeployment")
     assert stalled["message"].startswith("r2: the container ends again and again")
-    assert stalled["message"].endswith(f"{ENGINE_WORDS}. r1 serves meanwhile")
+    assert f"{ENGINE_WORDS}. Correct spec.model, spec.engine or spec.pod" in stalled["message"]
+    assert stalled["message"].endswith("kubectl logs chat-r2-crash --previous. r1 serves meanwhile")
     assert set(traffic.send("chat", 10)) == {200}
 
     # Asleep and awake again: what has never answered does not take the place of what has.
@@ -135,14 +136,21 @@ def test_a_revision_that_cannot_load_is_told_in_the_engines_words_while_the_old_
     wait_for("both to wake", lambda: (replicas(world, "chat-r1"), replicas(world, "chat-r2")) == (1, 1))
     world.wait_condition("Stalled", "chat", "CrashLooping", "ModelDeployment")
 
-    # The spec that worked comes back: a third revision, ready, and the others go.
+    # The spec that worked comes back: so does its revision, which never went, and the other goes.
+    uid = wait_deployment(world, "chat-r1")["metadata"]["uid"]
     change_engine(world, 4096)
-    third = wait_deployment(world, "chat-r3")
+    wait_for("r2 to go, which has the room of r1's pods", lambda: replicas(world, "chat-r2") == -1)
+    awake(world, "chat-r1")
     world.api.delete("Pod", world.namespace, "chat-r2-crash")
-    with AnsweringServer(SECOND_IP) as second:
-        start_pod(world, third, second)
-        wait_for("r1 and r2 to go", lambda: (replicas(world, "chat-r1"), replicas(world, "chat-r2")) == (-1, -1))
-        wait_ready(world)
+    wait_ready(world)
+    assert set(traffic.send("chat", 10)) == {200}
+    assert wait_deployment(world, "chat-r1")["metadata"]["uid"] == uid
+    assert replicas(world, "chat-r3") == -1, "nothing was made anew"
+
+
+def awake(world: World, name: str) -> None:
+    """The Deployment controller has seen its latest size, and its pod answers."""
+    all_answer(world, wait_deployment(world, name), 1)
 
 
 def scale(world: World, count: int) -> None:
@@ -171,3 +179,19 @@ def test_a_canary_that_cannot_load_is_rolled_back_in_words(
     assert words in stalled["message"]
     assert condition(world, "Ready")["status"] == "True", "r1 serves"
     wait_for("r2 to go", lambda: world.api.get("Deployment", world.namespace, "chat-r2") is None)
+
+    # The spec is set back, and only then the strategy is another: what serves goes on.
+    serving = wait_deployment(world, "chat-r1")["metadata"]
+    change_engine(world, 4096)
+    wait_for("Stalled to go", lambda: not condition(world, "Stalled"))
+    for strategy in ("RollingUpdate", "Recreate"):
+        patch = {"rollout": {"strategy": strategy, "canary": None}}
+        changed = world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": patch})["metadata"]["generation"]
+        wait_for(f"{strategy} to be seen", lambda wanted=changed: observed(world) == wanted)
+        assert wait_deployment(world, "chat-r1")["metadata"]["uid"] == serving["uid"]
+        assert [each["metadata"]["name"] for each in world.api.list("Deployment", world.namespace)] == ["chat-r1"]
+        assert condition(world, "Ready")["status"] == "True"
+
+
+def observed(world: World) -> int:
+    return int(world.status("chat", "ModelDeployment")["observedGeneration"])

@@ -71,12 +71,10 @@ class Api:
         headers = {"Content-Type": "application/merge-patch+json"}
         return self._checked(self._http.patch(path, content=json.dumps(body), headers=headers))
 
-    def delete(self, kind: str, namespace: str, name: str) -> None:
-        answer = self._http.request(
-            "DELETE",
-            self._path(kind, namespace, name),
-            json={"propagationPolicy": "Background", "gracePeriodSeconds": 0},
-        )
+    def delete(self, kind: str, namespace: str, name: str, grace: int | None = 0) -> None:
+        """At once, or with so many seconds of grace; with None, as many as the object itself asks for."""
+        body: Obj = {"propagationPolicy": "Background"} | ({} if grace is None else {"gracePeriodSeconds": grace})
+        answer = self._http.request("DELETE", self._path(kind, namespace, name), json=body)
         if answer.status_code != 404:
             self._checked(answer)
 

@@ -20,7 +20,7 @@ from operator_api import Obj, wait_for
 from operator_servers import FakeServer, Listener
 from operator_world import FETCHED, World
 from ports import alone_on, free_port, own_address
-from serving_world import start_server, wait_ready, with_model
+from serving_world import make_pod, start_server, wait_ready, with_model
 
 INTERNAL_PORT = 9090  # where the operator asks every gateway
 
@@ -253,17 +253,19 @@ def promote(world: World, version: str) -> None:
     world.api.patch("ModelDeployment", world.namespace, "chat", {"metadata": {"annotations": annotations}})
 
 
-def serve(world: World, server: AnsweringServer, canary: Obj | None, **more: Any) -> None:
-    """The deployment with its first version, ready and in the gateway's table."""
+def serve(world: World, server: AnsweringServer, canary: Obj | None, node: str = "", **more: Any) -> Obj:
+    """The deployment with its first version, ready and in the gateway's table; the Deployment of r1."""
     spec = {
         "adapters": [{"name": "bot", "from": {"fineTuneJob": "first"}}],
         "rollout": {"strategy": "Canary", "canary": canary} if canary else {"strategy": "RollingUpdate"},
     } | more
-    start_pod(world, with_model(world, **spec), server)
+    found = with_model(world, **spec)
+    start_pod(world, found, server, make_pod(world, found, node=node))
     wait_ready(world)
+    return found
 
 
-def start_pod(world: World, found: Obj, server: AnsweringServer) -> None:
+def start_pod(world: World, found: Obj, server: AnsweringServer, pod: Obj | None = None) -> None:
     """The pod of a Deployment, ready and in the gateway's table."""
-    pod = start_server(world, found, server.ip)
+    pod = start_server(world, found, server.ip, pod)
     slice_of(world, "chat-server", server.port, pod["metadata"]["name"])

@@ -39,16 +39,17 @@ def with_model(world: World, **spec: Any) -> Obj:
     return wait_deployment(world, "chat-r1")
 
 
-def make_pod(world: World, found: Obj, suffix: str = "5d5f-x") -> Obj:
-    """The pod that the controllers would make for a Deployment."""
+def make_pod(world: World, found: Obj, suffix: str = "5d5f-x", node: str = "") -> Obj:
+    """The pod that the controllers would make for a Deployment; only one that has a node may leave gracefully."""
     template, name = found["spec"]["template"], f"{found['metadata']['name']}-{suffix}"
     metadata = {"name": name, "namespace": world.namespace, "labels": template["metadata"]["labels"]}
-    return world.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+    spec = template["spec"] | ({"nodeName": node} if node else {})
+    return world.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
 
 
-def start_server(world: World, found: Obj, ip: str) -> Obj:
-    """The pod of a Deployment, ready at this address; and the Deployment's status."""
-    pod = make_pod(world, found)
+def start_server(world: World, found: Obj, ip: str, pod: Obj | None = None) -> Obj:
+    """The pod of a Deployment, made unless it is given, ready at this address; and the Deployment's status."""
+    pod = pod or make_pod(world, found)
     running = world.run_pod(pod, ip)
     world.pod_status(pod, running["status"] | {"conditions": [{"type": "Ready", "status": "True"}]})
     all_answer(world, found, 1)

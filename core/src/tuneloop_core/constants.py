@@ -56,6 +56,7 @@ GENERATED_TOKEN_COST: Final = 4
 PROGRESS_PORT: Final = 8080
 MEETING_PORT: Final = 29500  # of the first train pod, where the processes of a job of several pods meet
 SERVER_PORT: Final = 8000
+MODEL_FOLDER: Final = "/model"  # where a server finds its base model
 GATEWAY_PORT: Final = 8080
 GATEWAY_INTERNAL_PORT: Final = 9090
 OPERATOR_METRICS_PORT: Final = 9090

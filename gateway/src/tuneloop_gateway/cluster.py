@@ -6,6 +6,7 @@ replaces it. Never logs a token.
 
 import base64
 import os
+import socket
 import ssl
 import tempfile
 import time
@@ -14,10 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import yaml
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_SECONDS: Final = 60.0
+KEEPALIVE: Final = {
+    socket.TCP_KEEPIDLE: 15,  # seconds of silence before the kernel asks whether the other side is there
+    socket.TCP_KEEPINTVL: 5,
+    socket.TCP_KEEPCNT: 3,
+    socket.TCP_USER_TIMEOUT: 30_000,  # milliseconds that what was sent may stay without an answer
+}
+"""A node that is gone sends no end of its connections: the kernel makes an error of its silence in half a minute."""
 
 
 @dataclass
@@ -35,6 +44,20 @@ class Access:
         if self.token_path is not None and time.monotonic() - self._read >= TOKEN_SECONDS:
             self.token, self._read = self.token_path.read_text().strip(), time.monotonic()
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+
+def connector() -> aiohttp.TCPConnector:
+    """For a session to the API server: as many connections as it has watches, and none that is half open for long."""
+    return aiohttp.TCPConnector(limit=0, socket_factory=_open_socket)
+
+
+def _open_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
 
 
 def find_access(env: Mapping[str, str] = os.environ) -> Access:

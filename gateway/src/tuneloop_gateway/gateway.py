@@ -18,7 +18,7 @@ import aiohttp
 from tuneloop_core.constants import API_VERSION, LABEL_MANAGED_BY, MANAGED_BY, MODELDEPLOYMENT_PLURAL
 from tuneloop_core.servertokens import ServerToken
 from tuneloop_gateway.accesslog import AccessLog
-from tuneloop_gateway.cluster import Access
+from tuneloop_gateway.cluster import Access, connector
 from tuneloop_gateway.config import Config
 from tuneloop_gateway.errors import Reply
 from tuneloop_gateway.exposition import registry
@@ -76,7 +76,7 @@ class Gateway:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then end in order: not ready, no new connections, streams finish."""
         async with contextlib.AsyncExitStack() as stack:
-            session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+            session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector()))
             self._session = session
             tasks = [asyncio.create_task(self._sweep())]
             watchers = (*self._watchers(), self._peers)

@@ -155,7 +155,7 @@ def _stalled(conditions: Mapping[str, Mapping[str, Any]]) -> str:
     found, adapters = conditions.get("Stalled") or {}, conditions.get("AdaptersReady") or {}
     if found.get("status") != "True" or found.get("reason") in PARTLY_STALLED:
         return ""
-    if adapters.get("status") == "False" and adapters.get("reason") == found.get("reason"):
+    if adapters.get("reason") == found.get("reason"):
         return ""
     return f"{found.get('reason', '')}: {found.get('message', '')}"[:STALLED_LENGTH]
 

@@ -29,10 +29,10 @@ class GoneError(Exception):
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds. The API server sends a bookmark about once a minute, so silence beyond that is a dead connection."""
+    """Seconds. The API server sends a bookmark once a minute, so silence beyond that is a dead connection."""
 
     watch: float = 290.0
-    silence: float = 150.0
+    silence: float = 75.0
     first_backoff: float = 0.5
     last_backoff: float = 30.0
 

@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import uuid4
 
 from starlette.types import ASGIApp
@@ -107,6 +107,11 @@ class Engine:
         self._client.shutdown(timeout=0)
 
 
+def _refuse(message: str) -> NoReturn:
+    """What argparse has against a flag, for the person who wrote it."""
+    raise StartError(f"the engine refuses a flag: {message}. Correct spec.engine.extraArgs")
+
+
 class EngineStart:
     """The start of an engine: ``build`` blocks and belongs in a thread, then ``running`` in the event loop."""
 
@@ -171,10 +176,9 @@ class EngineStart:
 
         if self._on_cpu:
             _inspect(self._model.architectures)
-        try:
-            arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(self._arguments)
-        except SystemExit as error:
-            raise StartError("the engine refuses its arguments; its own words are in the log above") from error
+        parser = make_arg_parser(FlexibleArgumentParser())
+        parser.error = _refuse  # it would write its words into the log, and end the process
+        arguments = parser.parse_args(self._arguments)
         validate_parsed_serve_args(arguments)
         engine = AsyncEngineArgs.from_cli_args(arguments)
         return arguments, engine.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)

@@ -13,10 +13,21 @@ from typing import Any, Final
 _FAILURE: Final = "failure.txt"
 _FAILURE_LIMIT: Final = 800  # characters; a termination message holds 1024 in all
 
+_UNKNOWN: Final = (
+    "Name in spec.model a model whose architecture vLLM's list of supported models has, or ask for a server image with "
+    "a later vLLM."
+)
 _REMEDIES: Final = {
+    "are not supported for now": _UNKNOWN,
+    "does not recognize this architecture": _UNKNOWN,
+    "': -9": "Its process was killed, most likely for memory: lower engine.maxModelLength, take a smaller model, or "
+    "raise spec.pod.resources.limits.memory.",
     "Bfloat16 is only supported on GPUs": "Set engine.dtype to Float16, or to Auto, which takes what this GPU has.",
 }
-"""What to change in the spec, where vLLM names only its own flags: by words that it says."""
+"""What to change in the spec, where vLLM names only its own flags, or what nobody in a pod can do: by what it says."""
+_BESIDE: Final = re.compile(r" Supported architectures: .*| This could be because of an issue with.*", re.DOTALL)
+"""Lists of hundreds of names, and advice to install something."""
+_WORDS_LIMIT: Final = 640  # characters with the remedy: the status shows some 700 of what a server said last
 
 _TIMES: Final = {
     "weights": re.compile(r"Loading weights took ([0-9.]+) seconds"),
@@ -61,9 +72,10 @@ def read_failure(folder: Path) -> str:
 
 
 def with_remedy(words: str) -> str:
-    """The engine's words, with the setting of ours that mends it where one does."""
+    """The engine's words, cut so that there is room for the setting of ours that mends it, where one does."""
     found = next((remedy for said, remedy in _REMEDIES.items() if said in words), "")
-    return f"{words} {found}".rstrip()
+    kept = _BESIDE.sub("", words)[: _WORDS_LIMIT - len(found) - 1]
+    return f"{kept} {found}".rstrip()
 
 
 def logging_config(folder: Path) -> dict[str, Any]:

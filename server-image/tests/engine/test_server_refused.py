@@ -41,7 +41,16 @@ def narrow_weights(model: Path) -> None:
     ("engine", "change", "words"),
     [
         ({"maxModelLength": LENGTH}, {}, "max_model_len (1000000) is greater than the derived max_model_len"),
-        ({}, {"architectures": ["NobodysModel"], "model_type": "nobody"}, "engine does not take this model"),
+        (
+            {},
+            {"architectures": ["NobodysModel"], "model_type": "nobody"},
+            "or ask for a server image with a later vLLM",
+        ),
+        (
+            {"extraArgs": ["--max-num-seqs=many"]},
+            {},
+            "the engine refuses a flag: argument --max-num-seqs: invalid",
+        ),
         (
             {"maxModelLength": LENGTH},
             {"max_position_embeddings": LENGTH, "num_hidden_layers": 4000},
@@ -49,7 +58,13 @@ def narrow_weights(model: Path) -> None:
         ),
         ({"maxModelLength": 256}, None, "could not load this model: AssertionError: assert self.data.shape == "),
     ],
-    ids=["too long", "unknown architecture", "no room for its KV cache", "weights of another shape"],
+    ids=[
+        "too long",
+        "unknown architecture",
+        "a flag without sense",
+        "no room for its KV cache",
+        "weights of another shape",
+    ],
 )
 def test_a_start_that_cannot_work_says_why_and_ends_with_one(
     tmp_path: Path, engine: dict[str, Any], change: dict[str, Any] | None, words: str

@@ -138,3 +138,38 @@ def test_a_refusal_names_our_setting_where_one_mends_it() -> None:
     assert said.startswith(words)
     assert said.endswith("Set engine.dtype to Float16, or to Auto, which takes what this GPU has.")
     assert enginelog.with_remedy("KeyError: 'mlp'") == "KeyError: 'mlp'"
+
+
+def test_an_engine_that_was_killed_says_what_to_lower() -> None:
+    """Where only the engine's process is killed (cgroup v1), the pod is not OOMKilled."""
+    said = enginelog.with_remedy(
+        "Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore_DP0': -9}"
+    )  # of vLLM 0.32, v1/engine/utils.py
+    assert said.endswith("or raise spec.pod.resources.limits.memory.")
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (
+            "Model architectures ['NobodysModel'] are not supported for now. Supported architectures: "
+            + ", ".join(f"Model{number}ForCausalLM" for number in range(300)),
+            "Model architectures ['NobodysModel'] are not supported for now.",
+        ),  # of vLLM 0.32, model_executor/models/registry.py
+        (
+            "The checkpoint you are trying to load has model type `nobody` but Transformers does not recognize this "
+            "architecture. This could be because of an issue with the checkpoint, or because your version of "
+            "Transformers is out of date.\n\nYou can update Transformers with `pip install --upgrade transformers`.",
+            "The checkpoint you are trying to load has model type `nobody` but Transformers does not recognize this "
+            "architecture.",
+        ),  # of transformers, models/auto/configuration_auto.py
+        ("x" * 2000 + " are not supported for now", "x" * 400),
+    ],
+    ids=["vLLM does not have it", "transformers does not", "long"],
+)
+def test_an_unknown_architecture_says_what_to_do_and_not_what_nobody_can(words: str, kept: str) -> None:
+    said = enginelog.with_remedy(words)
+    assert said.startswith(kept)
+    assert said.endswith("or ask for a server image with a later vLLM.")
+    assert len(said) <= 640
+    assert "pip install" not in said

@@ -24,6 +24,7 @@ ADAPTER_STALL = [
     {"type": "Stalled", "status": "True", "reason": "AdapterFailed", "message": "adapter bot: rank 64"},
     {"type": "AdaptersReady", "status": "False", "reason": "AdapterFailed", "message": "0 of 1"},
 ]
+HELD_BACK = [ADAPTER_STALL[0], ADAPTER_STALL[1] | {"status": "True", "message": "1 of 1; adapter bot: rank 64"}]
 MODEL_STALL = [{"type": "Stalled", "status": "True", "reason": "ModelNotFound", "message": "hf://org/name: 404"}]
 NAMED: dict[str, Any] = {"namespace": "team", "name": "qa"}
 
@@ -296,6 +297,11 @@ def test_retry_after(start: float, waited: float, seconds: int) -> None:
         ([{"type": "Stalled", "status": "False", "reason": "x", "message": "y"}], ""),
         (MODEL_STALL, "ModelNotFound: hf://org/name: 404"),
         (ADAPTER_STALL, ""),
+        (HELD_BACK, ""),
+        (
+            [*MODEL_STALL, {"type": "AdaptersReady", "status": "True", "reason": "Ready"}],
+            "ModelNotFound: hf://org/name: 404",
+        ),
         ([{"type": "Stalled", "status": "True", "reason": "RolledBack", "message": "errors rose"}], ""),
         ([{"type": "Stalled", "status": "True", "reason": "NameTaken", "message": "belongs to another"}], ""),
     ],

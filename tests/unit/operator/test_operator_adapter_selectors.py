@@ -105,6 +105,22 @@ def test_the_newest_complete_job_that_fits(
     assert bool(found.wire) == bool(chosen)
 
 
+@pytest.mark.parametrize(
+    ("newer", "why"),
+    [
+        ([], ""),
+        ([undone("t", 5)], ""),
+        ([FAILED], reasons.FINETUNEJOB_FAILED),
+        ([done("z", 3, rank=64), FAILED, undone("t", 5)], reasons.FINETUNEJOB_FAILED),
+        ([done("z", 6, rank=64), FAILED], reasons.ADAPTER_MISFIT),
+    ],
+)
+def test_why_a_newer_one_is_passed_over(newer: list[Candidate], why: str) -> None:
+    first = resolve(done("x", 1), *newer)
+    assert (first.job, first.passed, first.reason) == ("x", why, "")
+    assert resolve(done("w", 0), *newer, known=status_of(first)).passed == why, "also where its job has gone"
+
+
 def test_a_newer_job_that_completes_moves_the_version() -> None:
     first = resolve(done("x", 1, "a"), undone("y", 2))
     assert first.digest == hexed("a")

@@ -6,7 +6,8 @@ import pytest
 
 from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_operator.policy.adapters import Resolved
-from tuneloop_operator.policy.bases import BASE_ANNOTATION, held, serving_base
+from tuneloop_operator.policy.bases import held, serving_base
+from tuneloop_operator.policy.revisions import BASE_ANNOTATION
 
 OLD, NEW = "hf://org/model@" + "a" * 40, "hf://org/model@" + "b" * 40
 Obj = dict[str, Any]

@@ -18,7 +18,7 @@ from tuneloop_core.api.modeldeployment_status import RevisionStatus
 from tuneloop_core.api.pod import PodSettings
 from tuneloop_core.api.rollout import Canary, Rollout
 from tuneloop_operator.build.serving import server_config
-from tuneloop_operator.policy import revisions, succession, versions
+from tuneloop_operator.policy import revisions, versions
 from tuneloop_operator.policy.adapterfetch import job_tag
 from tuneloop_operator.policy.adapters import source_of
 from tuneloop_operator.policy.rollout import Version
@@ -113,13 +113,15 @@ def test_a_field_of_a_later_release_makes_no_new_revision(case: str) -> None:
     upgraded = later(deployment(**spec))
     assert upgraded.spec.engine.to_dict()["speculative"] is False, "the later operator has the field"
     entry = RevisionStatus(name="r1", image=IMAGE, hash=expected)
-    assert revisions.choose(upgraded, [entry], PATH, "registry/server:2") == revisions.Chosen(1, IMAGE, expected, False)
+    assert revisions.choose(upgraded, [entry], {1: {}}, PATH, "registry/server:2") == revisions.Chosen(
+        1, IMAGE, expected, False
+    )
     assert server_config(upgraded) == server_config(deployment(**spec)), "a pinned server knows no such field"
 
 
 def test_a_field_of_a_later_release_that_is_set_makes_one() -> None:
     entry = RevisionStatus(name="r1", image=IMAGE, hash=FINGERPRINTS["no settings"][1])
-    chosen = revisions.choose(later(deployment(), speculative=True), [entry], PATH, "registry/server:2")
+    chosen = revisions.choose(later(deployment(), speculative=True), [entry], {1: {}}, PATH, "registry/server:2")
     assert (chosen.number, chosen.image, chosen.new) == (2, "registry/server:2", True)
 
 
@@ -129,10 +131,9 @@ def test_a_field_of_a_later_release_that_is_set_makes_one() -> None:
 def test_a_revision_of_an_earlier_operator_stays_and_gets_todays_fingerprint() -> None:
     entry, today = RevisionStatus(name="r1", image=IMAGE, hash=BEFORE), FINGERPRINTS["no settings"][1]
     kept = revisions.Chosen(1, IMAGE, today, new=False)
-    assert revisions.choose(deployment(), [entry], PATH, "registry/server:2") == kept
-    assert succession.choose(deployment(), [entry], {1: {}}, PATH, "registry/server:2") == kept
+    assert revisions.choose(deployment(), [entry], {1: {}}, PATH, "registry/server:2") == kept
     changed = deployment(engine={"maxModelLength": 2048})
-    assert revisions.choose(changed, [entry], PATH, "registry/server:2").number == 2
+    assert revisions.choose(changed, [entry], {1: {}}, PATH, "registry/server:2").number == 2
 
 
 # ---- the others: what was rolled back stays so, what is fetched is not fetched twice ----

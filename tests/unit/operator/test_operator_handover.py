@@ -97,14 +97,6 @@ def test_a_first_version_is_listed_at_once() -> None:
     assert handover.serving([version("a")], [], Told([pod()]), NEED) == [version("a")]
 
 
-def test_a_version_that_does_not_fit_leaves_the_one_before() -> None:
-    wanted = version("b", rank=64, refused=True, reason="AdapterMisfit", stalled=True, message="it has rank 64")
-    (found,) = handover.serving([wanted], [status("a")], Told([ALONE]), NEED)
-    assert (found.wire, found.rank) == (version("a").wire, 8)
-    assert (found.reason, found.stalled) == ("AdapterMisfit", True)
-    assert found.message == f"it has rank 64; still serving version {A}"
-
-
 def test_the_words() -> None:
     loading, failed = (
         handover.serving([version("b", message="2 jobs match")], [status("a")], told, NEED)[0].message

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from serving_facts import NOW
 
 from tuneloop_core.api.modeldeployment_status import LatencyStatus, ModelLatency
@@ -39,6 +40,21 @@ def test_latency_and_attainment_by_model() -> None:
     ]
     assert (found.ttft_p99, found.slo_attainment) == ("198ms", None)
     assert latency.moved(found.model_copy(update={"models": []}), found)
+
+
+@pytest.mark.parametrize(
+    ("serving", "names"),
+    [
+        ("", {"g"}),
+        ("r1", {"g/chat//", "g/bot/bot@1/", "g/bot/bot@1/r1"}),
+        ("r2", {"g/chat//", "g/bot/bot@1/", "g/chat//r2"}),
+    ],
+)
+def test_what_was_measured_of_one_revision(serving: str, names: set[str]) -> None:
+    models = [ModelLoad(name="chat"), ModelLoad(name="chat", revision="r2")]
+    models += [ModelLoad(name="bot", engine_name="bot@1", revision=revision) for revision in ("", "r1")]
+    loads = {"g": load(1).model_copy(update={"models": models})}
+    assert set(latency.of_revision(loads, serving)) == names
 
 
 def test_latency_is_of_the_window_only() -> None:

@@ -51,9 +51,18 @@ CASES = {
     "image, later": (
         waiting("ImagePullBackOff", "Back-off pulling image"),
         reasons.IMAGE_NOT_PULLED,
-        "(spec.pod.imagePullSecrets).",
+        "(spec.pod.imagePullSecrets, the chart's images.pullSecrets).",
     ),
-    "config": (waiting("CreateContainerConfigError", "no such key"), reasons.CONTAINER_NOT_STARTED, "no such key"),
+    "image, later kubelets": (
+        waiting("ImagePullBackOff", 'Back-off pulling image "reg/x:1": ErrImagePull: reg/x:1: not found'),
+        reasons.IMAGE_NOT_PULLED,
+        "images.pullSecrets). reg/x:1: not found",
+    ),
+    "config": (
+        waiting("CreateContainerConfigError", 'secret "x" not found'),
+        reasons.CONTAINER_NOT_STARTED,
+        'secret "x" not found. Correct what it names, in spec.pod or in the chart',
+    ),
     "crash": (
         waiting(
             "CrashLoopBackOff", restartCount=4, lastState={"terminated": {"exitCode": 1, "message": "engine died"}}
@@ -123,6 +132,61 @@ def test_a_mount_event_of_this_pod_is_lifted_up() -> None:
     assert find_trouble([pod()], [event | {"involvedObject": {"uid": "other"}}]) is None
 
 
+def test_a_node_that_cannot_make_the_pod_is_lifted_up() -> None:
+    """No status says so: the pod is Pending, its container is being created."""
+    event = {
+        "reason": "FailedCreatePodSandBox",
+        "message": 'Failed to create pod sandbox: rpc error: no runtime for "gvisor" is configured',
+        "involvedObject": {"uid": "u"},
+    }
+    trouble = find_trouble([pod(**waiting("ContainerCreating"))], [event])
+    assert trouble is not None
+    assert trouble.reason == reasons.CONTAINER_NOT_STARTED
+    assert trouble.message.startswith("node n1 cannot make the pod: Failed to create pod sandbox")
+    assert 'no runtime for "gvisor" is configured. Check spec.pod.runtimeClassName' in trouble.message
+    assert find_trouble([pod(containerStatuses=[{"state": {"running": {}}}])], [event]) is None, "it was tried again"
+    pulling = {"reason": "Pulling", "message": 'Pulling image "reg/x:1"', "involvedObject": {"uid": "u"}}
+    assert find_trouble([pod(**waiting("ContainerCreating"))], [event, pulling]) is None, "and is past that"
+
+
+def test_a_pull_secret_that_is_absent_is_named() -> None:
+    event = {
+        "reason": "FailedToRetrieveImagePullSecret",
+        "message": "Unable to retrieve some image pull secrets (mine); attempting to pull the image may not succeed.",
+        "involvedObject": {"uid": "u"},
+    }
+    trouble = find_trouble([pod(**waiting("ErrImagePull", "unauthorized"))], [event])
+    assert trouble is not None
+    assert "images.pullSecrets): of these, this namespace has no Secret mine. unauthorized" in trouble.message
+    assert find_trouble([pod(**waiting("ContainerCreating"))], [event]) is None, "the image may be public"
+
+
+@pytest.mark.parametrize(
+    ("component", "words"),
+    [
+        ("server", ": Insufficient cpu. Ask for less in spec.pod.resources or spec.resources, correct nodeSelector"),
+        ("train", ": Insufficient cpu. Ask for less in spec.pod.resources or spec.resources, correct nodeSelector"),
+        ("fetch", ": Insufficient cpu. Ask the administrator for a node with room"),
+    ],
+)
+def test_what_to_do_where_no_node_fits(component: str, words: str) -> None:
+    made = pod(**unscheduled("Insufficient cpu. "))
+    made["metadata"]["labels"] = {"app.kubernetes.io/component": component}
+    trouble = find_trouble([made], ())
+    assert trouble is not None
+    assert words in trouble.message
+
+
+def test_what_to_do_is_never_cut_off() -> None:
+    last = {"terminated": {"exitCode": 1, "message": "x" * 1024}}
+    trouble = find_trouble([pod(**waiting("CrashLoopBackOff", restartCount=3, lastState=last))], ())
+    assert trouble is not None
+    assert trouble.message.endswith(
+        "Correct spec.model, spec.engine or spec.pod; its whole log: kubectl logs p --previous"
+    )
+    assert len(trouble.message) < 950, "with what is said around it, it fits a condition"
+
+
 def test_a_missing_key_says_which_would_be_right() -> None:
     words = mount_words("references non-existent secret key: token")
     assert (
@@ -152,4 +216,4 @@ def test_another_refusal() -> None:
     trouble = refused([{"reason": "SuccessfulCreate", "message": ""}, event], "Job one-train")
     assert trouble is not None
     assert trouble.reason == reasons.POD_REFUSED
-    assert 'violates PodSecurity "restricted:latest"' in trouble.message
+    assert 'violates PodSecurity "restricted:latest". Correct what it names in spec.pod, or ask' in trouble.message

@@ -8,10 +8,11 @@ import pytest
 
 from tuneloop_core.api.modeldeployment_status import ScalingStatus
 from tuneloop_core.api.scaling import Scaling, ServiceLevel
-from tuneloop_core.serving import DeploymentLoad, GatewayLoad, Histogram
+from tuneloop_core.serving import DeploymentLoad, GatewayLoad, Histogram, ModelLoad
 from tuneloop_operator.names import Key
 from tuneloop_operator.policy.autoscale import UNANSWERED
 from tuneloop_operator.policy.enginemetrics import EngineGauges, parse, together
+from tuneloop_operator.policy.latency import merged
 from tuneloop_operator.policy.revisions import current_replicas, never_answered
 from tuneloop_operator.policy.scalingstatus import HISTORY_KEPT, scaling_notes, scaling_status
 from tuneloop_operator.policy.serving import ready_addresses, ready_beside
@@ -186,6 +187,44 @@ def test_a_canary_near_the_promise_is_no_reason_for_more(pods: list[Any]) -> Non
         found.append(watched.state.replicas)
     assert watched.snapshots, "the promise was looked at"
     assert set(found) == {1}
+
+
+def by_revision(ended: int, **seconds: float) -> GatewayLoad:
+    """All that ended so far, one half by each of two revisions, with TTFT as given; "" is the one that serves."""
+    models = [
+        ModelLoad(name="chat", revision=revision.strip("_"), requests=ended, ttft=all_at(second, ended))
+        for revision, second in seconds.items()
+    ]
+    both = [each.ttft for each in models]
+    return load(ongoing=4, requests=2 * ended, ttft=merged(both), models=models)
+
+
+def all_at(second: float, count: int) -> Histogram:
+    bounds = [0.1, 0.2, 0.45, 0.5, 1.0, 2.0]
+    return Histogram(bounds=bounds, counts=[count if second <= bound else 0 for bound in bounds] + [count])
+
+
+@pytest.mark.parametrize(
+    ("stable", "canary", "replicas"),
+    [
+        pytest.param(0.1, 0.1, 1, id="both keep the promise"),
+        pytest.param(0.1, 2.0, 1, id="only the canary breaks it: it is judged, and sizes nothing"),
+        pytest.param(2.0, 0.1, 2, id="only the one that serves breaks it"),
+        pytest.param(2.0, 2.0, 2, id="both do"),
+    ],
+)
+def test_the_size_follows_from_what_the_revision_that_serves_did(stable: float, canary: float, replicas: int) -> None:
+    world, slo = World(), ServiceLevel(ttft_p95="500ms")
+    wish = Wish(Scaling(min_replicas=1, max_replicas=8), slo, 1)
+    world.scaler.wanted(KEY, wish)
+    watched = world.scaler._watched[KEY]
+    watched.asked = float("inf")
+    for look in range(12):
+        world.scaler.ready(KEY, ["10.0.0.1", "10.0.0.2"], 1, "r1")
+        watched.changed = float("-inf")
+        world.say(by_revision(40 * look, _=stable, r2=canary))
+        world.scaler._look(KEY, watched, 10_000.0 + 5 * look)
+    assert watched.state.replicas == replicas
 
 
 def test_gateways_that_are_not_heard_are_told() -> None:

@@ -12,6 +12,7 @@ from tuneloop_core.constants import (
     LABEL_COMPONENT,
     LABEL_MODELDEPLOYMENT,
     LABEL_REVISION,
+    MODEL_FOLDER,
     MODELDEPLOYMENT_KIND,
     SERVER_PORT,
     STORE_ARTIFACTS,
@@ -148,7 +149,7 @@ def _container(deployment: ModelDeployment, revision: Revision, scratch_mounts: 
         "readinessProbe": _probe(period=2, failures=2),
         "livenessProbe": _probe(period=10, failures=12),
         "volumeMounts": [
-            store_mount("/model", revision.model_path, read_only=True),
+            store_mount(MODEL_FOLDER, revision.model_path, read_only=True),
             store_mount("/artifacts", STORE_ARTIFACTS, read_only=True),
             {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True},
             *scratch_mounts,

@@ -47,6 +47,7 @@ class Resolved:
     job_created: str = ""
     refused: bool = False  # the version is known, and must not be loaded
     next: str = ""  # the engine's name of the version that is to take its place
+    passed: str = ""  # why a newer one that a selector found is not wanted; a constant
 
     @property
     def wire(self) -> Adapter | None:
@@ -116,7 +117,7 @@ def _resolve(spec: AdapterSpec, known: Resolved, sources: Sources, need: Need) -
 def _by_uri(spec: AdapterSpec, known: Resolved, kept: Resolved, fetched: Fetched | None, need: Need) -> Resolved:
     """What was fetched, once and for all; ``fetched`` is None when that is in the status already."""
     if fetched is None:
-        return _judged(spec, known, need)
+        return _judged(spec, known, Resolved(spec.name), need)
     if fetched.found is None:
         about = f"adapter {spec.name}: "  # once: a message of the status may come back as the verdict's
         message = about + fetched.verdict.message.removeprefix(about)
@@ -126,16 +127,16 @@ def _by_uri(spec: AdapterSpec, known: Resolved, kept: Resolved, fetched: Fetched
     base = found.facts.base if found.facts.base.partition("://")[0] == need.base.partition("://")[0] else ""
     source = source_of(spec.source)
     new = Resolved(spec.name, found.digest, found.path, source=source, base=base, rank=found.facts.rank)
-    return _judged(spec, new, need)
+    return _judged(spec, new, kept, need)
 
 
-def _judged(spec: AdapterSpec, version: Resolved, need: Need) -> Resolved:
-    """The version, or the same kept away from the servers with the reason."""
+def _judged(spec: AdapterSpec, version: Resolved, kept: Resolved, need: Need) -> Resolved:
+    """The version; where it does not fit the one before, with the reason, or without one itself, but not loaded."""
     found = unfit(version.base, version.rank, need)
     if found is None:
         return version
-    refused = replace(version, refused=True)
-    return _stalls(refused, found.reason, f"{spec.source.uri} {found.message}")
+    message = f"adapter {spec.name}: {spec.source.uri} {found.message}{kept.still}"
+    return _stalls(kept if kept.digest else replace(version, refused=True), found.reason, message)
 
 
 # ---- by the name of a job ------------------------------------------------------------------------------------------
@@ -169,9 +170,10 @@ def _by_selector(spec: AdapterSpec, kept: Resolved, jobs: Sequence[Candidate], n
     choice = candidates.choose(jobs, need)
     mine = kept if kept.source == source_of(spec.source) else Resolved(kept.name)
     if choice.job is not None and choice.job.age >= (mine.job_created, mine.job):
-        return replace(_of_job(spec, choice.job, need), message=choice.message)
+        return replace(_of_job(spec, choice.job, need), message=choice.message, passed=choice.passed)
     if mine.digest:
-        return replace(mine, message=f"serving the version of {mine.job}, the newest seen; {choice.message}")
+        words = f"serving the version of {mine.job}, the newest seen; {choice.message}"
+        return replace(mine, message=words, passed=choice.passed)
     if choice.stalled:
         return _stalls(kept, choice.reason, choice.message + kept.still)
     return _waits(kept, choice.message + kept.still)

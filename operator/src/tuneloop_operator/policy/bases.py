@@ -7,21 +7,17 @@ made for the new base reaches it. Pure.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.api.modeldeployment_status import AdapterStatus
-from tuneloop_core.constants import GROUP
 from tuneloop_core.serving import AdapterList
 from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.adapters import Resolved, wanted_list
 from tuneloop_operator.policy.candidates import base_misfit
-from tuneloop_operator.policy.modelfetch import annotation
+from tuneloop_operator.policy.revisions import BASE_ANNOTATION, annotation
 
 Obj = dict[str, Any]
-
-BASE_ANNOTATION: Final = f"{GROUP}/base"
-"""On a revision's Deployment: the resolved URI of its base model. Without it nothing is concluded."""
 
 
 @dataclass(frozen=True)

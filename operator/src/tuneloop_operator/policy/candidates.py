@@ -135,6 +135,7 @@ class Choice:
     message: str
     reason: str = ""  # why there is none
     stalled: bool = False
+    passed: str = ""  # why the newest of the newer ones that have ended is not served
 
 
 def choose(jobs: Sequence[Candidate], need: Need) -> Choice:
@@ -146,7 +147,14 @@ def choose(jobs: Sequence[Candidate], need: Need) -> Choice:
     chosen = fitting[0]
     newer = [job for job in newest_first if job.age > chosen.age]
     words = [f"{_count(jobs)}; newest complete is {chosen.name}", *_passed_over(newer, need)]
-    return Choice(chosen, "; ".join(words))
+    ended = [job for job in newer if job.complete or job.failed]
+    return Choice(chosen, "; ".join(words), passed=_reason(ended[0], need) if ended else "")
+
+
+def _reason(job: Candidate, need: Need) -> str:
+    """Why a job that has ended is not served."""
+    found = misfit(job, need) if job.complete else None
+    return found.reason if found else reasons.FINETUNEJOB_FAILED
 
 
 def _none(newest_first: Sequence[Candidate], need: Need) -> Choice:
@@ -155,9 +163,7 @@ def _none(newest_first: Sequence[Candidate], need: Need) -> Choice:
     words = "; ".join([f"{_count(newest_first)}; none can be served", *_passed_over(newest_first, need)])
     if any(not job.complete and not job.failed for job in newest_first):
         return Choice(None, words, reasons.WAITING_FOR_JOB)
-    newest = newest_first[0]
-    found = misfit(newest, need) if newest.complete else None
-    return Choice(None, words, found.reason if found else reasons.FINETUNEJOB_FAILED, stalled=True)
+    return Choice(None, words, _reason(newest_first[0], need), stalled=True)
 
 
 def _count(jobs: Sequence[Candidate]) -> str:

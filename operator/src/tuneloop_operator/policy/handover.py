@@ -61,10 +61,9 @@ def _serving(item: Resolved, before: AdapterStatus | None, told: Told, need: Nee
         return item
     if item.wire is not None and _takes_over(item.wire.engine_name, before, told):
         return item
-    old = replace(as_before(item, before), refused=False)
-    if item.wire is None:  # it does not fit, and the words say so
-        return replace(old, message=item.message + old.still)
-    return _beside(old, item.wire, before, told)
+    if item.wire is None:
+        return item
+    return _beside(as_before(item, before), item.wire, before, told)
 
 
 def _takes_over(new: str, before: AdapterStatus, told: Told) -> bool:

@@ -107,7 +107,22 @@ def _felt(before: Counts, after: Counts) -> dict[str, Any]:
     return fields | {"slo_attainment": round(met / (met + missed), 4) if met + missed else None}
 
 
-def felt(before: Loads, after: Loads) -> Felt:
+def of_revision(loads: Loads, serving: str) -> Counts:
+    """What was measured of the revision that serves (rN) alone; all there is where none is said to.
+
+    The gateways name the revision of a canary's answers, and leave it out of all others.
+    """
+    if not serving:
+        return loads
+    return {
+        f"{instance}/{each.name}/{each.engine_name}/{each.revision}": each
+        for instance, load in loads.items()
+        for each in load.models
+        if each.revision in ("", serving)
+    }
+
+
+def felt(before: Counts, after: Counts) -> Felt:
     """What users felt between two snapshots, for the autoscaler."""
 
     def p95(kind: str) -> float | None:

@@ -4,6 +4,7 @@ Fetched once for what the user asked for, by the same stage as in a FineTuneJob.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,13 +13,13 @@ from pydantic import ValidationError
 
 from tuneloop_core.api.finetunejob_status import ModelStatus, StageStatus
 from tuneloop_core.api.modeldeployment import ModelDeployment
-from tuneloop_core.constants import GROUP
+from tuneloop_core.constants import GROUP, MODEL_FOLDER
 from tuneloop_core.stages import FetchResult, Stage
 from tuneloop_operator.names import owner_uids
 from tuneloop_operator.policy import conditions, reasons
 from tuneloop_operator.policy.actions import DeleteJob
 from tuneloop_operator.policy.pods import condition
-from tuneloop_operator.policy.revisions import SOURCE_ANNOTATION, source_of
+from tuneloop_operator.policy.revisions import BASE_ANNOTATION, SOURCE_ANNOTATION, annotation, source_of
 from tuneloop_operator.policy.verdicts import Case, StageFacts, State, Verdict, invalid_result, judge
 
 Obj = dict[str, Any]
@@ -29,11 +30,11 @@ ATTEMPT_ANNOTATION = f"{GROUP}/attempt"
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the cluster knows of the base model; ``served_source`` is what the newest Deployment was made for."""
+    """What the cluster knows of the base model; ``served`` are the revisions' Deployments, newest first."""
 
     now: datetime
     fetch: StageFacts
-    served_source: str = ""
+    served: Sequence[Obj] = ()
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class ModelVerdict:
 
 def judge_model(deployment: ModelDeployment, facts: ModelFacts) -> ModelVerdict:
     """DONE with the model, or where its fetch Job stands and what to do about it."""
-    known, source = deployment.status.model, source_of(deployment)
-    if known is not None and known.path and _is_for(known, facts, source):
+    source = source_of(deployment)
+    known = _known(deployment.status.model, facts, source)
+    if known is not None:
         return ModelVerdict(Verdict(State.DONE, reasons.SUCCEEDED, f"{known.uri} is in the store"), known)
     job = facts.fetch.job
     if job is not None and not job["metadata"].get("deletionTimestamp") and deployment.metadata.uid in owner_uids(job):
@@ -67,15 +69,27 @@ def attempt(job: Obj) -> int:
     return int(text) if text.isdigit() else 1
 
 
-def annotation(obj: Obj, name: str) -> str:
-    """An annotation's value, or empty."""
-    return str((obj["metadata"].get("annotations") or {}).get(name, ""))
+def _known(status: ModelStatus | None, facts: ModelFacts, source: str) -> ModelStatus | None:
+    """The model that is in the store for what is asked now: a revision's that was made for it, else the status's."""
+    made_for = {annotation(each, SOURCE_ANNOTATION): each for each in reversed(facts.served)}
+    if source in made_for:
+        return _of_revision(made_for[source], status)
+    recorded = any(made_for)
+    return status if status is not None and status.path and not recorded and _is_for(status, facts, source) else None
+
+
+def _of_revision(made: Obj, status: ModelStatus | None) -> ModelStatus | None:
+    """What a Deployment serves: the status may be of another one, whose spec was set back."""
+    uri = annotation(made, BASE_ANNOTATION)
+    if not uri or (status is not None and status.uri == uri):  # an earlier operator recorded none
+        return status if status is not None and status.path else None
+    mounts = made["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    path = next(mount["subPath"] for mount in mounts if mount["mountPath"] == MODEL_FOLDER)
+    return ModelStatus(uri=uri, commit=uri.rpartition("@")[2], path=path)
 
 
 def _is_for(known: ModelStatus, facts: ModelFacts, source: str) -> bool:
-    """Whether the known model is what is asked for now: by the record on our children, else by its repository."""
-    if facts.served_source:
-        return facts.served_source == source
+    """Whether the known model is what is asked for now: by the record on the fetch Job, else by its repository."""
     job = facts.fetch.job
     if job is not None and annotation(job, SOURCE_ANNOTATION):
         return annotation(job, SOURCE_ANNOTATION) == source

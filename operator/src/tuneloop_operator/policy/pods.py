@@ -5,13 +5,14 @@ hides in children (scheduler, kubelet, quota) is lifted up here. Pure.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tuneloop_core.constants import LABEL_COMPONENT
 from tuneloop_core.stages import Stage
 from tuneloop_operator.policy import reasons
+from tuneloop_operator.policy.conditions import cut
 
 Obj = dict[str, Any]
 
@@ -19,6 +20,10 @@ PULL_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
 START_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"})
+NOT_RETRIEVED = "FailedToRetrieveImagePullSecret"
+NO_SANDBOX = "FailedCreatePodSandBox"
+PAST_SANDBOX = frozenset({"Pulling", "Pulled", "Created", "Started"})
+LAST_WORDS = 700  # characters of what a container said as it ended: what to do next must fit as well
 MOUNT_EVENTS = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
 # The scheduler met another writer as it bound a claim: it tries again within seconds.
 _CONFLICT = "the object has been modified"
@@ -56,7 +61,7 @@ def refused(events: Iterable[Obj], owner: str) -> Trouble | None:
             continue
         if "exceeded quota" in message:
             return Trouble(reasons.QUOTA_EXCEEDED, f"no pod for {owner}: {quota_words(message)}")
-        return Trouble(reasons.POD_REFUSED, f"the cluster refused the pod of {owner}: {_after_colon(message)}")
+        return Trouble(reasons.POD_REFUSED, f"the cluster refused the pod of {owner}: {refusal_words(message)}")
     return None
 
 
@@ -101,26 +106,58 @@ def _unschedulable(pod: Obj, _events: Sequence[Obj]) -> Trouble | None:
         )
     if scheduled.get("reason") == "SchedulingGated":
         return Trouble(reasons.QUEUE_WAITING, f"the pod is held back by a scheduling gate. {message}")
-    return Trouble(reasons.UNSCHEDULABLE, f"no node fits the pod ({asked_words(pod)}): {message}")
+    words = f"no node fits the pod ({asked_words(pod)}): {message.rstrip('. ')}. {_remedy(pod, PLACE_REMEDIES)}"
+    return Trouble(reasons.UNSCHEDULABLE, words)
 
 
-def _image(pod: Obj, _events: Sequence[Obj]) -> Trouble | None:
+def _image(pod: Obj, events: Sequence[Obj]) -> Trouble | None:
     for status in containers(pod):
         waiting = status.get("state", {}).get("waiting", {})
         if waiting.get("reason") in PULL_REASONS:
+            kind = pod["metadata"].get("labels", {}).get(LABEL_COMPONENT, "")
+            value = "images.server" if kind == SERVER else "images.trainer"
             return Trouble(
                 reasons.IMAGE_NOT_PULLED,
-                f"image {status.get('image', '')} cannot be pulled. Check its name, the registry and the pull secrets "
-                f"(spec.pod.imagePullSecrets). {pull_words(waiting.get('message', ''))}".strip(),
+                f"image {status.get('image', '')} cannot be pulled. Check its name (the chart's {value}), the registry "
+                f"and the pull secrets (spec.pod.imagePullSecrets, the chart's images.pullSecrets)"
+                f"{_absent_secrets(pod, events)}. {pull_words(waiting.get('message', ''))}".strip(),
             )
     return None
+
+
+def _absent_secrets(pod: Obj, events: Iterable[Obj]) -> str:
+    """The pull secrets that the kubelet did not find."""
+    told = [event.get("message", "") for event in _of(pod, events) if event.get("reason") == NOT_RETRIEVED]
+    found = next((match[1] for words in told if (match := re.search(r"\(([^)]+)\)", words))), "")
+    return f": of these, this namespace has no Secret {found}" if found else ""
+
+
+def _of(pod: Obj, events: Iterable[Obj]) -> list[Obj]:
+    """The Events of one pod."""
+    return [event for event in events if event.get("involvedObject", {}).get("uid") == pod["metadata"]["uid"]]
 
 
 def _container_start(pod: Obj, _events: Sequence[Obj]) -> Trouble | None:
     for status in containers(pod):
         waiting = status.get("state", {}).get("waiting", {})
         if waiting.get("reason") in START_REASONS:
-            return Trouble(reasons.CONTAINER_NOT_STARTED, f"{waiting['reason']}: {waiting.get('message', '')}")
+            words = f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(". ")
+            return Trouble(
+                reasons.CONTAINER_NOT_STARTED, f"{words}. Correct what it names, in spec.pod or in the chart"
+            )
+    return None
+
+
+def _sandbox(pod: Obj, events: Sequence[Obj]) -> Trouble | None:
+    """The node makes no pod at all, and says so in an Event alone."""
+    for event in _of(pod, events) if not _begun(pod, events) else ():
+        if event.get("reason") == NO_SANDBOX:
+            words = event.get("message", "").rstrip(". ")
+            return Trouble(
+                reasons.CONTAINER_NOT_STARTED,
+                f"node {node_of(pod)} cannot make the pod: {words}. Check spec.pod.runtimeClassName; else the node, or "
+                "its network, needs its administrator",
+            )
     return None
 
 
@@ -132,9 +169,11 @@ def _crashing(pod: Obj, _events: Sequence[Obj]) -> Trouble | None:
             continue
         if ended.get("reason") == "OOMKilled":
             return Trouble(reasons.OOM_KILLED, oom_words(pod))
-        words = (ended.get("message") or f"exit code {ended.get('exitCode', '?')}").strip()
+        words = cut((ended.get("message") or f"exit code {ended.get('exitCode', '?')}").strip().rstrip("."), LAST_WORDS)
         return Trouble(
-            reasons.CRASHING, f"the container ends again and again (restart {status.get('restartCount')}): {words}"
+            reasons.CRASHING,
+            f"the container ends again and again (restart {status.get('restartCount')}): {words}. Correct spec.model, "
+            f"spec.engine or spec.pod; its whole log: kubectl logs {pod['metadata']['name']} --previous",
         )
     return None
 
@@ -145,23 +184,46 @@ def _tries_again(status: Obj, ended: Obj) -> bool:
 
 
 def _volume(pod: Obj, events: Sequence[Obj]) -> Trouble | None:
-    if containers(pod) and any("running" in status.get("state", {}) for status in containers(pod)):
-        return None
-    for event in events:
-        if event.get("reason") in MOUNT_EVENTS and event.get("involvedObject", {}).get("uid") == pod["metadata"]["uid"]:
+    for event in _of(pod, events) if not _begun(pod, events) else ():
+        if event.get("reason") in MOUNT_EVENTS:
             return Trouble(reasons.VOLUME_NOT_MOUNTED, mount_words(event.get("message", "")))
     return None
 
 
+SERVER = "server"
+PLACED = (
+    "Ask for less in spec.pod.resources or spec.resources, correct nodeSelector, tolerations and affinity of spec.pod, "
+)
+PLACE_REMEDIES = dict.fromkeys((SERVER, Stage.TRAIN.value), f"{PLACED}or add a node")
 OOM_REMEDIES = {
-    "server": "Lower engine.maxModelLength or the model's size, or raise pod.resources.limits.memory",
+    SERVER: "Lower engine.maxModelLength or the model's size, or raise pod.resources.limits.memory",
     Stage.TRAIN.value: "Lower training.maxSequenceLength, or take another method.adapter (QLoRA holds less than LoRA, "
     "LoRA less than DoRA and None), or raise pod.resources.limits.memory",
 }
 OOM_OF_CPU_STAGES = "Ask the administrator to raise stages.memoryLimit of the chart: pod.resources is of the train pod"
 """By the component that a pod is of."""
 
-CHECKS: tuple[Check, ...] = (_node_lost, _unschedulable, _image, _container_start, _crashing, _volume)
+PLACE_OF_CPU_STAGES = "Ask the administrator for a node with room: what it asks for is the chart's (stages)"
+
+CHECKS: tuple[Check, ...] = (_node_lost, _unschedulable, _image, _container_start, _crashing, _volume, _sandbox)
+
+
+def _remedy(pod: Obj, remedies: Mapping[str, str]) -> str:
+    kind = pod["metadata"].get("labels", {}).get(LABEL_COMPONENT, "")
+    return remedies.get(kind, PLACE_OF_CPU_STAGES)
+
+
+def _begun(pod: Obj, events: Iterable[Obj]) -> bool:
+    """Whether the kubelet is past volumes and sandbox: what it met there before was over at another try."""
+    running = any("running" in status.get("state", {}) for status in containers(pod))
+    return running or any(event.get("reason") in PAST_SANDBOX for event in _of(pod, events))
+
+
+def refusal_words(message: str) -> str:
+    """What the cluster's admission said against a pod, and where to look."""
+    return (
+        f"{_after_colon(message).rstrip('. ')}. Correct what it names in spec.pod, or ask the cluster's administrator"
+    )
 
 
 def mount_words(message: str) -> str:
@@ -179,8 +241,12 @@ def mount_words(message: str) -> str:
 
 
 def pull_words(message: str) -> str:
-    """The registry's answer without the kubelet's changing back-off words."""
-    return "" if message.startswith("Back-off") else message
+    """The registry's answer without the kubelet's changing back-off words; later kubelets say both at once."""
+    return (
+        message.rpartition("ErrImagePull: ")[2]
+        if "ErrImagePull: " in message or not message.startswith("Back-off")
+        else ""
+    )
 
 
 def oom_words(pod: Obj) -> str:

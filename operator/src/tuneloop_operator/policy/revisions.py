@@ -20,6 +20,8 @@ Obj = dict[str, Any]
 
 SOURCE_ANNOTATION = f"{GROUP}/model-source"
 FINGERPRINT_ANNOTATION = f"{GROUP}/fingerprint"
+BASE_ANNOTATION = f"{GROUP}/base"
+"""On a revision's Deployment: the resolved URI of its base model. Without it nothing is concluded."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,23 @@ def by_number(deployments: Sequence[Obj], owner_uid: str) -> dict[int, Obj]:
     return found
 
 
-def choose(deployment: ModelDeployment, revisions: Sequence[RevisionStatus], model_path: str, image: str) -> Chosen:
-    """The newest revision: the one there is while the spec says the same, else one more, with today's image."""
-    newest = newest_of(revisions)
+def annotation(obj: Obj, name: str) -> str:
+    """An annotation's value, or empty."""
+    return str((obj["metadata"].get("annotations") or {}).get(name, ""))
+
+
+def choose(
+    deployment: ModelDeployment, known: Sequence[RevisionStatus], found: Mapping[int, Obj], model_path: str, image: str
+) -> Chosen:
+    """The revision that the spec wants: one that is there, also an older one whose spec came back.
+
+    Else the newest there was, where it was of this spec, else one more, with today's image. The strategy has no say:
+    how a version takes over never makes one.
+    """
+    for entry in sorted(known, key=number_of, reverse=True):
+        if number_of(entry) in found and is_of(entry.hash, deployment, entry.image, model_path):
+            return again(deployment, entry, model_path)
+    newest = newest_of(known)
     if newest is None:
         return Chosen(1, image, fingerprint(deployment, image, model_path), new=True)
     if is_of(newest.hash, deployment, newest.image, model_path):
@@ -144,14 +160,21 @@ def is_ready(found: Obj | None, replicas: int) -> bool:
 
 
 def obsolete(found: Mapping[int, Obj], chosen: Chosen, replicas: int) -> list[int]:
-    """Older revisions that may go: all of them once the newest is ready, or where nothing runs when it comes.
+    """Other revisions that may go: all of them once the wanted one is ready, or where nothing runs when it comes.
 
-    One that came and has not answered before all went to sleep is not ready by having no pod to wait for.
+    One that came and has not answered before all went to sleep is not ready by having no pod to wait for. Where the
+    spec was set back, a newer one that does not answer goes at once: it only has the room that the wanted one needs.
     """
+    others = sorted(number for number in found if number != chosen.number)
     asleep = replicas == 0 and chosen.number not in found
-    if not asleep and not (replicas and is_ready(found.get(chosen.number), replicas)):
-        return []
-    return sorted(number for number in found if number != chosen.number)
+    if asleep or (replicas and is_ready(found.get(chosen.number), replicas)):
+        return others
+    return [number for number in others if chosen.number in found and number > chosen.number and _mute(found[number])]
+
+
+def _mute(found: Obj) -> bool:
+    """Whether none of its pods answers."""
+    return not int(found.get("status", {}).get("readyReplicas", 0))
 
 
 def sizes(chosen: Chosen, kept: Sequence[int], replicas: int) -> dict[int, int]:

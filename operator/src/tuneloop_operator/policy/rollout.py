@@ -26,6 +26,7 @@ from tuneloop_operator.policy.latency import quantile
 
 LOAD_FAILED: Final = "CanaryNotLoaded"
 BY_HAND: Final = "RolledBackByHand"
+WITHDRAWN: Final = "SpecSetBack"
 TIMED_OUT: Final = "RolloutTimedOut"
 NO_TRAFFIC: Final = "TooFewRequests"
 BREACHED: Final = {"errors": "ErrorRate", "ttft": "TTFT", "tpot": "TPOT", "feedback": "Feedback"}
@@ -96,6 +97,13 @@ def advance(spec: Rollout, before: RolloutStatus, seen: Seen, orders: Orders, no
     if after.step != before.step:
         return after.model_copy(update={"measured": None})
     return _measured(after, before, seen, now)
+
+
+def withdrawn(before: RolloutStatus, now: datetime) -> RolloutStatus:
+    """The spec asks for what serves again: the canary takes no traffic from now on, and nothing is held against it."""
+    words = f"{before.canary} was withdrawn, {before.stable} serves: the spec was set back"
+    fields = {"phase": "RolledBack", "weight": 0, "since": timestamp(now), "reason": WITHDRAWN, "message": words}
+    return before.model_copy(update=fields)
 
 
 def _by_hand(before: RolloutStatus, seen: Seen, orders: Orders, now: datetime) -> RolloutStatus | None:

@@ -18,12 +18,12 @@ from tuneloop_core.api.modeldeployment_status import (
 from tuneloop_core.constants import LABEL_REVISION
 from tuneloop_core.serving import ServerStatus
 from tuneloop_operator.policy import adapters as adapter_policy
-from tuneloop_operator.policy import conditions, reasons
+from tuneloop_operator.policy import conditions, drains, reasons
 from tuneloop_operator.policy.adapters import Resolved
 from tuneloop_operator.policy.coldstart import cold_start
 from tuneloop_operator.policy.conditions import Wanted
-from tuneloop_operator.policy.course import Course, condition_of, with_canary
-from tuneloop_operator.policy.pods import Trouble, condition, find_trouble, quota_words
+from tuneloop_operator.policy.course import ROLLED_BACK, Course, condition_of, with_canary
+from tuneloop_operator.policy.pods import Trouble, condition, find_trouble, quota_words, refusal_words
 from tuneloop_operator.policy.scalingstatus import scaling_status
 from tuneloop_operator.policy.schedules import problems
 from tuneloop_operator.policy.succession import NO_ROOM, OFFER
@@ -110,10 +110,18 @@ def _pods_verdict(facts: ServingFacts) -> Verdict | None:
     others = [each for each in facts.revisions if each.name != newest.name and each.replicas]
     found = _refusal(facts.newest) or _trouble_verdict(facts, newest, others)
     if found is not None:
-        beside = others and not facts.course.serving and found.reason in NO_ROOM
-        return replace(found, message=f"{found.message}; {OFFER}") if beside else found
+        room = _room_words(facts, others) if found.reason in NO_ROOM else ""
+        return replace(found, message=f"{found.message}; {room}") if room else found
     words = f"{newest.name}: {newest.ready_replicas} of {facts.replicas} replicas answer; the engine loads the model"
     return Verdict(State.PENDING, reasons.ROLLING_OUT, words)
+
+
+def _room_words(facts: ServingFacts, others: Sequence[RevisionStatus]) -> str:
+    """Who has the room that is missing, where it is a pod of this deployment, and what to do."""
+    if others and not facts.course.serving:
+        return OFFER
+    leaving = drains.leaving(facts.pods)
+    return drains.words(leaving) if leaving else ""
 
 
 def _judged(facts: ServingFacts) -> RevisionStatus | None:
@@ -160,7 +168,9 @@ def _refusal(deployment: Obj | None) -> Verdict | None:
     message = found.get("message", "")
     if "exceeded quota" in message:
         return Verdict(State.PENDING, reasons.QUOTA_EXCEEDED, quota_words(message), look_again=60.0)
-    return Verdict(State.PENDING, reasons.POD_REFUSED, f"the cluster refused the pod: {message}", look_again=60.0)
+    return Verdict(
+        State.PENDING, reasons.POD_REFUSED, f"the cluster refused the pod: {refusal_words(message)}", look_again=60.0
+    )
 
 
 def _name_verdict(facts: ServingFacts) -> Verdict | None:
@@ -174,18 +184,23 @@ def _name_verdict(facts: ServingFacts) -> Verdict | None:
 def _adapters_verdict(facts: ServingFacts, adapters: Sequence[AdapterStatus]) -> Verdict | None:
     stalled = [item for item in facts.resolved if item.stalled]
     if stalled:
-        return Verdict(State.STALLED, stalled[0].reason, "; ".join(item.message for item in stalled))
+        return Verdict(State.STALLED, stalled[0].reason, "; ".join(map(_about, stalled)))
     broken = [item for item in adapters if item.state == "Failed"]
     if broken:
         words = "; ".join(f"adapter {item.name}: {item.message}" for item in broken)
         return Verdict(State.STALLED, reasons.ADAPTER_FAILED, words)
     waiting = [item for item in facts.resolved if item.reason]
     if waiting:
-        return Verdict(State.PENDING, waiting[0].reason, "; ".join(item.message for item in waiting))
+        return Verdict(State.PENDING, waiting[0].reason, "; ".join(map(_about, waiting)))
     loading = [item.name for item in adapters if item.state == "Loading"]
     if loading and facts.replicas:
         return Verdict(State.PENDING, reasons.ADAPTERS_LOADING, f"loading {', '.join(loading)}", look_again=10.0)
     return None
+
+
+def _about(item: Resolved) -> str:
+    """Its words, with its name."""
+    return item.message if item.message.startswith("adapter ") else f"adapter {item.name}: {item.message}"
 
 
 def _spec_verdict(facts: ServingFacts, wrong: Sequence[str]) -> Verdict | None:
@@ -231,14 +246,27 @@ def _adapters_condition(facts: ServingFacts, adapters: Sequence[AdapterStatus], 
         words += (
             f"; a server holds {max_cached} (engine.lora.maxCached), the others are parked and come back on request"
         )
-    if count == len(adapters):
-        return Wanted("AdaptersReady", True, reasons.READY, words)
-    verdict = _adapters_verdict(facts, adapters)
-    if verdict is None and facts.replicas == 0:
+    verdict = _adapters_verdict(facts, adapters) or _rolled_back(facts.course) or _passed_over(facts)
+    if count == len(adapters):  # one that is held back takes nothing away, and is told
+        held = f"{words}; {verdict.message}" if verdict else words
+        return Wanted("AdaptersReady", True, verdict.reason if verdict else reasons.READY, held)
+    if (verdict is None or verdict.state is State.DONE) and facts.replicas == 0:
         return Wanted("AdaptersReady", True, reasons.SCALED_TO_ZERO, "asleep: adapters are loaded on waking")
-    if verdict is None:
+    if verdict is None or verdict.state is State.DONE:
         return Wanted("AdaptersReady", False, reasons.ADAPTERS_LOADING, words)
     return Wanted("AdaptersReady", False, verdict.reason, f"{words}; {verdict.message}")
+
+
+def _rolled_back(course: Course) -> Verdict | None:
+    """Versions of adapters that are still wanted, and were rolled back."""
+    refused = [f"adapter {no.name}: {no.message}" for no in course.refused if no.kind == "Adapter"]
+    return Verdict(State.STALLED, ROLLED_BACK, "; ".join(refused)) if refused else None
+
+
+def _passed_over(facts: ServingFacts) -> Verdict | None:
+    """Newer jobs that a selector found and that cannot be served: nothing is wrong with what is."""
+    passed = [item for item in facts.resolved if item.passed]
+    return Verdict(State.DONE, passed[0].passed, "; ".join(map(_about, passed))) if passed else None
 
 
 def _served(

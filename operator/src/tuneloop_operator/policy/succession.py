@@ -1,6 +1,6 @@
-"""How one revision succeeds another under strategy Canary: which there should be, and how many pods of each.
+"""How one revision succeeds another under strategy Canary: which of two serves, and how many pods each has.
 
-Pure. Without that strategy, ``policy.revisions`` alone decides.
+Pure. Which revision is wanted, whatever the strategy, is ``policy.revisions``'.
 """
 
 import math
@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tuneloop_core.api.modeldeployment import ModelDeployment
-from tuneloop_core.api.modeldeployment_status import RevisionStatus
 from tuneloop_core.api.rollout import RolloutStatus
 from tuneloop_core.constants import LABEL_REVISION
-from tuneloop_operator.policy import reasons, revisions
+from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.pods import condition, find_trouble, quota_words
 from tuneloop_operator.policy.revisions import FINGERPRINT_ANNOTATION, Chosen, is_ready
 from tuneloop_operator.policy.rollout import Version
@@ -24,17 +23,6 @@ OFFER: Final = (
     "there is no room for a second revision beside the one that serves: free some, or set spec.rollout.strategy to "
     "Recreate, which stops the old pods first (requests wait meanwhile)"
 )
-
-
-def choose(
-    deployment: ModelDeployment, known: Sequence[RevisionStatus], found: Mapping[int, Obj], model_path: str, image: str
-) -> Chosen:
-    """The revision that the spec wants: one that is there already, also an older one whose spec came back."""
-    for entry in sorted(known, key=revisions.number_of, reverse=True):
-        there = revisions.number_of(entry) in found
-        if there and revisions.is_of(entry.hash, deployment, entry.image, model_path):
-            return revisions.again(deployment, entry, model_path)
-    return revisions.choose(deployment, known, model_path, image)
 
 
 def pair_of(deployment: ModelDeployment, found: Mapping[int, Obj], chosen: Chosen) -> Pair | None:
@@ -50,12 +38,12 @@ def pair_of(deployment: ModelDeployment, found: Mapping[int, Obj], chosen: Chose
 def _stable(deployment: ModelDeployment, found: Mapping[int, Obj], chosen: Chosen) -> int | None:
     status, refused = deployment.status.rollout, {no.key for no in deployment.status.rejected}
     others = [number for number in found if number != chosen.number]
-    if status is not None and status.kind == "Revision" and status.canary == f"r{chosen.number}":
-        if status.phase == "Promoted":
+    if status is not None and status.kind == "Revision":
+        ended = status.canary if status.phase == "Promoted" else status.stable
+        if ended == f"r{chosen.number}":
             return None
-        named = [number for number in others if f"r{number}" == status.stable]
-        if named:
-            return named[0]
+        if status.phase != "Promoted" and (named := [number for number in others if f"r{number}" == ended]):
+            return named[0]  # also where a third is wanted now: the canary between them has proven nothing
     serving = [number for number in others if chosen.fingerprint in refused or _serves(found[number])]
     return max(serving, default=None)
 

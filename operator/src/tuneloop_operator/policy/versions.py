@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from tuneloop_core.api.modeldeployment import ModelDeployment
+from tuneloop_core.api.modeldeployment_status import AdapterStatus
 from tuneloop_core.api.rollout import RejectedVersion, Rollout, RolloutStatus
 from tuneloop_core.constants import GROUP
 from tuneloop_core.serving import Adapter, AdapterList
@@ -63,13 +64,19 @@ def short(digest: str) -> str:
 
 def adapter_pairs(resolved: Iterable[Resolved], deployment: ModelDeployment) -> list[Pair]:
     """Adapters that have a version which serves and another one that is wanted."""
-    serving = {status.name: status for status in deployment.status.adapters if status.digest}
+    serving = _served(deployment)
     return [
         Pair(_adapter(item.name, serving[item.name].digest), _adapter(item.name, item.digest))
         for item in resolved
-        if item.digest and item.name in serving and serving[item.name].digest != item.digest
+        if item.wire and item.name in serving and serving[item.name].digest != item.digest
         if comparable(serving[item.name], item)
     ]
+
+
+def _served(deployment: ModelDeployment) -> dict[str, AdapterStatus]:
+    """Versions that a new one is compared with: not one that does not fit, or that no server could load."""
+    found = [each for each in deployment.status.adapters if each.engine_name]
+    return {each.name: each for each in found if each.state != "Failed" or each.ready_replicas}
 
 
 def _adapter(name: str, digest: str) -> Version:
@@ -146,7 +153,7 @@ def spec_digest(deployment: ModelDeployment, version: Version) -> str:
 
 def serving(resolved: Iterable[Resolved], deployment: ModelDeployment, promoted: Pair | None) -> list[Resolved]:
     """Each adapter with the version that serves: the one before until a rollout's end, the wanted one otherwise."""
-    before = {status.name: status for status in deployment.status.adapters if status.digest}
+    before = _served(deployment)
     done = promoted.canary if promoted else None
     return [
         item

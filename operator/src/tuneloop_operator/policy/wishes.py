@@ -54,7 +54,10 @@ class EngineSample:
 
 @dataclass(frozen=True)
 class Felt:
-    """What users felt since the number of ready replicas last changed, within the last minute; seconds."""
+    """What users of the revision that serves felt since the number of ready replicas last changed; seconds.
+
+    Of the last minute. What a canary's users felt judges the canary, and sizes nothing.
+    """
 
     requests: int = 0
     ttft_p95: float | None = None

@@ -16,6 +16,7 @@ from tuneloop_operator.names import Key
 from tuneloop_operator.policy.actions import DeleteJob
 from tuneloop_operator.policy.adapterfetch import Fetched, is_known, job_tag, judge_fetch
 from tuneloop_operator.policy.adapters import source_of
+from tuneloop_operator.policy.conditions import parse_time
 from tuneloop_operator.policy.modelfetch import ATTEMPT_ANNOTATION, attempt
 from tuneloop_operator.policy.secrets import require_allowed
 from tuneloop_operator.reconcile.context import Context
@@ -23,6 +24,7 @@ from tuneloop_operator.reconcile.jobs import StageJobs
 
 MAX_STEPS = 4
 TIDY_SECONDS = 1.0
+TIDY_WITHIN_SECONDS = 10.0  # of its end
 
 
 class AdapterFetcher:
@@ -58,9 +60,18 @@ class AdapterFetcher:
             if trouble is not None:
                 return Fetched(trouble)
             found = await self._judge(key, deployment, spec, before)
-        # Our own status write wakes nobody: the finished Job is removed by a look soon after it.
-        wait = TIDY_SECONDS if found.found is not None else found.verdict.look_again
+        wait = self._tidy(key, spec) if found.found is not None else found.verdict.look_again
         return replace(found, verdict=replace(found.verdict, actions=(), look_again=wait))
+
+    def _tidy(self, key: Key, spec: AdapterSpec) -> float | None:
+        """Our own status write wakes nobody: the finished Job is removed by a look soon after it.
+
+        Not one whose version is held back: its result is not in the status, and the Job stays.
+        """
+        job = self._jobs.find(key, Stage.FETCH, names.adapter_job(key.name, job_tag(spec))).job
+        ended = ((job or {}).get("status") or {}).get("completionTime")
+        fresh = ended and (self._context.now() - parse_time(ended)).total_seconds() < TIDY_WITHIN_SECONDS
+        return TIDY_SECONDS if fresh else None
 
     async def _judge(
         self, key: Key, deployment: ModelDeployment, spec: AdapterSpec, before: AdapterStatus | None

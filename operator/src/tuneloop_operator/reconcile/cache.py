@@ -26,6 +26,7 @@ KEPT_METADATA = (
     "ownerReferences",
     "creationTimestamp",
     "deletionTimestamp",
+    "deletionGracePeriodSeconds",
 )
 GONE_KEPT = 4096
 """Of how many objects we remember that they went: answers that are on their way come within seconds."""

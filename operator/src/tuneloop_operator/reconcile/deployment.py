@@ -14,9 +14,9 @@ from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.constants import LABEL_REVISION
 from tuneloop_core.serving import AdapterList
 from tuneloop_operator.build.server import selector_labels
-from tuneloop_operator.kube.resources import PODS, Obj
+from tuneloop_operator.kube.resources import Obj
 from tuneloop_operator.names import Key
-from tuneloop_operator.policy import adapters, modelfetch, owners, revisions, succession
+from tuneloop_operator.policy import adapters, owners, revisions, succession
 from tuneloop_operator.policy.adapterfetch import Fetched
 from tuneloop_operator.policy.adapters import Resolved, Sources
 from tuneloop_operator.policy.autoscale import Decision
@@ -40,8 +40,9 @@ from tuneloop_operator.reconcile.jobs import StageJobs
 from tuneloop_operator.reconcile.ledger import Starts
 from tuneloop_operator.reconcile.modelfetch import ModelFetcher
 from tuneloop_operator.reconcile.rollouts import Rollouts
+from tuneloop_operator.reconcile.room import make_room
 from tuneloop_operator.reconcile.scaling import Wish
-from tuneloop_operator.reconcile.servers import Servers, Wanted
+from tuneloop_operator.reconcile.servers import Servers, Wanted, pods_of
 from tuneloop_operator.reconcile.status import write_status
 from tuneloop_operator.reconcile.troubles import REFUSALS, verdict_of
 from tuneloop_operator.reconcile.unreadable import tell_unreadable
@@ -59,12 +60,14 @@ class Look:
     decision: Decision
     fetches: Sequence[Verdict] = ()
     name_taken: str = ""
+    room: float | None = None  # seconds until the next look at pods that leave
 
     @property
     def look_again(self) -> float | None:
         """The shortest wait that any part asked for."""
         parts = (self.model.verdict, self.trouble, *self.fetches, self.course)
-        return min((v.look_again for v in parts if v and v.look_again), default=None)
+        waits = (self.room, *(part.look_again for part in parts if part))
+        return min((wait for wait in waits if wait), default=None)
 
 
 class DeploymentReconciler:
@@ -124,13 +127,14 @@ class DeploymentReconciler:
         decision = self._replicas(key, deployment, succession.serving_only(deployment.status.rollout, found))
         base = ready.uri if ready else ""
         course = self._rollouts.plan(key, rollouts.Look(deployment, resolved, found, chosen, decision.replicas, base))
-        wanted = Wanted(deployment, ready, course, decision.replicas)
+        wanted, room = Wanted(deployment, ready, course, decision.replicas), None
         try:
             await self._servers.ensure(key, wanted)
+            room = await make_room(self._context, key, deployment, self._servers.deployments(key, deployment))
         except REFUSALS as error:
             trouble = trouble or verdict_of(error)
         name_taken = owners.base_words(deployment, taken)
-        return Look(model, course, trouble, decision, [item.verdict for item in fetched.values()], name_taken)
+        return Look(model, course, trouble, decision, [item.verdict for item in fetched.values()], name_taken, room)
 
     def _replicas(self, key: Key, deployment: ModelDeployment, found: Mapping[int, Obj]) -> Decision:
         spec, current = deployment.spec, revisions.current_replicas(found, deployment.spec.scaling)
@@ -144,8 +148,7 @@ class DeploymentReconciler:
         name = deployment.spec.model.fine_tune_job
         if name:
             return self._published(deployment, self._read_jobs.get(key, name)), None
-        served = modelfetch.annotation(found[max(found)], revisions.SOURCE_ANNOTATION) if found else ""
-        return await self._fetcher.settle(key, deployment, served)
+        return await self._fetcher.settle(key, deployment, [found[number] for number in sorted(found, reverse=True)])
 
     def _published(self, deployment: ModelDeployment, job: Obj | None) -> ModelVerdict:
         try:
@@ -163,11 +166,10 @@ class DeploymentReconciler:
     async def _facts(self, key: Key, deployment: ModelDeployment, look: Look) -> ServingFacts:
         context, labels = self._context, selector_labels(key.name)
         found = self._servers.deployments(key, deployment)
-        pods = [
-            pod for pod in context.cache.children(key, PODS.kind) if pod["metadata"]["labels"].items() >= labels.items()
-        ]
+        pods = pods_of(context.cache, key)
         context.polls.watch_servers(key, _lists(pods, found, look.course))
-        context.scaler.ready(key, ready_addresses(pods), ready_beside(pods, look.course.serving))
+        serving = look.course.serving
+        context.scaler.ready(key, ready_addresses(pods), ready_beside(pods, serving), serving)
         slow = [pod for pod in pods if self._is_slow(pod)]
         access = deployment.spec.access
         return ServingFacts(
@@ -177,7 +179,7 @@ class DeploymentReconciler:
             resolved=look.course.serve,
             course=look.course,
             revisions=revisions.known(deployment.status.revisions, found),
-            newest=_newest(found, look.course.serving),
+            newest=_judged(found, look.course),
             pods=pods,
             events=await self._jobs.events(key.namespace, slow) if slow else (),
             servers=context.polls.statuses(key),
@@ -206,11 +208,11 @@ def _lists(pods: Sequence[Obj], found: Mapping[int, Obj], course: Course) -> dic
     return {ip: course.adapters_of(label) if label in staying else None for ip, label in polled.items()}
 
 
-def _newest(found: Mapping[int, Obj], serving: str) -> Obj | None:
-    """The Deployment to judge by: the one that serves while another succeeds it, else the newest."""
-    if serving and int(serving[1:]) in found:
-        return found[int(serving[1:])]
-    return found[max(found)] if found else None
+def _judged(found: Mapping[int, Obj], course: Course) -> Obj | None:
+    """The Deployment to judge by: the one that serves while another succeeds it, else the wanted, else the newest."""
+    wanted = [int(course.serving[1:])] if course.serving else []
+    wanted += [course.chosen.number] if course.chosen else []
+    return next((found[number] for number in (*wanted, max(found, default=0)) if number in found), None)
 
 
 def is_polled(pod: Obj) -> bool:

@@ -11,8 +11,7 @@ from tuneloop_core.api.rollout import Rollout, RolloutStatus
 from tuneloop_core.constants import LABEL_REVISION
 from tuneloop_core.serving import Adapter, AdapterList
 from tuneloop_operator import names
-from tuneloop_operator.build.server import selector_labels
-from tuneloop_operator.kube.resources import CONFIGMAPS, PODS, Obj
+from tuneloop_operator.kube.resources import CONFIGMAPS, Obj
 from tuneloop_operator.names import Key
 from tuneloop_operator.policy import bases, handover, reasons, rollout, succession, versions
 from tuneloop_operator.policy.adapters import Resolved
@@ -26,7 +25,7 @@ from tuneloop_operator.policy.rollout import ENDED, Seen
 from tuneloop_operator.policy.serving import is_pod_ready
 from tuneloop_operator.policy.versions import Choice, Pair
 from tuneloop_operator.reconcile.context import Context
-from tuneloop_operator.reconcile.servers import gone
+from tuneloop_operator.reconcile.servers import gone, pods_of
 
 LOOK_SECONDS = 2.0  # between looks at a rollout in progress
 
@@ -63,12 +62,19 @@ class Rollouts:
         choice = versions.choose(look.deployment, pairs)
         if choice.pair is None:
             self._context.gateways.arms.forget(key)
-            known = look.deployment.status.rollout  # one that nobody wants any more is withdrawn
-            return self._course(key, look, pairs, choice, known if known and known.phase in ENDED else None)
+            return self._course(key, look, pairs, choice, self._left(look))
         status = self._advance(key, look, spec, choice.pair)
         if status.kind == "Revision" and status.phase == "Promoted":
             look = wanted  # the new base's own adapters with it
         return self._course(key, look, pairs, choice, status)
+
+    def _left(self, look: Look) -> RolloutStatus | None:
+        """The last rollout, where nothing is rolled out: what it withdraws takes no traffic while its pods leave."""
+        known = look.deployment.status.rollout
+        if known is None or known.phase in ENDED:
+            return known
+        back = look.chosen and known.kind == "Revision" and known.stable == f"r{look.chosen.number}"
+        return rollout.withdrawn(known, self._context.now()) if back else None
 
     def _handover(self, key: Key, look: Look) -> Course:
         """Without a canary: each adapter's new version takes over once it is loaded."""
@@ -130,10 +136,7 @@ class Rollouts:
         )
 
     def _pods(self, key: Key) -> list[Obj]:
-        labels = selector_labels(key.name).items()
-        return [
-            pod for pod in self._context.cache.children(key, PODS.kind) if pod["metadata"]["labels"].items() >= labels
-        ]
+        return pods_of(self._context.cache, key)
 
     # ---- what follows ----
 

@@ -54,6 +54,7 @@ class Watched:
     state: State
     ips: tuple[str, ...] = ()  # of replicas that answer
     beside: int = 0  # of them, those of a canary
+    serving: str = ""  # rN: the revision whose size is decided; empty: all are
     changed: float = float("-inf")  # when these last changed
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=128))
     engines: deque[EngineSample] = field(default_factory=lambda: deque(maxlen=16))
@@ -90,12 +91,12 @@ class Scaler:
         watched.scaling, watched.slo, watched.fresh = wish.scaling, wish.slo, wish.fresh
         return self._decide(watched, now)
 
-    def ready(self, key: Key, ips: Sequence[str], beside: int = 0) -> None:
-        """These replicas answer now; so many of them are beside the revision whose size is decided."""
+    def ready(self, key: Key, ips: Sequence[str], beside: int = 0, serving: str = "") -> None:
+        """These replicas answer now; so many of them are beside ``serving`` (rN), whose size is decided."""
         watched = self._watched.get(key)
         if watched is None:
             return
-        watched.beside = beside
+        watched.beside, watched.serving = beside, serving
         if watched.ips != tuple(sorted(ips)):
             watched.ips, watched.changed = tuple(sorted(ips)), time.monotonic()
             watched.engines.clear()
@@ -151,7 +152,8 @@ class Scaler:
             task.add_done_callback(self._asking.discard)
 
     def _decide(self, watched: Watched, now: float) -> Decision:
-        felt = felt_since(watched.snapshots, max(now - STABLE_SECONDS, watched.changed + SETTLE_SECONDS))
+        since = max(now - STABLE_SECONDS, watched.changed + SETTLE_SECONDS)
+        felt = felt_since(watched.snapshots, since, watched.serving)
         history = History(tuple(watched.samples), tuple(watched.engines), felt, len(watched.ips), watched.beside)
         found = decide(now, datetime.now(UTC), history, watched.scaling, watched.slo, watched.state)
         if watched.fresh:
@@ -180,7 +182,9 @@ def sample(now: float, loads: Loads, totals: dict[str, int], *, complete: bool) 
     return Sample(now, ongoing, queued, ended, complete)
 
 
-def felt_since(snapshots: Sequence[tuple[float, Loads]], since: float) -> Felt:
-    """Between the first snapshot that is not before ``since`` and the last."""
+def felt_since(snapshots: Sequence[tuple[float, Loads]], since: float, serving: str = "") -> Felt:
+    """Between the first snapshot that is not before ``since`` and the last, of the revision that serves."""
     young = [loads for at, loads in snapshots if at >= since]
-    return latency.felt(young[0], young[-1]) if len(young) > 1 else Felt()
+    if len(young) < 2:
+        return Felt()
+    return latency.felt(latency.of_revision(young[0], serving), latency.of_revision(young[-1], serving))

@@ -11,17 +11,21 @@ from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.constants import LABEL_REVISION
 from tuneloop_operator import names
 from tuneloop_operator.build import serving as build
-from tuneloop_operator.build.server import Revision, build_deployment, config_key
-from tuneloop_operator.kube.resources import CONFIGMAPS, DEPLOYMENTS, Obj
+from tuneloop_operator.build.server import Revision, build_deployment, config_key, selector_labels
+from tuneloop_operator.kube.resources import CONFIGMAPS, DEPLOYMENTS, PODS, Obj
 from tuneloop_operator.names import Key
-from tuneloop_operator.policy import revisions, succession
-from tuneloop_operator.policy.bases import BASE_ANNOTATION
+from tuneloop_operator.policy import revisions
 from tuneloop_operator.policy.course import Course
 from tuneloop_operator.policy.drift import is_applied
-from tuneloop_operator.policy.modelfetch import annotation
-from tuneloop_operator.policy.revisions import FINGERPRINT_ANNOTATION, SOURCE_ANNOTATION, Chosen
-from tuneloop_operator.policy.versions import canary_spec
+from tuneloop_operator.policy.revisions import (
+    BASE_ANNOTATION,
+    FINGERPRINT_ANNOTATION,
+    SOURCE_ANNOTATION,
+    Chosen,
+    annotation,
+)
 from tuneloop_operator.reconcile.apply import Applier
+from tuneloop_operator.reconcile.cache import Cache
 from tuneloop_operator.reconcile.context import Context
 from tuneloop_operator.reconcile.namespaces import with_digest
 
@@ -84,13 +88,10 @@ class Servers:
                 await self._create(wanted, chosen, size)
 
     def choose(self, deployment: ModelDeployment, model: ModelStatus | None, found: Mapping[int, Obj]) -> Chosen | None:
-        """The newest revision; while another model is being fetched (None), the one that runs."""
+        """The revision that is wanted; while another model is being fetched (None), the newest that runs."""
         known = revisions.known(deployment.status.revisions, found)
         if model is not None:
-            image = self._context.settings.images.server
-            if canary_spec(deployment):
-                return succession.choose(deployment, known, found, model.path, image)
-            return revisions.choose(deployment, known, model.path, image)
+            return revisions.choose(deployment, known, found, model.path, self._context.settings.images.server)
         running = revisions.newest_of([entry for entry in known if revisions.number_of(entry) in found])
         if running is None:
             return None
@@ -138,6 +139,12 @@ class Servers:
         metadata = found["metadata"]
         await self._context.client.delete(DEPLOYMENTS, metadata["namespace"], metadata["name"], metadata["uid"])
         self._context.cache.remove(found)
+
+
+def pods_of(cache: Cache, key: Key) -> list[Obj]:
+    """The server pods of a ModelDeployment, of all revisions, oldest first."""
+    labels = selector_labels(key.name).items()
+    return [pod for pod in cache.children(key, PODS.kind) if pod["metadata"]["labels"].items() >= labels]
 
 
 def gone(

@@ -1,0 +1,159 @@
+"""A newer version of an adapter that is held back: the one before serves under every strategy, and it is told."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from serving_facts import DIGEST, NOW, deployment, facts, server
+
+from tuneloop_core.adapterconfig import AdapterFacts, AdapterFetchResult
+from tuneloop_core.api.affinity import LabelSelector
+from tuneloop_core.api.conditions import Condition
+from tuneloop_core.api.modeldeployment_status import AdapterStatus
+from tuneloop_core.api.rollout import RejectedVersion
+from tuneloop_gateway.routes import parse_deployment
+from tuneloop_operator.policy import adapters, reasons, versions
+from tuneloop_operator.policy.adapterfetch import Fetched
+from tuneloop_operator.policy.adapters import Resolved, Sources
+from tuneloop_operator.policy.candidates import Candidate, Need
+from tuneloop_operator.policy.course import Course
+from tuneloop_operator.policy.serving import summarize
+from tuneloop_operator.policy.verdicts import State, Verdict
+
+Obj = dict[str, Any]
+BASE = "hf://acme/base@" + "c" * 40
+NEED = Need(BASE, 32)
+URI = {"adapters": [{"name": "bot", "from": {"uri": "hf://acme/bot"}}], "rollout": {"strategy": "Canary"}}
+
+
+class NoJobs:
+    def find(self, _name: str) -> Candidate | None:
+        return None
+
+    def matching(self, _selector: LabelSelector) -> list[Candidate]:
+        return []
+
+
+def fetched(letter: str, rank: int = 8, base: str = BASE) -> Fetched:
+    facts_ = AdapterFacts(rank=rank, base=base)
+    result = AdapterFetchResult(
+        uri="hf://acme/bot@1", path=f"artifacts/{letter * 64}", digest=f"sha256:{letter * 64}", bytes=1, facts=facts_
+    )
+    return Fetched(Verdict(State.DONE, reasons.SUCCEEDED, ""), result)
+
+
+def status(letter: str, **more: Any) -> Obj:
+    fields = {"name": "bot", "digest": f"sha256:{letter * 64}", "path": f"artifacts/{letter * 64}", "state": "Ready"}
+    return {**fields, "engineName": f"bot@{letter * 12}", "base": BASE, "rank": 8, "readyReplicas": 1, **more}
+
+
+def resolve(new: Fetched, *known: Obj) -> Resolved:
+    made = deployment(**URI)
+    before = [AdapterStatus.model_validate(each) for each in known]
+    return adapters.resolve(made.spec.adapters, before, Sources(NoJobs(), {"bot": new}), NEED)[0]
+
+
+MISFITS = [
+    pytest.param(
+        fetched("b", rank=64), reasons.ADAPTER_MISFIT, "has rank 64, and engine.lora.maxRank is 32", id="rank"
+    ),
+    pytest.param(fetched("b", base="hf://acme/x"), reasons.WRONG_BASE, "was trained on hf://acme/x, but", id="base"),
+]
+
+
+@pytest.mark.parametrize(("new", "reason", "words"), MISFITS)
+def test_a_canary_that_misfits_leaves_the_version_before(new: Fetched, reason: str, words: str) -> None:
+    made, wanted = deployment({"adapters": [status("a")]}, **URI), resolve(new, status("a"))
+    assert versions.adapter_pairs([wanted], made) == [], "it is no canary: it could never be loaded"
+    (serves,) = versions.serving([wanted], made, None)
+    assert serves.wire is not None
+    assert (serves.wire.engine_name, serves.reason, serves.stalled) == ("bot@" + "a" * 12, reason, True)
+    assert serves.message.startswith(f"adapter bot: hf://acme/bot {words}")
+    assert serves.message.endswith("; still serving version " + "a" * 12)
+
+
+@pytest.mark.parametrize(("new", "reason", "words"), MISFITS)
+def test_a_first_version_that_misfits_says_so_by_name(new: Fetched, reason: str, words: str) -> None:
+    wanted = resolve(new)
+    assert (wanted.wire, wanted.reason, wanted.digest) == (None, reason, "sha256:" + "b" * 64)
+    assert wanted.message.startswith(f"adapter bot: hf://acme/bot {words}")
+    assert "still serving" not in wanted.message
+
+
+@pytest.mark.parametrize(
+    ("before", "pairs"),
+    [
+        pytest.param(status("a"), 1, id="it serves"),
+        pytest.param(status("a", state="Failed"), 1, id="one of its pods could not load it"),
+        pytest.param(status("a", state="Loading", readyReplicas=0), 1, id="asleep"),
+        pytest.param(status("a", engineName="", state="Failed", rank=64, readyReplicas=0), 0, id="it misfitted"),
+        pytest.param(status("a", state="Failed", readyReplicas=0), 0, id="no server could load it"),
+    ],
+)
+def test_a_canary_is_compared_with_what_answered(before: Obj, pairs: int) -> None:
+    made, wanted = deployment({"adapters": [before]}, **URI), resolve(fetched("b"), before)
+    assert len(versions.adapter_pairs([wanted], made)) == pairs
+    (serves,) = versions.serving([wanted], made, None)
+    assert serves.digest == f"sha256:{('a' if pairs else 'b') * 64}"
+
+
+# ---- what is told ----
+
+HELD = Resolved("bot", DIGEST, "artifacts/x", reasons.ADAPTER_MISFIT, "hf://acme/bot has rank 64", stalled=True)
+FAILED = replace(HELD, reason=reasons.ADAPTER_FAILED, message="adapter bot: version b did not load", next="bot@b")
+WAITS = replace(HELD, reason=reasons.WAITING_FOR_JOB, message="waiting for FineTuneJob two", stalled=False)
+PASSED = Resolved("bot", DIGEST, "x", message="2 jobs match; x has rank 64", passed=reasons.ADAPTER_MISFIT)
+NO = RejectedVersion(
+    kind="Adapter", name="bot", version="b", key="b", spec="s", reason="ErrorRate", message="b was rolled back",
+    time="2026-11-23T12:00:00Z",
+)  # fmt: skip
+REVISION = NO.model_copy(update={"kind": "Revision", "name": "chat"})
+LOADED = "1 of 1 adapters are loaded"
+
+
+def condition(found: list[Condition], kind: str) -> Condition:
+    return next(each for each in found if each.type == kind)
+
+
+@pytest.mark.parametrize(
+    ("resolved", "course", "reason", "message"),
+    [
+        (Resolved("bot", DIGEST, "artifacts/x"), Course(), "Ready", LOADED),
+        (HELD, Course(), "AdapterMisfit", f"{LOADED}; adapter bot: hf://acme/bot has rank 64"),
+        (FAILED, Course(), "AdapterFailed", f"{LOADED}; adapter bot: version b did not load"),
+        (WAITS, Course(), "WaitingForFineTuneJob", f"{LOADED}; adapter bot: waiting for FineTuneJob two"),
+        (PASSED, Course(), "AdapterMisfit", f"{LOADED}; adapter bot: 2 jobs match; x has rank 64"),
+        (Resolved("bot", DIGEST, "x"), Course(refused=[NO]), "RolledBack", f"{LOADED}; adapter bot: b was rolled back"),
+        (Resolved("bot", DIGEST, "x"), Course(refused=[REVISION]), "Ready", LOADED),
+    ],
+    ids=["nothing", "misfits", "did not load", "waits", "passed over", "rolled back", "a revision is another matter"],
+)
+def test_loaded_and_yet_not_the_newest(resolved: Resolved, course: Course, reason: str, message: str) -> None:
+    made = deployment()
+    told = summarize(made, facts(resolved=[resolved], course=course))
+    found = condition(told.conditions, "AdaptersReady")
+    assert (found.status, found.reason, found.message) == ("True", reason, message)
+    assert told.models[1].ready, "the one before answers"
+    assert parse_deployment(made.to_dict() | {"status": told.to_dict()}).stalled == "", "requests are held"
+
+
+def test_one_that_is_not_loaded_is_no_less_told() -> None:
+    found = condition(
+        summarize(deployment(), facts(servers={"10.0.0.1": server("Failed", "rank")})).conditions, "Stalled"
+    )
+    assert (found.reason, found.message) == (reasons.ADAPTER_FAILED, "adapter bot: rank")
+
+
+def test_one_that_is_passed_over_is_no_reason_for_anything() -> None:
+    for more, reason in (({"replicas": 0, "pods": []}, "ScaledToZero"), ({"servers": {}}, "AdaptersLoading")):
+        found = condition(summarize(deployment(), facts(resolved=[PASSED], **more)).conditions, "AdaptersReady")
+        assert found.reason == reason
+    ready = summarize(deployment(), facts(resolved=[PASSED])).conditions
+    assert (condition(ready, "Ready").reason, [each.type for each in ready if each.type == "Stalled"]) == ("Ready", [])
+
+
+def test_it_is_dated_by_what_serves() -> None:
+    told = summarize(
+        deployment({"adapters": [status("d", since="2026-11-20T00:00:00Z")]}), facts(resolved=[HELD], now=NOW)
+    )
+    assert (told.adapters[0].since, told.adapters[0].digest) == ("2026-11-20T00:00:00Z", DIGEST)
