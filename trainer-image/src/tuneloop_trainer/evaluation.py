@@ -130,7 +130,12 @@ def _answer(
         do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=stops or None
     )
     device = model.machine.device
-    out = model.causal.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings)
+    out = model.causal.generate(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        generation_config=settings,
+        synced_gpus=model.root is not None,  # no process ends an answer while another goes on
+    )
     return [encoder.tokenizer.decode(row, skip_special_tokens=True).strip() for row in out[:, longest:].tolist()]
 
 

@@ -118,7 +118,7 @@ class _Run:
     def __init__(
         self, stage_input: TrainInput, paths: Paths, board: Board, stop: threading.Event, peers: Peers = ALONE
     ) -> None:
-        self.recompute = stage_input.recompute
+        self.recompute, self.shard = stage_input.recompute, stage_input.shard
         self.method = Method.model_validate(stage_input.method)
         self.training = Training.model_validate(stage_input.training)
         self.checkpoint = CheckpointSettings.model_validate(stage_input.checkpoint)
@@ -130,7 +130,7 @@ class _Run:
             stage_input.accelerators, peers.local_rank, simulated=stage_input.simulated_accelerators
         )
         peers.join(self.machine.device.type, max(MESSAGE_SECONDS, parse_duration(self.training.step_timeout)))
-        self.capacity = PACK_TOKENS[self.machine.device.type]
+        self.capacity = stage_input.pack_tokens or PACK_TOKENS[self.machine.device.type]
         self.costs = Costs()
 
     def run(self) -> TrainResult:
@@ -142,14 +142,17 @@ class _Run:
         held_out = HeldOut(
             Side.read(self.paths.data, "validation", self.method), self.evaluation, self.training.seed, self.capacity
         )
-        verify(model, side.examples.flat(range(min(2, len(side.examples))))[:2])
+        first = side.examples.flat(range(min(2, len(side.examples))))[:2]
+        model.gathered(lambda: verify(model, first))
         schedule = self._schedule(side)
         self._plan_costs(schedule, held_out, encoder)
         with self._watched(model):
             objective, scored = self._objectives(model, side, schedule, held_out)
             base = self._base(model, encoder, held_out, scored)
         loop = self._loop(model, objective, schedule)
-        loop.held_out_loss = lambda tick: evaluation_loss(scored, held_out, model.isolates, tick)
+        loop.held_out_loss = lambda tick: model.gathered(
+            lambda: evaluation_loss(scored, held_out, model.isolates, tick)
+        )
         state = self._train(loop)
         loop.checkpoints.fence.check()
         self._save(model)
@@ -163,7 +166,8 @@ class _Run:
 
     def _load(self) -> tuple[TunedModel, Encoder]:
         encoder = load_encoder(self.paths.model)
-        model = load_model(self.paths.model, self.machine, self.method, self.training.seed, self._labels())
+        among = self.peers if self.shard and self.peers.many else None
+        model = load_model(self.paths.model, self.machine, self.method, self.training.seed, self._labels(), among)
         if self.recompute:
             log.info("%d layers are computed again in backward, to save memory", recompute.enable(model.causal))
         return model, encoder
@@ -234,6 +238,11 @@ class _Run:
         self, model: TunedModel, encoder: Encoder, held_out: HeldOut, scored: Objective, tick: Tick
     ) -> Evaluated:
         """Scores on the held-out rows and on evaluation.tasks, of the model as it is now."""
+        return model.gathered(lambda: self._evaluated(model, encoder, held_out, scored, tick))
+
+    def _evaluated(
+        self, model: TunedModel, encoder: Encoder, held_out: HeldOut, scored: Objective, tick: Tick
+    ) -> Evaluated:
         held = self.costs.held_share
         found = evaluate(model, encoder, held_out, scored, lambda share: tick(share * held))
         meter = Meter(round(self.costs.asked), lambda share: tick(held + share * (1 - held)))
@@ -295,7 +304,7 @@ class _Run:
         whole = self.method.publishes_model
         if not self.peers.leads:
             if whole:
-                model.finish(self.paths.model)
+                model.save_whole(self.paths.model, None)
             return
         target = self.folder / ("model" if whole else "adapter")
         remove_asides(self.folder)

@@ -195,7 +195,7 @@ def _wrapped(model: TunedModel, encoder: Encoder, meter: Meter) -> Any:
 
 
 def _batch_size(model: TunedModel, vocabulary: int) -> str | int:
-    """On a device lm-eval finds it by trying; there is no such trial on CPU."""
-    if model.machine.device.type != "cpu":
+    """On a device lm-eval finds it by trying; not on CPU, nor where all processes must compute the same passes."""
+    if model.machine.device.type != "cpu" and model.root is None:
         return "auto"
     return max(1, min(MOST_AT_ONCE, LOGITS_BYTES // (4 * TYPICAL_TOKENS * vocabulary)))
