@@ -238,15 +238,10 @@ class _Run:
         self, model: TunedModel, encoder: Encoder, held_out: HeldOut, scored: Objective, tick: Tick
     ) -> Evaluated:
         """Scores on the held-out rows and on evaluation.tasks, of the model as it is now."""
-        return model.gathered(lambda: self._evaluated(model, encoder, held_out, scored, tick))
-
-    def _evaluated(
-        self, model: TunedModel, encoder: Encoder, held_out: HeldOut, scored: Objective, tick: Tick
-    ) -> Evaluated:
         held = self.costs.held_share
-        found = evaluate(model, encoder, held_out, scored, lambda share: tick(share * held))
+        found = model.gathered(lambda: evaluate(model, encoder, held_out, scored, lambda share: tick(share * held)))
         meter = Meter(round(self.costs.asked), lambda share: tick(held + share * (1 - held)))
-        tasks = score(model, encoder, self.evaluation.tasks, self.paths, meter)
+        tasks = model.gathered(lambda: score(model, encoder, self.evaluation.tasks, self.paths, meter))
         return found.model_copy(update={"scores": found.scores.model_copy(update={"tasks": tasks})})
 
     def _train(self, loop: Loop) -> TrainingState:
