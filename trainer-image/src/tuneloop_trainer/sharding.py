@@ -144,23 +144,36 @@ def merge(module: Any, root: Root) -> Any:
     """The transformers model with PEFT's adapter in its split weights, a layer at a time, by PEFT's own merge."""
     for part in (*layers_of(root.causal), root):
         part.unshard()  # type: ignore[operator]
-        bases = [(each, each.get_base_layer()) for each in part.modules() if isinstance(each, BaseTunerLayer)]
-        whole = [(each, base) for each, base in bases if not isinstance(base.weight, DTensor)]  # in this part itself
-        merged = [_merged(each, base) for each, base in whole]
+        every = [_Adapted(each) for each in part.modules() if isinstance(each, BaseTunerLayer)]
+        own = [each for each in every if not isinstance(each.weight, DTensor)]  # not of a layer within this part
+        merged = [each.merged() for each in own]
         part.reshard()  # type: ignore[operator]
-        for (_, base), weight in zip(whole, merged, strict=True):
-            local(base.weight).copy_(weight[rows(len(weight), root.peers)])
+        for each, weight in zip(own, merged, strict=True):
+            local(each.weight).copy_(weight[rows(len(weight), root.peers)])
     return module.unload()
 
 
-def _merged(adapted: Any, base: Any) -> torch.Tensor:
-    """PEFT merges into a copy: what FSDP gathered lies in memory that is FSDP's."""
-    gathered = base.weight
-    base.weight = torch.nn.Parameter(gathered.detach().clone(), requires_grad=False)
-    adapted.merge()
-    merged: torch.Tensor = base.weight.detach()
-    base.weight = gathered
-    return merged
+class _Adapted:
+    """A layer of PEFT's and the weight that it adapts; of routed experts, which are one tensor, by its name."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer, self._base = layer, layer.get_base_layer()
+        self._name = getattr(layer, "parameter_name", "weight")
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """As it is now: a process's rows, or gathered."""
+        found: torch.Tensor = getattr(self._base, self._name)
+        return found
+
+    def merged(self) -> torch.Tensor:
+        """With the adapter, in a copy: what FSDP gathered lies in memory that is FSDP's."""
+        gathered = self.weight
+        setattr(self._base, self._name, torch.nn.Parameter(gathered.detach().clone(), requires_grad=False))
+        self._layer.merge()
+        found = self.weight.detach()
+        setattr(self._base, self._name, gathered)
+        return found
 
 
 @torch.no_grad()
