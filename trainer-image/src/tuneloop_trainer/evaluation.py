@@ -85,9 +85,9 @@ def evaluate(model: TunedModel, encoder: Encoder, held_out: HeldOut, objective: 
     return Evaluated(scores=scores.model_copy(update=compared), answers=answers)
 
 
-def evaluation_loss(objective: Objective, held_out: HeldOut, packing: bool, tick: Tick) -> float:
+def evaluation_loss(model: TunedModel, objective: Objective, held_out: HeldOut, tick: Tick) -> float:
     """The objective's loss over the chosen rows alone."""
-    loss = objective.scores(held_out.packs(packing), tick).eval_loss
+    loss = model.gathered(lambda: objective.scores(held_out.packs(model.isolates), tick)).eval_loss
     return math.inf if loss is None else loss
 
 

@@ -39,13 +39,14 @@ from tuneloop_trainer.objectives import Objective, Tick
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.peers import ALONE, Peers, is_lost, peer_lost
 from tuneloop_trainer.progress import Board, ProgressServer, thinned
-from tuneloop_trainer.shortage import out_of_memory
+from tuneloop_trainer.shortage import fitted, leave_smaller, out_of_memory
 from tuneloop_trainer.stage import end_at_once, read_record
 from tuneloop_trainer.watchdog import Watchdog
 
 log = logging.getLogger("tuneloop")
 
 MESSAGE_SECONDS = 600.0  # at least so long one rank may wait for another: one loads its model faster than the next
+SPLIT_SECONDS = 7200.0  # there the leader alone reads and writes a large model; who is lost, the alarm sees
 QUIET_SECONDS = 600.0  # outside steps lm-eval may import and read tasks for so long before it asks the model
 FOLLOWERS_PATIENCE = 1.2
 """All ranks stand still when one does: the leader says so first, and the others only lost it."""
@@ -58,6 +59,7 @@ def run(stage_input: TrainInput, paths: Paths) -> TrainResult:
     """
     peers = Peers.from_environment()
     (paths.work / "train").mkdir(parents=True, exist_ok=True)
+    stage_input = fitted(stage_input, paths.work / "train")
     board = Board(metrics_file=paths.work / "train/metrics.jsonl" if peers.leads else None)
     server = ProgressServer(board) if peers.leads else None
     try:
@@ -67,7 +69,8 @@ def run(stage_input: TrainInput, paths: Paths) -> TrainResult:
             return result
     except (torch.OutOfMemoryError, MemoryError) as error:
         method, training = Method.model_validate(stage_input.method), Training.model_validate(stage_input.training)
-        raise out_of_memory(method, training, stage_input.accelerators, error) from error
+        left = leave_smaller(stage_input, paths.work / "train")
+        raise out_of_memory(method, training, stage_input.accelerators, error, left) from error
     except RuntimeError as error:
         if not peers.many or not is_lost(error):
             raise
@@ -129,8 +132,9 @@ class _Run:
         self.machine = prepare_machine(
             stage_input.accelerators, peers.local_rank, simulated=stage_input.simulated_accelerators
         )
-        peers.join(self.machine.device.type, max(MESSAGE_SECONDS, parse_duration(self.training.step_timeout)))
-        self.capacity = stage_input.pack_tokens or PACK_TOKENS[self.machine.device.type]
+        seconds = SPLIT_SECONDS if self.shard else MESSAGE_SECONDS
+        peers.join(self.machine.device.type, max(seconds, parse_duration(self.training.step_timeout)))
+        self.capacity = int(peers.tell(stage_input.pack_tokens or PACK_TOKENS[self.machine.device.type]))
         self.costs = Costs()
 
     def run(self) -> TrainResult:
@@ -150,9 +154,7 @@ class _Run:
             objective, scored = self._objectives(model, side, schedule, held_out)
             base = self._base(model, encoder, held_out, scored)
         loop = self._loop(model, objective, schedule)
-        loop.held_out_loss = lambda tick: model.gathered(
-            lambda: evaluation_loss(scored, held_out, model.isolates, tick)
-        )
+        loop.held_out_loss = lambda tick: evaluation_loss(model, scored, held_out, tick)
         state = self._train(loop)
         loop.checkpoints.fence.check()
         self._save(model)
