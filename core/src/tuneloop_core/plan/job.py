@@ -180,7 +180,7 @@ def _more_devices(spec: FineTuneJobSpec) -> list[tuple[str, FineTuneJobSpec]]:
 
 
 def _splits(spec: FineTuneJobSpec) -> bool:
-    """Whether weights may be split: not bitsandbytes' packed ones, nor over slices, which NCCL does not join."""
+    """Whether weights may be split: not those in 4 bits (docs/adr/0039), nor over slices, which NCCL does not join."""
     asked = spec.resources
     return asked.accelerators > 0 and spec.method.adapter != "QLoRA" and not is_slice(asked.accelerator_resource)
 
