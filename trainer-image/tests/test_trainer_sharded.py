@@ -13,9 +13,12 @@ import torch
 from rows import thumbs
 from safetensors.torch import load_file
 from several import Pods, assert_same_training, losses, set_aside
+from tuneloop_core.api.finetunejob import Method, Training
 from tuneloop_core.stages import Stage
 
 from tuneloop_trainer import train
+from tuneloop_trainer.batches import Schedule
+from tuneloop_trainer.learning import Side
 
 TWO = {"nodes": 1, "accelerators": 2, "simulatedAccelerators": True, "shard": True, "packTokens": 128}
 EVERY_STEP = {"interval": "1ms", "keep": 2}
@@ -79,6 +82,7 @@ def test_all_weights_whose_checkpoint_goes_on_in_one_process(
     settings = {"packing": False, "earlyStopping": {"interval": 2, "patience": 9}, "epochs": 1}
     method = {"objective": "KTO", "adapter": "None"}
     pod, stage_input = prepared(bare_pod, tiny, method, thumbs(), learningRate="3e-3", **settings)
+    assert any(count % 2 for count in rows_of_steps(pod, stage_input)), "some process has no row of its own"
     alone = pod.succeed(Stage.TRAIN, stage_input)
     before = set_aside(pod, "alone")
     together = split(pod, stage_input | {"checkpoint": EVERY_STEP, "recompute": True}, started)
@@ -106,6 +110,14 @@ def prepared(
     stage_input = {**pod.train_input(tokensPerStep=256, **training), "method": method}
     pod.succeed(Stage.CHECK, {**pod.check_input(stage_input["training"]), "method": method})
     return pod, stage_input
+
+
+def rows_of_steps(pod: pods.Pod, stage_input: dict[str, Any]) -> list[int]:
+    method = Method.model_validate(stage_input["method"])
+    training = Training.model_validate(stage_input["training"])
+    lengths = Side.read(pod.paths.data, "train", method).examples.lengths
+    schedule = Schedule(lengths, training.tokens_per_step, training.epochs, training.max_steps, training.seed)
+    return [len(schedule.documents(step)) for step in range(schedule.total_steps)]
 
 
 def split(pod: pods.Pod, stage_input: dict[str, Any], started: list[Pods]) -> dict[str, Any]:
