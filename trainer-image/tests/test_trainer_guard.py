@@ -1,20 +1,21 @@
 """What stops training that goes wrong: numbers that are none, divergence, a hang."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pods
 import pytest
 import torch
 from tuneloop_core.api.finetunejob import Method, Training
-from tuneloop_core.stages import Reason, Stage
+from tuneloop_core.stages import Reason, Stage, TrainInput
 
 from tuneloop_trainer import early, spikes, train
 from tuneloop_trainer.costs import Costs
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.loop import Loop
 from tuneloop_trainer.model import TunedModel
-from tuneloop_trainer.shortage import out_of_memory
+from tuneloop_trainer.shortage import fitted, leave_smaller, out_of_memory
 from tuneloop_trainer.watchdog import Watchdog
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -89,6 +90,23 @@ def test_what_to_lower_when_memory_ran_out(method: dict[str, Any], accelerators:
     assert "Lower training.maxSequenceLength (now 2048)" in told.message
     assert words in told.message
     assert "MemoryError" in out_of_memory(Method(), Training(), 0, MemoryError()).message
+
+
+@pytest.mark.parametrize(
+    ("shard", "tries", "taken"),
+    [(True, 0, 2048), (True, 1, 1024), (True, 2, 512), (True, 3, 256), (True, 4, 256), (False, 2, 2048)],
+)
+def test_a_split_model_that_ran_out_of_memory_is_tried_in_smaller_packs(
+    tmp_path: Path, shard: bool, tries: int, taken: int
+) -> None:
+    parts = {"method": {}, "training": {}, "checkpoint": {}, "evaluation": {}}
+    planned = TrainInput(owner="FineTuneJob test/job", shard=shard, pack_tokens=2048, **parts)
+    for _ in range(tries):
+        now = fitted(planned, tmp_path)
+        left = leave_smaller(now, tmp_path), leave_smaller(now, tmp_path)  # two processes, at once
+        assert left[0] == left[1]
+        assert (f"packs of {now.pack_tokens // 2} tokens" in left[0]) is (shard and now.pack_tokens > 256)
+    assert fitted(planned, tmp_path).pack_tokens == taken
 
 
 def test_the_watchdog_counts_from_the_last_sign_of_life() -> None:

@@ -1,6 +1,5 @@
 """A job of several processes: the same training as one process's, and one process's end is every one's."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 from rows import classes, preferences, thumbs
 from safetensors.torch import load_file
-from several import Pods
+from several import Pods, assert_same_training, losses, set_aside
 from tuneloop_core.stages import Stage
 
 from tuneloop_trainer import train
@@ -20,25 +19,6 @@ from tuneloop_trainer.batches import pack, spread
 from tuneloop_trainer.files import is_whole
 
 EVERY_STEP = {"interval": "1ms", "keep": 2}
-
-
-def losses(home: pods.Pod) -> list[tuple[int, float]]:
-    lines = map(json.loads, (home.paths.work / "train/metrics.jsonl").read_text().splitlines())
-    return [(line["step"], line["loss"]) for line in lines]
-
-
-def set_aside(home: pods.Pod, name: str) -> Path:
-    return (home.paths.work / "train").rename(home.root / name)
-
-
-def assert_same_training(home: pods.Pod, alone: dict[str, Any], together: dict[str, Any], before: Path) -> None:
-    lines = map(json.loads, (before / "metrics.jsonl").read_text().splitlines())
-    expected = [(line["step"], line["loss"]) for line in lines]
-    assert [step for step, _ in losses(home)] == [step for step, _ in expected]
-    np.testing.assert_allclose([loss for _, loss in losses(home)], [loss for _, loss in expected], rtol=2e-4)
-    for key in ("base", "tuned"):
-        assert together[key]["evalLoss"] == pytest.approx(alone[key]["evalLoss"], rel=1e-3)
-    assert (together["steps"], together["tokens"]) == (alone["steps"], alone["tokens"])
 
 
 @pytest.fixture

@@ -141,6 +141,8 @@ class TrainInput(StageInput):
     accelerators: int = 0
     simulated_accelerators: bool = False  # they are only numbers in the nodes' status: without a device, train on CPU
     recompute: bool = False  # as planned: activations are computed again in backward, to save memory
+    shard: bool = False  # as planned: the model's weights are split over all processes
+    pack_tokens: int = 0  # as planned, of a pack at most; 0 is the trainer's own size, which it halves when memory ends
     deadline_seconds: float = 0  # the pod ends itself after this time, with its checkpoint saved; 0 is never
     nodes: int = 1  # pods that train together, each with so many accelerators
     rendezvous: str = ""  # HOST:PORT of the first pod, where all meet

@@ -139,17 +139,25 @@ def test_the_limits_that_the_train_pod_gets(spec: Obj, limit: int, cores: float)
     assert train_cores(job(**spec).spec) == cores
 
 
-@pytest.mark.parametrize("recompute", [True, False])
-def test_the_trainer_is_told_to_recompute_as_planned(recompute: bool) -> None:
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"recompute": True}, {"recompute": True, "shard": False, "packTokens": 0}),  # it halves packs by itself
+        ({"recompute": False}, {"recompute": False}),
+        ({"shards": 8, "pack_tokens": 2048}, {"shard": True, "packTokens": 2048}),  # there it does not
+    ],
+)
+def test_the_trainer_is_told_what_was_planned(fields: Obj, told: Obj) -> None:
     status = planned(**H100).status
     assert status.plan is not None
-    status = status.model_copy(update={"plan": status.plan.model_copy(update={"recompute": recompute})})
+    status = status.model_copy(update={"plan": status.plan.model_copy(update=fields)})
     fetched = FetchResult.model_validate(FETCHED)
     settings = Settings(images=ImageSettings(trainer="t", server="s"))
     built = build_stage(Stage.TRAIN, job(status, **H100), fetched, settings, "1")
     environment = built["spec"]["template"]["spec"]["containers"][0]["env"]
     inputs = next(item["value"] for item in environment if item["name"] == "TUNELOOP_STAGE_INPUT")
-    assert json.loads(inputs)["recompute"] is recompute
+    found = json.loads(inputs)
+    assert {key: found[key] for key in told} == told
 
 
 # ---- nodes -----------------------------------------------------------------------------------------------------------

@@ -20,15 +20,13 @@ log = logging.getLogger("tuneloop")
 
 
 def attach(causal: Any, method: Method, machine: Machine) -> Any:
-    """The model as it is trained: a PeftModel around it, or the model itself when all its weights are."""
+    """The model as it is trained, where it is: a PeftModel around it, or itself when all its weights are trained."""
     if method.adapter == "None":
-        return causal.requires_grad_(True).to(machine.device)
+        return causal.requires_grad_(True)
     peft = _with_adapter(causal, method)
     for parameter in peft.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(machine.dtype)
-    if method.adapter != "QLoRA":  # a base in 4 bits was loaded onto its device
-        peft = peft.to(machine.device)
     layers = sum("lora_A" in name for name, _ in peft.named_parameters())
     log.info("%d %s layers, %d of them fused", layers, method.adapter, fuse(peft))
     return peft

@@ -21,6 +21,7 @@ from tuneloop_core.stages import Notice, Wire
 from tuneloop_trainer.early import Look
 from tuneloop_trainer.fence import Fence
 from tuneloop_trainer.files import folder_aside, is_whole, remove_asides, seal, write_atomic
+from tuneloop_trainer.sharding import Part, together
 from tuneloop_trainer.stage import input_digest
 from tuneloop_trainer.tensorfile import StoredTensors, write_tensors
 
@@ -87,11 +88,12 @@ class Checkpoints:
         self.damaged: list[str] = []
         self.loaded = ""
 
-    def save(self, state: TrainingState, tensors: Mapping[str, torch.Tensor]) -> Path:
-        """Write a checkpoint, then remove the oldest beyond ``keep``; returns its folder."""
+    def save(self, state: TrainingState, tensors: Mapping[str, torch.Tensor | Part]) -> Path:
+        """Write a checkpoint, then remove the oldest beyond ``keep``; returns its folder. Every process calls it."""
         started = time.monotonic()
         target = self._folder / _name(state)
         if not self._leads:
+            together(tensors.values())
             self.last_step = state.step
             return target
         with folder_aside(self._folder) as aside:

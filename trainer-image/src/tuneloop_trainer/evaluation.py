@@ -85,9 +85,9 @@ def evaluate(model: TunedModel, encoder: Encoder, held_out: HeldOut, objective: 
     return Evaluated(scores=scores.model_copy(update=compared), answers=answers)
 
 
-def evaluation_loss(objective: Objective, held_out: HeldOut, packing: bool, tick: Tick) -> float:
+def evaluation_loss(model: TunedModel, objective: Objective, held_out: HeldOut, tick: Tick) -> float:
     """The objective's loss over the chosen rows alone."""
-    loss = objective.scores(held_out.packs(packing), tick).eval_loss
+    loss = model.gathered(lambda: objective.scores(held_out.packs(model.isolates), tick)).eval_loss
     return math.inf if loss is None else loss
 
 
@@ -130,7 +130,12 @@ def _answer(
         do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=stops or None
     )
     device = model.machine.device
-    out = model.causal.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings)
+    out = model.causal.generate(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        generation_config=settings,
+        synced_gpus=model.root is not None,  # no process ends an answer while another goes on
+    )
     return [encoder.tokenizer.decode(row, skip_special_tokens=True).strip() for row in out[:, longest:].tolist()]
 
 

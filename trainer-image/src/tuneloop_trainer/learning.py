@@ -88,7 +88,7 @@ class Learning:
             kept: References = np.load(path, allow_pickle=False)
             return kept
         with model.as_base():
-            found = reference(model, documents, len(side.examples), numbers, tick)
+            found = model.gathered(lambda: reference(model, documents, len(side.examples), numbers, tick))
         stream = io.BytesIO()
         np.save(stream, found, allow_pickle=False)
         if self.peers.leads:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -120,7 +121,7 @@ class Loop:
 
     def save(self) -> None:
         """Write a checkpoint of the present position."""
-        best = {BEST + name: tensor for name, tensor in self._best.items()}
+        best = {f"{BEST}weight.{name}": self.optimizer.saved(name, tensor) for name, tensor in self._best.items()}
         self.checkpoints.save(self.state, self.optimizer.state() | best)
         self.peers.wait()
         self._last_saved = time.monotonic()
@@ -128,23 +129,16 @@ class Loop:
 
     def _go_on(self, saved: TrainingState, tensors: Mapping[str, torch.Tensor]) -> None:
         self.optimizer.load(tensors, saved.optimizer_steps)
-        self._best = {name: self._kept(name, tensors) for name in self.optimizer.state() if BEST + name in tensors}
-        if saved.microbatch and saved.capacity != self.state.capacity:
+        keys = {name: f"{BEST}weight.{name}" for name in self.optimizer.weights()}
+        kept = {name: key for name, key in keys.items() if key in tensors}
+        told = ((name, self.optimizer.received(name, tensors, key)) for name, key in kept.items())
+        self._best = {name: tensor.to("cpu", copy=True) for name, tensor in told}
+        if saved.microbatch and (self.peers.many or saved.capacity != self.state.capacity):
             self.optimizer.clear()
             saved = saved.model_copy(update={"microbatch": 0, "step_loss": 0.0, "capacity": self.state.capacity})
         self.state = saved
         self._tokens_at_start, self._seconds_at_start = saved.tokens, saved.seconds
         log.info("going on from step %d of %d", saved.step, self.schedule.total_steps)
-
-    def _kept(self, name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """One of the best weights, as the leader has it."""
-        kept = (
-            tensors[BEST + name].clone()
-            if self.peers.leads
-            else torch.empty_like(self.optimizer.state()[name], device="cpu")
-        )
-        self.peers.spread_(kept)
-        return kept
 
     def _is_over(self) -> bool:
         """Whether all steps are done, time is over, or the held-out loss no longer falls."""
@@ -169,8 +163,7 @@ class Loop:
         loss = float(self.peers.tell(round(self.held_out_loss(lambda _share: self._alive()), 6)))
         self.state = self.state.model_copy(update={"looks": [*self.state.looks, (step, loss)]})
         if self.best_step == step:
-            weights = {name: tensor for name, tensor in self.optimizer.state().items() if name.startswith("weight.")}
-            self._best = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
+            self._best = {name: tensor.to("cpu", copy=True) for name, tensor in self.optimizer.weights().items()}
         self.board.update(best_step=self.best_step)
         log.info("step %d: held-out loss %.4f, the lowest at step %s", step, loss, self.best_step)
 
@@ -179,7 +172,7 @@ class Loop:
         found = early.best(self.state.looks)
         if found is None or found[0] == self.state.step:
             return
-        self.optimizer.load(self.optimizer.state() | self._best, self.optimizer.steps)
+        self.optimizer.put(self._best)
         step, loss = found
         words = f"the held-out loss was lowest at step {step} ({loss:.4f}): its weights are kept"
         if self.state.step < self.schedule.total_steps and self.state.seconds < self._limit:
@@ -201,6 +194,8 @@ class Loop:
         try:
             self._step()
         except (torch.OutOfMemoryError, MemoryError):
+            if self.model.root is not None:  # the others are within a pass that none finishes without this one
+                raise
             self._begin_again()
             capacity = self.state.capacity // 2
             if capacity < 256 or self.model.machine.device.type == "cpu":
@@ -242,10 +237,24 @@ class Loop:
             np.arange(len(examples)), lengths, self.state.capacity, self.model.isolates, self.peers.world
         ):
             self._obey_stop()
-            own = [examples[place] for place in packs[self.peers.rank]]
-            found += self._agreed(lambda own=own: self.objective.measure(own) if own else 0.0)  # type: ignore[misc]
+            own, counts = self._share(packs)
+            numbers = [examples[place] for place in own]
+            found += counts * self._agreed(partial(self._measure, numbers))
             self.beat()
         return self.peers.total([found])[0]
+
+    def _measure(self, examples: list[int]) -> float:
+        return self.model.gathered(lambda: self.objective.measure(examples)) if examples else 0.0
+
+    def _share(self, packs: list[list[int]]) -> tuple[list[int], bool]:
+        """This rank's pack of a round, and whether it counts.
+
+        Where weights are split no rank computes without the others: one without a pack takes the smallest for nothing.
+        """
+        own = packs[self.peers.rank]
+        if own or self.model.root is None:
+            return own, True
+        return next(each for each in reversed(packs) if each), False
 
     def _is_due(self) -> bool:
         """Whether it is time for a checkpoint."""
@@ -254,7 +263,8 @@ class Loop:
     def _pack(self, packs: list[list[int]], weight: float, number: int, rounds: int) -> None:
         """One pack a rank, forward and backward."""
         started = time.monotonic()
-        value = self._agreed(lambda: self._own(packs[self.peers.rank], weight))
+        own, counts = self._share(packs)
+        value = counts * self._agreed(lambda: self._own(own, weight, counts))
         self.state = self.state.model_copy(
             update={
                 "microbatch": number + 1,
@@ -271,7 +281,7 @@ class Loop:
         try:
             value = compute()
         except (torch.OutOfMemoryError, MemoryError) as error:
-            if not self.peers.many:
+            if not self.peers.many or self.model.root is not None:
                 raise
             trouble = error
         broken, full, stop = self.peers.most([not math.isfinite(value), trouble is not None, self.stop.is_set()])
@@ -282,14 +292,14 @@ class Loop:
         self._told_to_stop = bool(stop)
         return value
 
-    def _own(self, examples: list[int], weight: float) -> float:
+    def _own(self, examples: list[int], weight: float, counts: bool) -> float:
         """Forward and backward of one pack; its gradient is that of the step's mean, over ``weight``."""
         if not examples:
             return 0.0
-        loss = self.objective.loss(examples)
+        loss = self.model.gathered(lambda: self.objective.loss(examples))
         value = loss.item()
-        if math.isfinite(value):
-            (loss / weight).backward()  # type: ignore[no-untyped-call]
+        if math.isfinite(value) or self.model.root is not None:
+            (loss * int(counts) / weight).backward()  # type: ignore[no-untyped-call]
         return value
 
     def _update(self, weight: float) -> None:

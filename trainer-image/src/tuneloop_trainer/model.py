@@ -5,11 +5,11 @@ model itself before training (``verify``), not looked up in a list of architectu
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -23,12 +23,15 @@ from tuneloop_trainer.attention import Layout
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.loss import Head, summed_loss
 from tuneloop_trainer.machine import Machine
+from tuneloop_trainer.peers import Peers
 from tuneloop_trainer.quantized import count, is_quantized, keep_differentiable, quantized, release_memory
+from tuneloop_trainer.sharding import Root, merge, split
 from tuneloop_trainer.tokens import Document
-from tuneloop_trainer.whole import merged, round_as_published, write_model
+from tuneloop_trainer.whole import merged, round_as_published, write_model, write_split_model
 
 log = logging.getLogger("tuneloop")
 
+T = TypeVar("T")
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
@@ -37,11 +40,11 @@ class TunedModel:
     """A model, what of it is trained, its head, and how attention is computed over packs."""
 
     module: Any  # a PeftModel, or the transformers model itself when all its weights are trained
-    head: Head
     machine: Machine
     isolates: bool = True  # packs of several documents are proven to be isolated
     shares: bool = True  # and may share what they begin with
     labels: Sequence[str] = ()  # of a classifier: the names of its classes
+    root: Root | None = None  # where the weights are split over all processes
     total_parameters: int = field(init=False)  # of the base model
     trainable_parameters: int = field(init=False)
 
@@ -59,6 +62,19 @@ class TunedModel:
     def causal(self) -> Any:
         """The transformers model inside, with the adapter's layers in place."""
         return self.module.get_base_model() if self.has_adapter else self.module
+
+    @property
+    def head(self) -> Head:
+        """The last layer as it is now: where weights are split, only what ``gathered`` runs sees all of it."""
+        causal = self.causal
+        return Head(causal.score.weight, causal.score.bias) if self.labels else Head.of(causal)
+
+    def gathered(self, compute: Callable[[], T]) -> T:
+        """The result of ``compute``, which may use the model: every forward pass is within one.
+
+        Where weights are split, all processes must compute the same passes.
+        """
+        return compute() if self.root is None else cast("T", self.root(compute))
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -121,25 +137,30 @@ class TunedModel:
         self.module.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # publish writes the model card
 
-    def save_whole(self, base: Path, folder: Path) -> None:
-        """Merge the adapter for good and write the whole model; from here on this is the model as written."""
-        self._merge(base)
-        write_model(self.module, base, folder, self._changes())
+    def save_whole(self, base: Path, folder: Path | None) -> None:
+        """Merge the adapter for good and write the whole model; from here on this is the model as written.
 
-    def finish(self, base: Path) -> None:
-        """What ``save_whole`` makes of the model, without a file: for a process that does not write."""
+        Without a folder nothing is written: for a process that does not lead.
+        """
         self._merge(base)
-        round_as_published(self.module, base)
+        if self.root is not None:
+            write_split_model(self.root, self.machine.dtype, base, folder, self._changes())
+        elif folder is not None:
+            write_model(self.module, base, folder, self._changes())
+        else:
+            round_as_published(self.module, base)
 
     def _merge(self, base: Path) -> None:
         """From here on without an adapter; one that was trained over 4 bits goes into the base as it was."""
         if self.has_adapter and is_quantized(self.causal):
             config, weights = take_adapter(self.module)
-            self.module, self.head = None, Head(torch.empty(0))
+            self.module = None
             release_memory()  # the two models never lie in memory together
             self.module = with_weights(_load(base, self.machine, {}).to(self.machine.device), config, weights)
-            self.head = Head.of(self.causal)
-        self.module = merged(self.module)
+        if self.root is None:
+            self.module = merged(self.module)
+        elif self.has_adapter:
+            self.module = merge(self.module, self.root)
 
     def _changes(self) -> dict[str, Any]:
         """Where the configuration differs from the base's: a classifier's head and the names of its classes."""
@@ -188,23 +209,30 @@ def trained_positions(documents: list[Document], shared: int = 0) -> tuple[torch
     return torch.cat(positions), torch.cat(targets)
 
 
-def load_model(folder: Path, machine: Machine, method: Method, seed: int, labels: Sequence[str] = ()) -> TunedModel:
-    """The model in a folder, ready to be tuned; raises ``ModelUnsupported`` in words. ``labels`` make a classifier."""
+def load_model(  # noqa: PLR0913 - what a model is made from
+    folder: Path, machine: Machine, method: Method, seed: int, labels: Sequence[str] = (), among: Peers | None = None
+) -> TunedModel:
+    """The model in a folder, ready to be tuned; raises ``ModelUnsupported`` in words. ``labels`` make a classifier.
+
+    ``among`` splits its weights over these processes, of which only the leader then reads the files.
+    """
     attention.register()
     torch.manual_seed(seed)  # a classifier's head is new
     options = quantized(machine) if method.adapter == "QLoRA" else {}
-    causal = _load(folder, machine, options | ({"num_labels": len(labels)} if labels else {}))
+    options |= {"num_labels": len(labels)} if labels else {}
+    causal = _load(folder, machine, options, empty=among is not None and not among.leads)
     keep_differentiable(causal)
     torch.manual_seed(seed)
     module = attach(causal, method, machine)
-    return TunedModel(module, _head(causal, labels), machine, labels=labels)
+    if among is not None:
+        return TunedModel(module, machine, labels=labels, root=split(module, causal, machine, among))
+    if method.adapter != "QLoRA":  # a base in 4 bits was loaded onto its device
+        module = module.to(machine.device)
+    return TunedModel(module, machine, labels=labels)
 
 
-def _head(causal: Any, labels: Sequence[str]) -> Head:
-    return Head(causal.score.weight, causal.score.bias) if labels else Head.of(causal)
-
-
-def _load(folder: Path, machine: Machine, more: dict[str, Any]) -> Any:
+def _load(folder: Path, machine: Machine, more: dict[str, Any], *, empty: bool = False) -> Any:
+    """The transformers model; ``empty`` on the meta device, from its configuration alone."""
     from transformers import (  # noqa: PLC0415 - slow to import
         AutoConfig,
         AutoModelForCausalLM,
@@ -214,20 +242,28 @@ def _load(folder: Path, machine: Machine, more: dict[str, Any]) -> Any:
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     kind = AutoModelForSequenceClassification if "num_labels" in more else AutoModelForCausalLM
     try:
-        config = AutoConfig.from_pretrained(folder, **options)
+        config = AutoConfig.from_pretrained(folder, **options, **(more if empty else {}))
         if kind is AutoModelForSequenceClassification:
             _require_decoder(config)
         implementation = "eager" if getattr(config, "attn_logit_softcapping", None) else attention.NAME
-        return kind.from_pretrained(
-            folder,
-            dtype=machine.dtype,
-            use_safetensors=True,
-            attn_implementation=implementation,
-            **options,
-            **more,
-        )
+        chosen = {"dtype": machine.dtype, "attn_implementation": implementation}
+        if empty:
+            return _empty(kind, config, folder, chosen)
+        return kind.from_pretrained(folder, use_safetensors=True, **chosen, **options, **more)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise StageError(Reason.MODEL_UNSUPPORTED, f"the model cannot be loaded: {error}") from error
+
+
+def _empty(kind: Any, config: Any, folder: Path, chosen: dict[str, Any]) -> Any:
+    """As ``from_pretrained`` would make it, without a weight."""
+    from transformers import GenerationConfig  # noqa: PLC0415 - slow to import
+
+    with torch.device("meta"):
+        causal = kind.from_config(config, trust_remote_code=False, **chosen)
+    if causal.can_generate():
+        with suppress(OSError):  # without the file it is made from the configuration
+            causal.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return causal.eval()
 
 
 def _require_decoder(config: Any) -> None:

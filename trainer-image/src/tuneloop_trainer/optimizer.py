@@ -9,8 +9,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from tuneloop_trainer.peers import ALONE, Peers
+from tuneloop_trainer.sharding import Part, local, rows
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -21,12 +23,16 @@ WARMUP_SHARE = 0.03
 class MasterAdam:
     """Optimises named parameters; call ``step`` after the microbatches of a step went backward.
 
-    With ``peers`` each rank sums the gradients of its own packs, and ``gather`` makes them the step's.
+    With ``peers`` each rank sums the gradients of its own packs, and ``gather`` makes them the step's. Where the
+    parameters are split (sharding.py) FSDP has done that, and all that is kept here is of this rank's rows only.
     """
 
     def __init__(self, parameters: dict[str, torch.nn.Parameter], peers: Peers = ALONE) -> None:
-        self._parameters, self._peers = parameters, peers
-        self._masters = {name: p.detach().float() for name, p in parameters.items()}  # float32: the same memory
+        self._peers = peers
+        self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        self._split = any(isinstance(parameter, DTensor) for parameter in parameters.values())
+        self._held = {name: local(parameter) for name, parameter in parameters.items()}
+        self._masters = {name: held.float() for name, held in self._held.items()}  # float32: the same memory
         self._flat, self._sums = _views(self._masters)
         self._first = {name: torch.zeros_like(master) for name, master in self._masters.items()}
         self._second = {name: torch.zeros_like(master) for name, master in self._masters.items()}
@@ -36,49 +42,87 @@ class MasterAdam:
 
     def gather(self) -> None:
         """Add up what all ranks have summed: one message of all gradients, in float32, a step."""
-        self._peers.sum_(self._flat)
+        if not self._split:
+            self._peers.sum_(self._flat)
 
     def align(self) -> None:
-        """Begin with the leader's weights, whatever each rank was dealt."""
-        for name, parameter in self._parameters.items():
-            self._peers.spread_(self._masters[name])
-            parameter.data.copy_(self._masters[name])
+        """Begin with the leader's weights, whatever each rank was dealt; parts of split ones are of the leader's."""
+        for name, held in self._held.items():
+            if not self._split:
+                self._peers.spread_(self._masters[name])
+            held.copy_(self._masters[name])
 
     def step(self, learning_rate: float) -> float:
         """One update; returns the gradient's norm before clipping (not finite if a gradient is not)."""
-        norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(s) for s in self._sums.values()])))
+        norm = self._norm()
         if not math.isfinite(norm):
             return norm
         self.steps += 1
         scale = min(1.0, MAX_NORM / (norm + 1e-6))
-        for name, parameter in self._parameters.items():
-            self._update(name, parameter, scale, learning_rate)
+        for name in self._held:
+            self._update(name, scale, learning_rate)
         self.clear()
         return norm
+
+    def _norm(self) -> float:
+        """Of all gradients, whoever holds them."""
+        norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(s) for s in self._sums.values()])))
+        return math.sqrt(self._peers.total([norm**2])[0]) if self._split else norm
 
     def clear(self) -> None:
         """Forget the gradients of an unfinished step."""
         self._flat.zero_()
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """All tensors that resuming needs, by ``<kind>.<parameter>``; gradients only within a step: else they are 0."""
-        within = bool(self._flat.any())
+    def state(self) -> dict[str, torch.Tensor | Part]:
+        """All tensors that resuming needs, by ``<kind>.<parameter>``; gradients only within a step: else they are 0.
+
+        Split ones are parts, which all ranks must gather together (``write_tensors``, ``together``).
+        """
+        within = not self._split and bool(self._flat.any())
         return {
-            f"{kind}.{name}": tensor.contiguous()
+            f"{kind}.{name}": self.saved(name, tensor)
             for kind, name, tensor in self._tensors()
             if kind != "gradient" or within
         }
+
+    def saved(self, name: str, tensor: torch.Tensor) -> torch.Tensor | Part:
+        """A tensor of this parameter's, or this rank's rows of it, as checkpoints take it."""
+        if not self._split:
+            return tensor.contiguous()
+        return Part(tensor, self._shapes[name], self._peers, self._flat.device)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What is trained as it is now, in float32, by parameter; of split parameters this rank's rows."""
+        return dict(self._masters)
 
     @torch.no_grad()
     def load(self, state: Mapping[str, torch.Tensor], steps: int) -> None:
         """Restore what ``state`` gave on the leader, who tells the others; raises ``KeyError`` if one is missing."""
         for kind, name, tensor in self._tensors():
-            if self._peers.leads:
-                _restore(tensor, state, kind, name)
-            self._peers.spread_(tensor)
+            if kind == "gradient" and f"{kind}.{name}" not in state:
+                tensor.zero_()
+            else:
+                tensor.copy_(self.received(name, state, f"{kind}.{name}"))
         self.steps = steps
-        for name, parameter in self._parameters.items():
-            parameter.copy_(self._masters[name])
+        self.put(self._masters)
+
+    def received(self, name: str, state: Mapping[str, torch.Tensor], key: str) -> torch.Tensor:
+        """The leader's tensor ``key`` of this parameter's, told to all: on the device, this rank's rows.
+
+        The others' ``state`` has the same keys and no tensors.
+        """
+        whole = torch.empty(self._shapes[name], device=self._flat.device)
+        if self._peers.leads:
+            whole.copy_(state[key])
+        self._peers.spread_(whole)
+        return whole[rows(len(whole), self._peers)] if self._split else whole
+
+    @torch.no_grad()
+    def put(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Go on with these, as ``weights`` gave them."""
+        for name, held in self._held.items():
+            self._masters[name].copy_(weights[name])
+            held.copy_(self._masters[name])
 
     def _tensors(self) -> Iterator[tuple[str, str, torch.Tensor]]:
         kinds = {"weight": self._masters, "gradient": self._sums, "first": self._first, "second": self._second}
@@ -89,13 +133,13 @@ class MasterAdam:
     def _collector(self, name: str) -> Callable[[torch.Tensor], None]:
         def collect(parameter: torch.Tensor) -> None:
             if parameter.grad is not None:
-                self._sums[name] += parameter.grad
+                self._sums[name] += local(parameter.grad)
                 parameter.grad = None
 
         return collect
 
     @torch.no_grad()
-    def _update(self, name: str, parameter: torch.nn.Parameter, scale: float, learning_rate: float) -> None:
+    def _update(self, name: str, scale: float, learning_rate: float) -> None:
         """Adam (arXiv:1412.6980) with bias correction; no weight decay, as is usual in fine-tuning."""
         gradient = self._sums[name] * scale
         first, second = self._first[name], self._second[name]
@@ -104,16 +148,7 @@ class MasterAdam:
         size = learning_rate / (1 - BETAS[0] ** self.steps)
         denominator = second.sqrt().div_(math.sqrt(1 - BETAS[1] ** self.steps)).add_(EPSILON)
         self._masters[name].addcdiv_(first, denominator, value=-size)
-        parameter.copy_(self._masters[name])
-
-
-def _restore(tensor: torch.Tensor, state: Mapping[str, torch.Tensor], kind: str, name: str) -> None:
-    """A tensor as ``state`` holds it; gradients that it leaves out are 0."""
-    key = f"{kind}.{name}"
-    if kind == "gradient" and key not in state:
-        tensor.zero_()
-    else:
-        tensor.copy_(state[key])
+        self._held[name].copy_(self._masters[name])
 
 
 def _views(tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -11,19 +11,24 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from tuneloop_trainer.sharding import Part
+
 PIECE_BYTES = 64 * 2**20
 """In host memory at a time."""
 FORMATS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 ALIGNMENT = 8  # of the first tensor's bytes
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write contiguous tensors of any device; raises ``KeyError`` for a number format that nothing here trains in."""
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor | Part]) -> None:
+    """Write contiguous tensors of any device; raises ``KeyError`` for a number format that nothing here trains in.
+
+    Those that are split over processes are gathered one at a time: the others call ``together`` meanwhile.
+    """
     header = _header(tensors)
     with path.open("wb") as stream:
         stream.write(len(header).to_bytes(8, "little") + header)
         for tensor in tensors.values():
-            for piece in _pieces(tensor):
+            for piece in _pieces(_whole(tensor)):
                 stream.write(piece.cpu().numpy().data)
 
 
@@ -54,7 +59,7 @@ class StoredTensors(Mapping[str, torch.Tensor]):
         return len(self._names)
 
 
-def _header(tensors: Mapping[str, torch.Tensor]) -> bytes:
+def _header(tensors: Mapping[str, torch.Tensor | Part]) -> bytes:
     """Where each tensor's bytes lie behind it, as JSON, with spaces up to the alignment."""
     entries, end = {}, 0
     for name, tensor in tensors.items():
@@ -62,6 +67,12 @@ def _header(tensors: Mapping[str, torch.Tensor]) -> bytes:
         entries[name] = {"dtype": FORMATS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(entries).encode()
     return text + b" " * (-len(text) % ALIGNMENT)
+
+
+def _whole(tensor: torch.Tensor | Part) -> torch.Tensor:
+    found = tensor.whole() if isinstance(tensor, Part) else tensor
+    assert found is not None, "only the leader writes"
+    return found
 
 
 def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

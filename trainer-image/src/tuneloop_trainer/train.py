@@ -39,13 +39,14 @@ from tuneloop_trainer.objectives import Objective, Tick
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.peers import ALONE, Peers, is_lost, peer_lost
 from tuneloop_trainer.progress import Board, ProgressServer, thinned
-from tuneloop_trainer.shortage import out_of_memory
+from tuneloop_trainer.shortage import fitted, leave_smaller, out_of_memory
 from tuneloop_trainer.stage import end_at_once, read_record
 from tuneloop_trainer.watchdog import Watchdog
 
 log = logging.getLogger("tuneloop")
 
 MESSAGE_SECONDS = 600.0  # at least so long one rank may wait for another: one loads its model faster than the next
+SPLIT_SECONDS = 7200.0  # there the leader alone reads and writes a large model; who is lost, the alarm sees
 QUIET_SECONDS = 600.0  # outside steps lm-eval may import and read tasks for so long before it asks the model
 FOLLOWERS_PATIENCE = 1.2
 """All ranks stand still when one does: the leader says so first, and the others only lost it."""
@@ -58,6 +59,7 @@ def run(stage_input: TrainInput, paths: Paths) -> TrainResult:
     """
     peers = Peers.from_environment()
     (paths.work / "train").mkdir(parents=True, exist_ok=True)
+    stage_input = fitted(stage_input, paths.work / "train")
     board = Board(metrics_file=paths.work / "train/metrics.jsonl" if peers.leads else None)
     server = ProgressServer(board) if peers.leads else None
     try:
@@ -67,7 +69,8 @@ def run(stage_input: TrainInput, paths: Paths) -> TrainResult:
             return result
     except (torch.OutOfMemoryError, MemoryError) as error:
         method, training = Method.model_validate(stage_input.method), Training.model_validate(stage_input.training)
-        raise out_of_memory(method, training, stage_input.accelerators, error) from error
+        left = leave_smaller(stage_input, paths.work / "train")
+        raise out_of_memory(method, training, stage_input.accelerators, error, left) from error
     except RuntimeError as error:
         if not peers.many or not is_lost(error):
             raise
@@ -118,7 +121,7 @@ class _Run:
     def __init__(
         self, stage_input: TrainInput, paths: Paths, board: Board, stop: threading.Event, peers: Peers = ALONE
     ) -> None:
-        self.recompute = stage_input.recompute
+        self.recompute, self.shard = stage_input.recompute, stage_input.shard
         self.method = Method.model_validate(stage_input.method)
         self.training = Training.model_validate(stage_input.training)
         self.checkpoint = CheckpointSettings.model_validate(stage_input.checkpoint)
@@ -129,8 +132,9 @@ class _Run:
         self.machine = prepare_machine(
             stage_input.accelerators, peers.local_rank, simulated=stage_input.simulated_accelerators
         )
-        peers.join(self.machine.device.type, max(MESSAGE_SECONDS, parse_duration(self.training.step_timeout)))
-        self.capacity = PACK_TOKENS[self.machine.device.type]
+        seconds = SPLIT_SECONDS if self.shard else MESSAGE_SECONDS
+        peers.join(self.machine.device.type, max(seconds, parse_duration(self.training.step_timeout)))
+        self.capacity = int(peers.tell(stage_input.pack_tokens or PACK_TOKENS[self.machine.device.type]))
         self.costs = Costs()
 
     def run(self) -> TrainResult:
@@ -142,14 +146,15 @@ class _Run:
         held_out = HeldOut(
             Side.read(self.paths.data, "validation", self.method), self.evaluation, self.training.seed, self.capacity
         )
-        verify(model, side.examples.flat(range(min(2, len(side.examples))))[:2])
+        first = side.examples.flat(range(min(2, len(side.examples))))[:2]
+        model.gathered(lambda: verify(model, first))
         schedule = self._schedule(side)
         self._plan_costs(schedule, held_out, encoder)
         with self._watched(model):
             objective, scored = self._objectives(model, side, schedule, held_out)
             base = self._base(model, encoder, held_out, scored)
         loop = self._loop(model, objective, schedule)
-        loop.held_out_loss = lambda tick: evaluation_loss(scored, held_out, model.isolates, tick)
+        loop.held_out_loss = lambda tick: evaluation_loss(model, scored, held_out, tick)
         state = self._train(loop)
         loop.checkpoints.fence.check()
         self._save(model)
@@ -163,7 +168,8 @@ class _Run:
 
     def _load(self) -> tuple[TunedModel, Encoder]:
         encoder = load_encoder(self.paths.model)
-        model = load_model(self.paths.model, self.machine, self.method, self.training.seed, self._labels())
+        among = self.peers if self.shard and self.peers.many else None
+        model = load_model(self.paths.model, self.machine, self.method, self.training.seed, self._labels(), among)
         if self.recompute:
             log.info("%d layers are computed again in backward, to save memory", recompute.enable(model.causal))
         return model, encoder
@@ -235,9 +241,9 @@ class _Run:
     ) -> Evaluated:
         """Scores on the held-out rows and on evaluation.tasks, of the model as it is now."""
         held = self.costs.held_share
-        found = evaluate(model, encoder, held_out, scored, lambda share: tick(share * held))
+        found = model.gathered(lambda: evaluate(model, encoder, held_out, scored, lambda share: tick(share * held)))
         meter = Meter(round(self.costs.asked), lambda share: tick(held + share * (1 - held)))
-        tasks = score(model, encoder, self.evaluation.tasks, self.paths, meter)
+        tasks = model.gathered(lambda: score(model, encoder, self.evaluation.tasks, self.paths, meter))
         return found.model_copy(update={"scores": found.scores.model_copy(update={"tasks": tasks})})
 
     def _train(self, loop: Loop) -> TrainingState:
@@ -295,7 +301,7 @@ class _Run:
         whole = self.method.publishes_model
         if not self.peers.leads:
             if whole:
-                model.finish(self.paths.model)
+                model.save_whole(self.paths.model, None)
             return
         target = self.folder / ("model" if whole else "adapter")
         remove_asides(self.folder)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from tuneloop_trainer.sharding import Root, local, whole_state
+
 log = logging.getLogger("tuneloop")
 
 SHARD_SIZE = "4GB"
@@ -38,6 +40,25 @@ def write_model(model: Any, base: Path, folder: Path, changes: Mapping[str, Any]
         model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
     finally:
         _convert(model, published, computed)
+    _write_configuration(base, folder, published, changes)
+
+
+@torch.no_grad()
+def write_split_model(
+    root: Root, computed: torch.dtype, base: Path, folder: Path | None, changes: Mapping[str, Any]
+) -> None:
+    """The same of a model that is split; every process calls it, the leader with a folder."""
+    published = published_dtype(base, computed)
+    for parameter in root.causal.parameters():
+        local(parameter).copy_(local(parameter).to(published))
+    state = whole_state(root, published)
+    if folder is None:
+        return
+    root.causal.save_pretrained(folder, state_dict=state, max_shard_size=SHARD_SIZE)
+    _write_configuration(base, folder, published, changes)
+
+
+def _write_configuration(base: Path, folder: Path, published: torch.dtype, changes: Mapping[str, Any]) -> None:
     config = json.loads((base / CONFIG).read_text(encoding="utf-8"))
     key = "torch_dtype" if "torch_dtype" in config else "dtype"
     _write(folder / CONFIG, {**config, key: str(published).removeprefix("torch."), **changes})

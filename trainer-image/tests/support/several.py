@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pods
+import pytest
 import stores
 from tuneloop_core.constants import STAGE_INPUT_ENV
 from tuneloop_core.stages import Termination
@@ -78,3 +80,22 @@ class Pods:
     def kill(self) -> None:
         for process in self.running:
             process.kill()
+
+
+def losses(home: pods.Pod) -> list[tuple[int, float]]:
+    lines = map(json.loads, (home.paths.work / "train/metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss"]) for line in lines]
+
+
+def set_aside(home: pods.Pod, name: str) -> Path:
+    return (home.paths.work / "train").rename(home.root / name)
+
+
+def assert_same_training(home: pods.Pod, alone: dict[str, Any], together: dict[str, Any], before: Path) -> None:
+    lines = map(json.loads, (before / "metrics.jsonl").read_text().splitlines())
+    expected = [(line["step"], line["loss"]) for line in lines]
+    assert [step for step, _ in losses(home)] == [step for step, _ in expected]
+    np.testing.assert_allclose([loss for _, loss in losses(home)], [loss for _, loss in expected], rtol=2e-4)
+    for key in ("base", "tuned"):
+        assert together[key]["evalLoss"] == pytest.approx(alone[key]["evalLoss"], rel=1e-3)
+    assert (together["steps"], together["tokens"]) == (alone["steps"], alone["tokens"])

@@ -82,6 +82,9 @@ class PlanStatus(StatusModel):
     accelerator: str = Field(default="", max_length=63, description="What the plan is for; empty on CPU.")
     pack_tokens: int = Field(default=0, ge=0, description="Tokens of the largest pack that it is for.")
     recompute: bool = Field(default=False, description="Activations are computed again in backward, to save memory.")
+    shards: int = Field(
+        default=1, ge=1, description="Accelerators that the weights are split over; 1: each holds all of them."
+    )
     price: float = Field(default=0, ge=0, description="Expected price of the train stage.")
     price_per_hour: float = Field(default=0, ge=0, description="Of all accelerators, or cores, that the job holds.")
     currency: str = Field(default="", max_length=8, description="Of the prices.")

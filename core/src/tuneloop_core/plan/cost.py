@@ -68,6 +68,21 @@ def accelerator_rate(shape: ModelShape, bf16_teraflops: float) -> float:
 
 
 @dataclass(frozen=True)
+class Gathers:
+    """What processes send each other of a model that is split over them, in bytes a pass and in passes."""
+
+    weights: int  # gathered in every pass, forward and backward
+    gradients: int  # handed on after every pack, where all weights are trained
+    rounds: int  # packs of a process in all steps
+    generated: int  # passes of one model for its answers: one a token
+
+    @property
+    def training(self) -> int:
+        """Bytes of all steps."""
+        return self.rounds * (2 * self.weights + self.gradients)
+
+
+@dataclass(frozen=True)
 class Crew:
     """Processes that train together, one a device; ``steps`` of them exchange this many trained numbers each."""
 
@@ -75,13 +90,28 @@ class Crew:
     nodes: int = 1
     steps: int = 0
     exchanged: int = 0
+    gathers: Gathers | None = None  # of a model that is split
 
     @property
     def exchange_seconds(self) -> float:
         """Of all steps: a ring sends and receives 2 (n - 1) / n of the float32 gradients (Patarasuk and Yuan 2009)."""
-        share = 2 * (self.processes - 1) / self.processes
-        link = LINK_BYTES_PER_SECOND["nodes" if self.nodes > 1 else "node"]
-        return self.steps * share * 4 * self.exchanged / link
+        if self.gathers is not None and self.gathers.gradients:
+            return 0.0  # they go to their holders after each pack
+        return self._seconds(self.steps * 2 * 4 * self.exchanged)
+
+    def training_seconds(self, computing: float) -> float:
+        """Of all steps: layers are gathered while others are computed, so that the longer of both counts."""
+        gathering = 0.0 if self.gathers is None else self._seconds(self.gathers.training)
+        return max(computing, gathering) + self.exchange_seconds
+
+    @property
+    def generation_seconds(self) -> float:
+        """Of both models' answers: every token gathers the whole model."""
+        return 0.0 if self.gathers is None else self._seconds(2 * self.gathers.generated * self.gathers.weights)
+
+    def _seconds(self, size: int) -> float:
+        share = (self.processes - 1) / self.processes  # of it comes from others
+        return share * size / LINK_BYTES_PER_SECOND["nodes" if self.nodes > 1 else "node"]
 
 
 ALONE = Crew()
@@ -103,13 +133,14 @@ def stage_seconds(  # noqa: PLR0913 - each is a fact of its own
     so do the passes without a gradient that DPO and KTO need.
     """
     training = work.tokens * training_flops(shape, work, adapter, recompute) / (rate * crew.processes)
-    training += crew.exchange_seconds
+    training = crew.training_seconds(training)
     generated = work.answers * (work.prompt_tokens + GENERATED_TOKEN_COST * work.new_tokens)
     scoring = work.scored_tokens + generated
     measured = work.measured_tokens * min(1.0, max_seconds / training) if training else 0
     forward = 2 * scoring + work.reference_tokens + measured
     passes = forward * forward_flops(shape, work.mean_length, work.trained_share) / rate
     asking = tasks_seconds(shape, work, rate)
+    passes += crew.generation_seconds
     return START_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND + min(training, max_seconds) + passes + asking
 
 

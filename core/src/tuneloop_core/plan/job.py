@@ -15,8 +15,8 @@ from tuneloop_core.api.shape import ModelShape
 from tuneloop_core.constants import PACK_TOKENS
 from tuneloop_core.plan import cost, words
 from tuneloop_core.plan.accelerators import Accelerator, NodeGroup, PlanSettings, table
-from tuneloop_core.plan.machines import MARGIN, Choice, Fit, best_fit, choose, on, too_small, ways
-from tuneloop_core.plan.memory import FLOAT32, Load, Memory, estimate, host_bytes
+from tuneloop_core.plan.machines import MARGIN, Choice, Fit, best_fit, choose, fit_of, is_slice, on, too_small, ways
+from tuneloop_core.plan.memory import FLOAT32, GENERATION_BATCH, Load, Memory, estimate, host_bytes
 from tuneloop_core.plan.parameters import Adapter, targeted, total_parameters, trainable_parameters, untargeted
 from tuneloop_core.plan.steps import StepPlan, plan_steps
 
@@ -54,6 +54,10 @@ SHORTEST_USEFUL = 128
 """Tokens of a row below which shortening is no advice."""
 MILDER = {"None": ("LoRA", "QLoRA"), "DoRA": ("LoRA", "QLoRA"), "LoRA": ("QLoRA",), "QLoRA": ()}
 """Adapters that take less memory."""
+LARGEST_NODE = 8
+"""Accelerators of one machine, and the most that resources.accelerators takes."""
+SIZES = (2, 4, 8, 16, 32, 64)
+"""Numbers of accelerators that a refusal may advise."""
 COMPARED = {"SFT": 0, "DPO": 1, "KTO": 2}
 """Passes over a row that are compared with the base model's: of its answers, and with KTO of a borrowed one as well."""
 
@@ -118,7 +122,7 @@ def _on_accelerator(  # noqa: PLR0913 - the parts of a plan
     spec: FineTuneJobSpec, shape: ModelShape, facts: Facts, steps: StepPlan, load: Load, choice: Choice
 ) -> Plan:
     longest = _longest(spec, facts.dataset)
-    fit = best_fit(shape, load, longest, choice.kinds)
+    fit = fit_of(choice, shape, load, longest)
     status = _status(spec, shape, facts, steps, fit.load, fit.memory, fit.kind.memory_bytes, fit, choice.source)
     message = words.plan(steps, status)
     if fit.excess <= MARGIN:
@@ -147,7 +151,8 @@ def _remedies(
     longest = _longest(spec, dataset)
     lengths = [longest >> halves for halves in range(1, 12) if longest >> halves >= SHORTEST_USEFUL]
     refused = {"QLoRA"} if spec.method.classifies else set()
-    adapters = [name for name in ("LoRA", "QLoRA") if name in MILDER[spec.method.adapter] and name not in refused]
+    milder = MILDER[spec.method.adapter] if _processes(spec) == 1 else {*MILDER[spec.method.adapter], "LoRA"}
+    adapters = [name for name in ("LoRA", "QLoRA") if name in milder and name not in {spec.method.adapter, *refused}]
     options = (
         [
             (f"training.maxSequenceLength: {length}", _changed(spec, "training", max_sequence_length=length))
@@ -156,11 +161,28 @@ def _remedies(
         [(f"evaluation.generations: {count}", _changed(spec, "evaluation", generations=count)) for count in (8, 0)],
         [(f"method.adapter: {name}", _changed(spec, "method", adapter=name)) for name in adapters],
         [("method.merge: false", _changed(spec, "method", merge=False))] if spec.method.merge else [],
+        _more_devices(spec),
     )
     found = (
         next((told for told, changed in each if _fits(changed, shape, dataset, limit, kind)), "") for each in options
     )
     return [told for told in found if told]
+
+
+def _more_devices(spec: FineTuneJobSpec) -> list[tuple[str, FineTuneJobSpec]]:
+    """More accelerators, of one node and then of several, over which the weights may be split; QLoRA's are not."""
+    other = "" if spec.method.adapter != "QLoRA" else "method.adapter: LoRA and "
+    spec = _changed(spec, "method", adapter="LoRA") if other else spec
+    counts = [count for count in SIZES if count > _processes(spec)] if _splits(spec) else []
+    crews = [(min(count, LARGEST_NODE), -(-count // LARGEST_NODE)) for count in counts]
+    changed = [_changed(spec, "resources", accelerators=accelerators, nodes=nodes) for accelerators, nodes in crews]
+    return [(other + words.devices(*crew), each) for crew, each in zip(crews, changed, strict=True)]
+
+
+def _splits(spec: FineTuneJobSpec) -> bool:
+    """Whether weights may be split: not those in 4 bits (docs/adr/0070), nor over slices, which NCCL does not join."""
+    asked = spec.resources
+    return asked.accelerators > 0 and spec.method.adapter != "QLoRA" and not is_slice(asked.accelerator_resource)
 
 
 def _changed(spec: FineTuneJobSpec, block: str, **fields: object) -> FineTuneJobSpec:
@@ -195,6 +217,7 @@ def job_load(spec: FineTuneJobSpec, dataset: DatasetStatus) -> Load:
         answers=min(spec.evaluation.generations, dataset.validation_rows),
         new_tokens=spec.evaluation.max_new_tokens,
         merges=spec.method.merge and spec.method.adapter == "QLoRA",
+        processes=_processes(spec) if _splits(spec) else 1,
     )
 
 
@@ -234,6 +257,7 @@ def _status(  # noqa: PLR0913 - the parts of a plan
         host_memory_bytes=_host_bytes(spec, shape, load),
         pack_tokens=load.pack_tokens,
         recompute=load.recompute,
+        shards=load.shards,
         accelerator=fit.kind.name if fit else "",
     )
     if load.device == "cuda" and (fit is None or source == "slice"):
@@ -284,12 +308,26 @@ def _time(  # noqa: PLR0913 - the parts of a plan
     limit = parse_duration(spec.training.max_duration)
     work = _work(spec, facts.dataset, steps, load)
     trained = trainable_parameters(shape, load.adapter, load.rank, load.target_modules)
-    crew = cost.Crew(_processes(spec), resources.nodes, steps.steps, trained)
+    crew = cost.Crew(_processes(spec), resources.nodes, steps.steps, trained, _gathers(shape, load, work))
     seconds, others = (
         cost.stage_seconds(shape, work, load.adapter, load.recompute, rate, most, facts.model_bytes, crew)
         for most in (limit, 0.0)
     )
     return _Time(seconds, others, cost.tasks_seconds(shape, work, rate), units, hourly)
+
+
+def _gathers(shape: ModelShape, load: Load, work: cost.Work) -> cost.Gathers | None:
+    """What processes send each other of a model that is split over them."""
+    if load.shards == 1:
+        return None
+    total = total_parameters(shape)
+    batches = -(-load.answers // GENERATION_BATCH[load.device])
+    return cost.Gathers(
+        weights=total * load.number_bytes,
+        gradients=total * FLOAT32 * load.trains_base,
+        rounds=-(-work.tokens // (load.pack_tokens * load.shards)),
+        generated=batches * (1 + load.new_tokens),
+    )
 
 
 def _work(spec: FineTuneJobSpec, dataset: DatasetStatus, steps: StepPlan, load: Load) -> cost.Work:

@@ -7,7 +7,7 @@ it by `make bench-plan`; the table is in docs/plan.md. All sizes are bytes. Neve
 from dataclasses import dataclass, fields
 
 from tuneloop_core.api.shape import ModelShape
-from tuneloop_core.plan import parameters
+from tuneloop_core.plan import parameters, split
 from tuneloop_core.plan.families import family
 from tuneloop_core.plan.parameters import Adapter
 
@@ -49,6 +49,13 @@ class Load:
     answers: int = 0  # generated for evaluation; 0 generates none
     new_tokens: int = 0
     merges: bool = False  # QLoRA into the base as it was, which then lies in memory in the device's format
+    processes: int = 1  # that the weights may be split over
+    shards: int = 1  # and are; 1: each holds all of them
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether all weights are trained."""
+        return self.adapter == "Full"
 
 
 @dataclass(frozen=True)
@@ -75,17 +82,33 @@ def estimate(shape: ModelShape, load: Load) -> Memory:
     held, weights = ALLOCATOR[load.device], weight_bytes(shape, load, trained)
     activations = round(held * activation_bytes(shape, load))
     logits = logit_bytes(shape, load)
+    beyond = max(round(held * generation_bytes(shape, load)), _saving_bytes(shape, load))
     return Memory(
         weights=weights,
-        gradients=trained * FLOAT32 + _largest_gradient(shape, load),
-        optimizer=trained * FLOAT32 * (MOMENTS + (load.number_bytes < FLOAT32)),
+        gradients=_gradient_bytes(shape, load, trained),
+        optimizer=_optimizer_bytes(load, trained),
         activations=activations,
         logits=logits,
-        evaluation=max(
-            0, _whole_bytes(shape, load, weights) + round(held * generation_bytes(shape, load)) - activations - logits
-        ),
+        evaluation=max(0, _whole_bytes(shape, load, weights) + beyond - activations - logits),
         overhead=fixed_bytes(load),
     )
+
+
+def _gradient_bytes(shape: ModelShape, load: Load, trained: int) -> int:
+    if load.shards > 1 and load.trains_base:
+        return split.gradient_bytes(shape, load.number_bytes, load.shards)
+    return trained * FLOAT32 + _largest_gradient(shape, load)
+
+
+def _optimizer_bytes(load: Load, trained: int) -> int:
+    """Adam's moments, and float32 copies of what is trained in another format; split weights are their own copies."""
+    if load.shards > 1 and load.trains_base:
+        return split.share(trained, load.shards) * FLOAT32 * MOMENTS
+    return trained * FLOAT32 * (MOMENTS + (load.number_bytes < FLOAT32))
+
+
+def _saving_bytes(shape: ModelShape, load: Load) -> int:
+    return split.saving_bytes(shape) if load.shards > 1 and load.trains_base else 0
 
 
 def fixed_bytes(load: Load) -> int:
@@ -98,17 +121,24 @@ def host_bytes(shape: ModelShape, load: Load, processes: int, *, keeps_best: boo
 
     Weights come through host memory, at most once a process: where the file has the device's number format they are
     pages of it, which the kernel may drop. With early stopping each process keeps the best weights there, in float32.
-    The first one writes. Checkpoints leave the accelerator piece by piece (tensorfile.py).
+    The first one writes. Checkpoints leave the accelerator piece by piece (tensorfile.py). Where weights are split the
+    first one reads for all; a whole model is then put together in its host memory.
     """
     trained = parameters.trainable_parameters(shape, load.adapter, load.rank, load.target_modules)
     loading = 0 if load.adapter == "QLoRA" else parameters.total_parameters(shape) * load.number_bytes
     kept = trained * FLOAT32 * keeps_best
+    if load.shards > 1:
+        kept = split.share(kept, load.shards) if load.trains_base else kept
+        return processes * HOST_FIXED_BYTES + loading * (1 + writes_model) + processes * kept
     return processes * (HOST_FIXED_BYTES + max(loading, kept)) + 2 * SHARD_BYTES * writes_model
 
 
 def weight_bytes(shape: ModelShape, load: Load, trained: int) -> int:
     """The model in the device's format (QLoRA: its linear layers in 4 bits) and the adapter in the same format."""
     total, added = parameters.total_parameters(shape), 0 if load.adapter == "Full" else trained
+    if load.shards > 1:
+        rows = split.weight_bytes(shape, load.number_bytes, load.shards, trained=load.trains_base)
+        return rows + added * load.number_bytes
     if load.adapter != "QLoRA":
         return (total + added) * load.number_bytes
     quantised = parameters.linear_weights(shape)

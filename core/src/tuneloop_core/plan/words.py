@@ -23,13 +23,24 @@ def plan(steps: StepPlan, status: PlanStatus) -> str:
     parts = [f"{steps.message}. Peak memory about {gib(status.memory_bytes)}"]
     if status.memory_limit_bytes:
         parts.append(f"of {gib(status.memory_limit_bytes)}")
-    parts.append(f"in packs of {status.pack_tokens} tokens{' with recompute' * status.recompute}")
+    parts.append(f"in packs of {status.pack_tokens} tokens{_way(status.recompute, status.shards)}")
     if status.estimated_duration:
         tasks = f", {status.tasks_duration} of it for evaluation.tasks," if status.tasks_duration else ""
         parts.append(f"and {status.estimated_duration}{tasks}")
     if status.price:
         parts.append(f"at about {status.price:.2f} {status.currency}")
     return " ".join(parts).rstrip(",")
+
+
+def devices(accelerators: int, nodes: int) -> str:
+    """So many over which the weights are split."""
+    several = f", nodes: {nodes}" if nodes > 1 else ""
+    return f"resources.accelerators: {accelerators}{several}, over which the weights are then split"
+
+
+def _way(recompute: bool, shards: int) -> str:
+    split = f", the weights split over {shards} accelerators" if shards > 1 else ""
+    return f"{' with recompute' * recompute}{split}"
 
 
 def accelerator(fit: Fit, choice: Choice, small: Sequence[Accelerator]) -> str:
@@ -84,9 +95,10 @@ def no_fit_accelerator(fit: Fit, choice: Choice, wider: Sequence[Accelerator], r
     ways = "; or ".join([*remedies, larger] if larger else remedies) or "a smaller model"
     return (
         f"training needs about {gib(fit.memory.total)} even in packs of {fit.load.pack_tokens} tokens"
-        f"{' with recompute' * fit.load.recompute}{' in float32' * (not fit.kind.bfloat16)}, and {fit.kind.name}, "
+        f"{_way(fit.load.recompute, fit.load.shards)}{' in float32' * (not fit.kind.bfloat16)}, and {fit.kind.name}, "
         f"{which}, has {gib(fit.kind.memory_bytes)} "
-        f"({_parts(fit.memory)}). No pod was made. Would fit: {ways}. The spec is fixed: make a new job with it"
+        f"({_parts(fit.memory)}){'; QLoRA does not split a model over accelerators' * (fit.load.adapter == 'QLoRA')}. "
+        f"No pod was made. Would fit: {ways}. The spec is fixed: make a new job with it"
     )
 
 

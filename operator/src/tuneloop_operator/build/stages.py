@@ -150,6 +150,8 @@ def _train(job: FineTuneJob, fetched: FetchResult, settings: Settings) -> JobPar
         accelerators=spec.resources.accelerators,
         simulated_accelerators=settings.simulated_accelerators,
         recompute=plan is not None and plan.recompute,
+        shard=plan is not None and plan.shards > 1,
+        pack_tokens=plan.pack_tokens if plan is not None and plan.shards > 1 else 0,
         deadline_seconds=deadline,
         nodes=nodes,
         rendezvous=rendezvous(job, k8s_job) if nodes > 1 else "",

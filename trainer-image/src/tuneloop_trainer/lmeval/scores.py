@@ -29,7 +29,7 @@ from tuneloop_trainer.paths import Paths
 log = logging.getLogger("tuneloop")
 
 MOST_SCORES, MOST_BYTES = 24, 800  # of their names as JSON: status and termination message are bounded
-LOGITS_BYTES = 2**28  # of a batch, on CPU
+LOGITS_BYTES = {"cpu": 2**28, "cuda": 2**30}  # of a batch, where lm-eval does not find its size
 TYPICAL_TOKENS = 512
 MOST_AT_ONCE = 16
 
@@ -195,7 +195,7 @@ def _wrapped(model: TunedModel, encoder: Encoder, meter: Meter) -> Any:
 
 
 def _batch_size(model: TunedModel, vocabulary: int) -> str | int:
-    """On a device lm-eval finds it by trying; there is no such trial on CPU."""
-    if model.machine.device.type != "cpu":
+    """On a device lm-eval finds it by trying; not on CPU, nor where all processes must compute the same passes."""
+    if model.machine.device.type != "cpu" and model.root is None:
         return "auto"
-    return max(1, min(MOST_AT_ONCE, LOGITS_BYTES // (4 * TYPICAL_TOKENS * vocabulary)))
+    return max(1, min(MOST_AT_ONCE, LOGITS_BYTES[model.machine.device.type] // (4 * TYPICAL_TOKENS * vocabulary)))

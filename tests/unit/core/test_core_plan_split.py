@@ -1,0 +1,191 @@
+"""Models larger than one accelerator: when their weights are split over all of them, and what would let them fit."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tuneloop_core.api import DatasetStatus, FineTuneJob
+from tuneloop_core.api.formats import parse_duration
+from tuneloop_core.plan import split
+from tuneloop_core.plan.accelerators import NodeGroup
+from tuneloop_core.plan.config import read_shape
+from tuneloop_core.plan.job import DOES_NOT_FIT, Facts, Plan, plan_job
+from tuneloop_core.plan.memory import Load, Memory, estimate, host_bytes
+from tuneloop_core.plan.parameters import total_parameters
+
+GIB = 2**30
+LLAMA_8B = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192,
+}  # fmt: skip
+LLAMA_70B = LLAMA_8B | {
+    "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
+}  # fmt: skip
+MIXTRAL = LLAMA_8B | {"model_type": "mixtral", "vocab_size": 32000, "num_local_experts": 8, "num_experts_per_tok": 2}
+HALF_SPARSE = LLAMA_8B | {
+    "model_type": "qwen3_moe", "num_experts": 64, "moe_intermediate_size": 1024, "decoder_sparse_step": 2,
+    "head_dim": 128,
+}  # fmt: skip
+ROWS = DatasetStatus(
+    train_rows=1000, train_tokens=100_000, trained_tokens=50_000, validation_rows=100, validation_tokens=10_000,
+    max_tokens=400,
+)  # fmt: skip
+FULL, QLORA, DORA = ({"adapter": name} for name in ("None", "QLoRA", "DoRA"))
+
+
+def plan(config: dict[str, Any], accelerators: int, product: str = "", **more: Any) -> Plan:
+    resources = {"accelerators": accelerators} | more.pop("resources", {})
+    groups = more.pop("groups", None)
+    body = {"model": {"uri": "hf://o/m"}, "dataset": {"uri": "hf://datasets/o/d"}, "resources": resources, **more}
+    body["pod"] = {"nodeSelector": {"nvidia.com/gpu.product": product}} if product else {}
+    job = FineTuneJob.model_validate({"metadata": {"name": "a"}, "spec": body})
+    return plan_job(job.spec, Facts(shape=read_shape(config), dataset=ROWS, groups=groups))
+
+
+H100, A10G = "NVIDIA-H100-80GB-HBM3", "NVIDIA-A10G"
+
+
+@pytest.mark.parametrize(
+    ("config", "accelerators", "product", "method", "shards"),
+    [
+        (LLAMA_70B, 8, H100, {}, 8),
+        (LLAMA_70B, 8, H100, DORA, 8),
+        (LLAMA_70B, 1, H100, {}, None),
+        (LLAMA_70B, 1, H100, QLORA, 1),  # 4 bits a weight fit one
+        (LLAMA_70B, 8, A10G, QLORA, None),  # and are not split
+        (LLAMA_70B, 8, H100, FULL, None),
+        (LLAMA_8B, 1, H100, FULL, None),
+        (LLAMA_8B, 4, H100, FULL, 4),
+        (LLAMA_8B, 8, H100, {}, 1),  # what fits is never split
+        (LLAMA_8B, 8, A10G, {}, 1),
+        (LLAMA_8B, 2, "Tesla-T4", {}, None),
+        (MIXTRAL, 4, H100, {}, 4),
+        (LLAMA_70B, 4, "", {}, 4),  # nothing tells which accelerators there are
+        (LLAMA_8B, 4, "", {}, 1),
+    ],
+)
+def test_when_weights_are_split(
+    config: dict[str, Any], accelerators: int, product: str, method: dict[str, str], shards: int | None
+) -> None:
+    found = plan(config, accelerators, product, method=method)
+    assert (found.status.shards if found.feasible else None) == shards, found.status.message
+    assert found.reason == ("" if shards else DOES_NOT_FIT)
+    if shards and shards > 1:
+        assert f"the weights split over {shards} accelerators" in found.status.message
+
+
+def test_all_processes_of_all_nodes_share_a_model() -> None:
+    found = plan(LLAMA_70B, 8, H100, method=FULL, resources={"nodes": 4})
+    assert found.feasible
+    assert found.status.shards == 32
+
+
+def test_slices_of_a_device_are_not_joined() -> None:
+    found = plan(LLAMA_70B, 8, resources={"acceleratorResource": "nvidia.com/mig-3g.40gb"})
+    assert found.reason == DOES_NOT_FIT
+    assert "resources.accelerators" not in found.status.message
+
+
+def test_where_a_whole_model_fits_the_larger_nodes_it_is_not_split() -> None:
+    groups = (NodeGroup(A10G, 23028, {}), NodeGroup("NVIDIA-H100-80GB-HBM3", 81559, {}))
+    wide = LLAMA_8B | {"num_hidden_layers": 64}
+    found = plan(wide, 4, groups=groups)
+    assert (found.status.accelerator, found.status.shards) == ("H100", 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "accelerators", "product", "method", "advice", "changed"),
+    [
+        (LLAMA_70B, 1, H100, {}, "resources.accelerators: 4, over which", {"accelerators": 4}),
+        (LLAMA_8B, 1, H100, FULL, "resources.accelerators: 2, over which", {"accelerators": 2}),
+        (LLAMA_70B, 8, H100, FULL, "resources.accelerators: 8, nodes: 4, over", {"accelerators": 8, "nodes": 4}),
+    ],
+)
+def test_a_refusal_says_how_many_accelerators_would_do_and_they_do(
+    config: dict[str, Any],
+    accelerators: int,
+    product: str,
+    method: dict[str, str],
+    advice: str,
+    changed: dict[str, int],
+) -> None:
+    refused = plan(config, accelerators, product, method=method)
+    assert advice in refused.status.message
+    count = changed.pop("accelerators")
+    assert plan(config, count, product, method=method, resources=changed).feasible
+    fewer = plan(config, count // 2, product, method=method, resources=changed).status
+    assert fewer.memory_bytes > fewer.memory_limit_bytes
+
+
+def test_qlora_says_that_it_is_not_split_and_what_would_fit() -> None:
+    message = plan(LLAMA_70B, 8, A10G, method=QLORA).status.message
+    assert "QLoRA does not split a model over accelerators" in message
+    assert (
+        "method.adapter: LoRA and resources.accelerators: 8, nodes: 4, over which the weights are then split" in message
+    )
+    assert len(message) < 900
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def load(**more: Any) -> Load:
+    return replace(Load("cuda", 2, 2048, 1024), **more)
+
+
+def memory(config: dict[str, Any], **more: Any) -> Memory:
+    shape = read_shape(config)
+    assert shape is not None
+    return estimate(shape, load(**more))
+
+
+def test_lora_splits_the_weights_and_nothing_else() -> None:
+    whole, part = (memory(LLAMA_70B, processes=8, shards=shards) for shards in (1, 8))
+    assert (whole.gradients, whole.optimizer, whole.activations, whole.logits) == (
+        part.gradients, part.optimizer, part.activations, part.logits,
+    )  # fmt: skip
+    shape = read_shape(LLAMA_70B)
+    assert shape is not None
+    rows = 2 * total_parameters(shape) / 8
+    assert rows < part.weights < rows + 11 * GIB, "and embedding, head and a few layers, gathered"
+
+
+def test_full_training_splits_sixteen_bytes_a_parameter() -> None:
+    shape = read_shape(LLAMA_8B)
+    assert shape is not None
+    two, many = (memory(LLAMA_8B, adapter="Full", shards=shards) for shards in (2, 64))
+    held = [part.weights + part.gradients + part.optimizer for part in (two, many)]
+    assert held[0] - held[1] == pytest.approx(16 * total_parameters(shape) * (1 / 2 - 1 / 64), rel=1e-6)
+
+
+@pytest.mark.parametrize("config", [LLAMA_8B, LLAMA_70B, MIXTRAL, HALF_SPARSE])
+def test_layers_and_what_is_in_none_are_the_whole_model(config: dict[str, Any]) -> None:
+    shape = read_shape(config)
+    assert shape is not None
+    least = (total_parameters(shape) - split.outer_parameters(shape)) / shape.layers
+    largest = split.largest_layer(shape)
+    assert least <= largest <= 2 * least
+    assert (largest > 1.5 * least) is (config is HALF_SPARSE)
+
+
+@pytest.mark.parametrize(
+    ("way", "more", "gib"),
+    [
+        (load(shards=8), {}, 8 * 3 + 15.0),  # the first process reads for all
+        (load(shards=8), {"keeps_best": True}, 8 * 3 + 15.0 + 8 * 0.16),
+        (load(shards=8, adapter="Full"), {"writes_model": True, "keeps_best": True}, 8 * 3 + 2 * 15.0 + 29.9),
+    ],
+)
+def test_host_memory_holds_a_split_model_once(way: Load, more: dict[str, bool], gib: float) -> None:
+    shape = read_shape(LLAMA_8B)
+    assert shape is not None
+    found = host_bytes(shape, way, 8, **{"keeps_best": False, "writes_model": False} | more)
+    assert found / GIB == pytest.approx(gib, abs=0.3)
+
+
+def test_gathering_takes_time_and_nodes_are_slower() -> None:
+    times = [plan(LLAMA_70B, each, H100, resources={"nodes": nodes}).status for each, nodes in ((8, 1), (4, 2))]
+    assert times[0].shards == times[1].shards == 8
+    near, far = (parse_duration(status.estimated_duration) for status in times)
+    assert far > 3 * near

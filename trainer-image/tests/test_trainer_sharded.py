@@ -1,0 +1,138 @@
+"""A model that is split over two processes is trained, measured, kept and written as one in one piece."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pods
+import pytest
+import split_pair
+import stores
+import torch
+from rows import thumbs
+from safetensors.torch import load_file
+from several import Pods, assert_same_training, losses, set_aside
+from tuneloop_core.api.finetunejob import Method, Training
+from tuneloop_core.stages import Stage
+
+from tuneloop_trainer import train
+from tuneloop_trainer.batches import Schedule
+from tuneloop_trainer.learning import Side
+
+TWO = {"nodes": 1, "accelerators": 2, "simulatedAccelerators": True, "shard": True, "packTokens": 128}
+EVERY_STEP = {"interval": "1ms", "keep": 2}
+
+
+@pytest.fixture(autouse=True)
+def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "PACK_TOKENS", {"cpu": 128})
+
+
+@pytest.fixture
+def started() -> Iterator[list[Pods]]:
+    """What a test starts, so that nothing outlives it."""
+    found: list[Pods] = []
+    yield found
+    for each in found:
+        each.kill()
+
+
+def test_a_step_is_that_of_one_piece_and_each_process_holds_its_share(tiny: Path, tmp_path: Path) -> None:
+    port = int(stores.free_address().rpartition(":")[2])
+    for rank, found in enumerate(split_pair.both(tiny, tmp_path, port)):
+        for name, case in found.items():
+            assert case["norms"][1] == pytest.approx(case["norms"][0], rel=1e-4), name
+            assert case["difference"] < 1e-4, "weights and moments, gathered on the leader"
+            assert case["losses"][1] == pytest.approx(case["losses"][0], rel=1e-4), name
+            assert case["counts"][0] == case["counts"][1], "of the whole model"
+        held, every = found["all weights in bfloat16"]["bytes"]
+        assert held == every / 2, f"rank {rank}: float32, and nothing beside it"
+        held, every = found["LoRA, recomputed"]["bytes"]
+        adapter = 4 * found["LoRA, recomputed"]["counts"][0][0]
+        assert held - adapter == (every - adapter) / 2, f"rank {rank}: the base alone is split"
+    assert_same_tensors(tmp_path / "split", tmp_path / "whole", "model.safetensors")
+    written, expected = ((tmp_path / kind / "config.json").read_text() for kind in ("split", "whole"))
+    assert written == expected
+
+
+def test_lora_over_two_pods_of_which_one_is_killed(pod: pods.Pod, started: list[Pods]) -> None:
+    pod.check()
+    alone = pod.succeed(Stage.TRAIN, pod.train_input())
+    before = set_aside(pod, "alone")
+    two = Pods(pod, pod.train_input() | {"nodes": 2, "shard": True, "packTokens": 128, "checkpoint": EVERY_STEP})
+    started.append(two)
+    two.start(driven={1: ("kill", 14)})
+    assert two.codes() == [77, 137], two.log(0)[-2000:]
+    assert 0 < losses(pod)[-1][0] < alone["steps"]
+    two.start()
+    assert two.codes() == [0, 0], two.log(0)[-3000:] + two.log(1)[-3000:]
+    together = two.said(0).result
+    assert together is not None
+    assert together["resumes"] == 1
+    assert_same_training(pod, alone, together, before)
+    assert_same_tensors(pod.paths.work / "train", before, "adapter/adapter_model.safetensors")
+    assert (pod.paths.work / "train/samples.jsonl").read_text() == (before / "samples.jsonl").read_text()
+
+
+def test_all_weights_whose_checkpoint_goes_on_in_one_process(
+    bare_pod: pods.Pod, tiny: Path, started: list[Pods]
+) -> None:
+    """KTO, whose divergence some processes measure without rows of their own; the best weights lie in parts."""
+    settings = {"packing": False, "earlyStopping": {"interval": 2, "patience": 9}, "epochs": 1}
+    method = {"objective": "KTO", "adapter": "None"}
+    pod, stage_input = prepared(bare_pod, tiny, method, thumbs(), learningRate="3e-3", **settings)
+    assert any(count % 2 for count in rows_of_steps(pod, stage_input)), "some process has no row of its own"
+    alone = pod.succeed(Stage.TRAIN, stage_input)
+    before = set_aside(pod, "alone")
+    together = split(pod, stage_input | {"checkpoint": EVERY_STEP, "recompute": True}, started)
+    assert_same_training(pod, alone, together, before)
+    assert together["bestStep"] == alone["bestStep"]
+    folder = pod.paths.work / "train"
+    assert_same_tensors(folder, before, "model/model.safetensors")
+    last = f"checkpoints/step-{alone['steps']}"
+    assert_same_tensors(folder, before, f"{last}/state.safetensors")
+
+    shutil.rmtree(folder / last)
+    (folder / "result.json").unlink()
+    resumed = pod.succeed(Stage.TRAIN, stage_input)
+    assert resumed["resumes"] == 1
+    assert_same_training(pod, alone, resumed, before)
+    assert_same_tensors(folder, before, "model/model.safetensors")
+
+
+def prepared(
+    pod: pods.Pod, tiny: Path, method: dict[str, Any], rows: list[dict[str, Any]], **training: Any
+) -> tuple[pods.Pod, dict[str, Any]]:
+    """A pod with these rows checked, and the input of its train stage."""
+    shutil.copytree(tiny, pod.paths.model, dirs_exist_ok=True)
+    pod.write_dataset(*rows)
+    stage_input = {**pod.train_input(tokensPerStep=256, **training), "method": method}
+    pod.succeed(Stage.CHECK, {**pod.check_input(stage_input["training"]), "method": method})
+    return pod, stage_input
+
+
+def rows_of_steps(pod: pods.Pod, stage_input: dict[str, Any]) -> list[int]:
+    method = Method.model_validate(stage_input["method"])
+    training = Training.model_validate(stage_input["training"])
+    lengths = Side.read(pod.paths.data, "train", method).examples.lengths
+    schedule = Schedule(lengths, training.tokens_per_step, training.epochs, training.max_steps, training.seed)
+    return [len(schedule.documents(step)) for step in range(schedule.total_steps)]
+
+
+def split(pod: pods.Pod, stage_input: dict[str, Any], started: list[Pods]) -> dict[str, Any]:
+    """The result of two processes of one pod."""
+    both = Pods(pod, stage_input | TWO)
+    started.append(both)
+    both.start()
+    assert both.codes() == [0], both.log(0)[-6000:]
+    result = both.said(0).result
+    assert result is not None
+    return result
+
+
+def assert_same_tensors(found: Path, expected: Path, name: str) -> None:
+    ours, theirs = load_file(found / name), load_file(expected / name)
+    assert ours.keys() == theirs.keys()
+    for key, tensor in ours.items():
+        assert torch.allclose(tensor, theirs[key], atol=1e-3), key
