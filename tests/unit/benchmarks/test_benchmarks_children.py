@@ -15,8 +15,9 @@ ROOT = Path(__file__).resolve().parents[3]
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 CHILD = "sleep 300 & echo $$ $! > {file}; {then}"  # a process that starts another, as uv and vLLM do
 BENCHMARK = """
-import sys, time
+import signal, sys, time
 from _children import end_in_order, run, running
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background deaf to it
 end_in_order()
 command = ["bash", "-c", sys.argv[2]]
 if sys.argv[1] == "run":
