@@ -56,7 +56,7 @@ def test_whole_path_with_an_adapter_of_an_unfinished_job(world: World, server: F
     for stage in ("fetch", "check", "train", "publish"):
         world.succeed_stage(stage)
     told = wait_ready(world)["message"]
-    assert told.startswith("1 replicas answer at http://tuneloop-gateway")
+    assert told.startswith("1 replica answers at http://tuneloop-gateway")
     assert told.endswith(NO_KEY), "the chart opens nothing without a key"
     keys = [{"name": "app", "hash": "sha256:" + "0" * 64}]
     world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"access": {"keys": keys}}})

@@ -144,8 +144,8 @@ def test_ready_says_that_no_key_opens_it() -> None:
     def words(**more: Any) -> str:
         return summarize(deployment(), facts(**more)).conditions[0].message
 
-    assert words() == "1 replicas answer at http://g/team/v1"
-    assert words(closed=True) == f"1 replicas answer at http://g/team/v1{NO_KEY}"
+    assert words() == "1 replica answers at http://g/team/v1"
+    assert words(closed=True) == f"1 replica answers at http://g/team/v1{NO_KEY}"
     assert words(closed=True, replicas=0, pods=[]) == f"asleep: wakes on the first request{NO_KEY}"
     assert NO_KEY.startswith("; no key opens it: set spec.access.keys (python -m tuneloop_gateway.keys new")
 

@@ -215,7 +215,8 @@ def _spec_verdict(facts: ServingFacts, wrong: Sequence[str]) -> Verdict | None:
 def _ready_verdict(facts: ServingFacts) -> Verdict:
     if facts.replicas == 0:
         return Verdict(State.DONE, reasons.SCALED_TO_ZERO, f"{ASLEEP}{_door(facts)}")
-    return Verdict(State.DONE, reasons.READY, f"{facts.replicas} replicas answer at {facts.url}{_door(facts)}")
+    who = "1 replica answers" if facts.replicas == 1 else f"{facts.replicas} replicas answer"
+    return Verdict(State.DONE, reasons.READY, f"{who} at {facts.url}{_door(facts)}")
 
 
 def _door(facts: ServingFacts) -> str:
