@@ -4,6 +4,10 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 CACHE := $(or $(TUNELOOP_CACHE),$(HOME)/.cache/tuneloop)
+# What other tools would keep in the home folder (pip, Hugging Face's libraries, vLLM, matplotlib, kubectl) lies there too.
+export XDG_CACHE_HOME := $(CACHE)/others
+export MPLCONFIGDIR := $(CACHE)/others/matplotlib
+export KUBECACHEDIR := $(CACHE)/others/kubectl
 UV := scripts/uv
 PYTHON := .venv/bin/python
 BENCHES := $(filter-out _%,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)) $(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)))
