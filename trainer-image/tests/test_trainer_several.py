@@ -40,10 +40,7 @@ def test_two_pods_train_as_one_and_go_on_when_one_is_killed(two: Pods, pod: pods
     reached = losses(pod)[-1][0]
     assert 0 < reached < alone["steps"]
 
-    two.start()
-    assert two.codes() == [0, 0], two.log(0)[-3000:] + two.log(1)[-3000:]
-    together = two.said(0).result
-    assert together is not None
+    together = two.finish()
     assert together["resumes"] == 1
     assert_same_training(pod, alone, together, before)
     assert not (two.root(1) / "dev/termination-log").exists(), "only the leader answers"

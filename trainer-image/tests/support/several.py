@@ -74,6 +74,14 @@ class Pods:
         self.running.clear()
         return codes
 
+    def finish(self) -> dict[str, Any]:
+        """Start all and wait for their success; the leader's result."""
+        self.start()
+        assert self.codes() == [0] * self.input["nodes"], self.log(0)[-3000:] + self.log(1)[-3000:]
+        result = self.said(0).result
+        assert result is not None
+        return result
+
     def said(self, index: int) -> Termination:
         return Termination.model_validate_json((self.root(index) / "dev/termination-log").read_bytes())
 
