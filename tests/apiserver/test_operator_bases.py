@@ -98,3 +98,24 @@ def test_a_canary_of_another_base_answers_with_its_own_adapters(
     wait_rollout(world, "the promotion by hand", canary="r2", phase="Promoted")
     wait_for("the new version under the name", lambda: served(world)["engineName"] == NEW, show=lambda: served(world))
     assert (server.ever, second.ever) == ({OLD}, {NEW})
+
+
+def test_an_adapter_too_wide_for_the_next_engine_is_served_until_that_takes_over(
+    world: World, server: AnsweringServer, second: AnsweringServer, traffic: Traffic
+) -> None:
+    world.start()
+    publish(world, "first", "a")
+    serve(world, server, None)
+    wait_for("the adapter to answer", lambda: traffic.send("bot", 1) == [200])
+    spec = {"engine": {"lora": {"maxRank": 8}}}
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": spec})
+    found = wait_deployment(world, "chat-r2")
+    assert (listed(world, "r1"), listed(world, "r2")) == ([OLD], [])
+    told = world.wait_condition("Stalled", "chat", resource="ModelDeployment")
+    assert (told["reason"], "has rank 16, and engine.lora.maxRank is 8" in told["message"]) == ("AdapterMisfit", True)
+    still_serves(world, server, traffic)
+
+    start_pod(world, found, second)
+    wait_for("r1 to go", lambda: world.api.get("Deployment", world.namespace, "chat-r1") is None)
+    wait_for("the name to go with it", lambda: traffic.send("bot", 1) == [404])
+    assert second.ever == set()

@@ -1,8 +1,9 @@
-"""Adapters while the base model itself changes: what serves goes on, and each revision gets those of its own base.
+"""Adapters while the base model or ``engine.lora.maxRank`` changes: what serves goes on, each revision gets its own.
 
 Another commit of one repository has equal shapes: an adapter of the old base loads on the new one, and answers
 wrongly. So the revision that serves keeps what it has until the one with the new base takes over, and nothing that was
-made for the new base reaches it. Pure.
+made for the new base reaches it. Equally for ranks: a wide adapter is served until the engine that has no room for it
+takes over, and one too wide for the engine that serves waits for the one that has. Pure.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,15 +15,15 @@ from tuneloop_core.api.modeldeployment_status import AdapterStatus
 from tuneloop_core.serving import AdapterList
 from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.adapters import Resolved, wanted_list
-from tuneloop_operator.policy.candidates import base_misfit
-from tuneloop_operator.policy.revisions import BASE_ANNOTATION, annotation
+from tuneloop_operator.policy.candidates import Need, base_misfit, unfit
+from tuneloop_operator.policy.revisions import BASE_ANNOTATION, MAX_RANK_ANNOTATION, annotation
 
 Obj = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Arriving:
-    """The revision with the new base, and the adapters that its pods load."""
+    """The revision that takes other adapters, and those that its pods load."""
 
     revision: str  # rN
     adapters: AdapterList
@@ -33,35 +34,63 @@ class Arriving:
         return {each.name: each.engine_name for each in self.adapters.adapters}
 
 
-def serving_base(found: Mapping[int, Obj], others: Iterable[int], wanted: str) -> str:
-    """The base that still serves where it is not the wanted one ("": not known yet), else empty.
+@dataclass(frozen=True)
+class Turn:
+    """What adapters must fit on the revision that still serves, and on the one that is wanted, where these differ."""
 
-    ``others`` are the revisions that stay for now beside the wanted one; the newest that answers serves.
+    old: Need
+    new: Need
+
+    def carries_over(self, version: Resolved) -> bool:
+        """Whether what serves can be served by the new revision too; of an unknown base only where both have one."""
+        known = bool(version.base) or self.old.base == self.new.base
+        return version.wire is not None and known and not unfit(version.base, version.rank, self.new)
+
+
+def turn_of(found: Mapping[int, Obj], others: Iterable[int], wanted: Need) -> Turn | None:
+    """From the revision that serves to the wanted one; None where both take the same adapters.
+
+    ``others`` are the revisions that stay for now beside the wanted one; the newest that answers serves. The wanted
+    base is empty while it is not known yet.
     """
     order = sorted(others, key=lambda number: (_answers(found[number]), number))
     base = annotation(found[order[-1]], BASE_ANNOTATION) if order else ""
-    return base if base and (not wanted or base_misfit(base, wanted)) else ""
+    if not base:
+        return None
+    old = Need(base, int(annotation(found[order[-1]], MAX_RANK_ANNOTATION) or wanted.max_rank))
+    same = wanted.base and not base_misfit(base, wanted.base) and old.max_rank == wanted.max_rank
+    return None if same else Turn(old, wanted)
 
 
 def _answers(found: Obj) -> bool:
     return int((found.get("status") or {}).get("readyReplicas", 0)) > 0
 
 
-def held(resolved: Sequence[Resolved], deployment: ModelDeployment, base: str) -> list[Resolved]:
-    """What serves on this base until another takes its place; without a base, all as it is wanted."""
-    if not base:
+def held(resolved: Sequence[Resolved], deployment: ModelDeployment, turn: Turn | None) -> list[Resolved]:
+    """What serves on the old revision until the new one takes its place; without a turn, all as it is wanted."""
+    if turn is None:
         return list(resolved)
     before = {status.name: status for status in deployment.status.adapters if status.engine_name}
-    return [_held(item, before.get(item.name), base) for item in resolved]
+    return [_held(item, before.get(item.name), turn.old) for item in resolved]
 
 
-def _held(item: Resolved, before: AdapterStatus | None, base: str) -> Resolved:
-    if before is not None and not base_misfit(before.base, base):
+def _held(item: Resolved, before: AdapterStatus | None, old: Need) -> Resolved:
+    if before is not None and not unfit(before.base, before.rank, old):
         return replace(as_before(item, before), refused=False)
-    if item.wire is not None and base_misfit(item.base, base):
-        words = f"adapter {item.name}: made for {item.base}; it is served when that base is"
-        return replace(item, refused=True, reason=item.reason or reasons.ROLLING_OUT, message=item.message or words)
+    if item.wire is not None and unfit(item.base, item.rank, old):
+        message = item.message or f"adapter {item.name}: {_not_yet(item, old)}"
+        return replace(item, refused=True, reason=item.reason or reasons.ROLLING_OUT, message=message)
     return item
+
+
+def _not_yet(item: Resolved, old: Need) -> str:
+    """Why a version waits for the revision that it fits."""
+    if base_misfit(item.base, old.base):
+        return f"made for {item.base}; it is served when that base is"
+    return (
+        f"has rank {item.rank}, and what serves was started with engine.lora.maxRank {old.max_rank}; it is served "
+        "when the new revision is"
+    )
 
 
 def as_before(item: Resolved, before: AdapterStatus) -> Resolved:
@@ -78,9 +107,17 @@ def as_before(item: Resolved, before: AdapterStatus) -> Resolved:
     )
 
 
-def arriving(revision: str, resolved: Sequence[Resolved], base: str, wanted: str) -> Arriving | None:
-    """What the revision with the wanted base loads, while another base serves; None while its model is fetched."""
-    return Arriving(revision, wanted_list(resolved)) if base and wanted else None
+def arriving(
+    revision: str, resolved: Sequence[Resolved], held: Sequence[Resolved], turn: Turn | None
+) -> Arriving | None:
+    """What the new revision loads while the old one serves; None while its model is fetched.
+
+    A version that serves and fits both stays for now: a newer one takes its place once the revision has.
+    """
+    if turn is None or not turn.new.base:
+        return None
+    both = zip(resolved, held, strict=True)
+    return Arriving(revision, wanted_list(old if turn.carries_over(old) else item for item, old in both))
 
 
 def comparable(before: AdapterStatus, item: Resolved) -> bool:

@@ -22,6 +22,8 @@ SOURCE_ANNOTATION = f"{GROUP}/model-source"
 FINGERPRINT_ANNOTATION = f"{GROUP}/fingerprint"
 BASE_ANNOTATION = f"{GROUP}/base"
 """On a revision's Deployment: the resolved URI of its base model. Without it nothing is concluded."""
+MAX_RANK_ANNOTATION = f"{GROUP}/lora-max-rank"
+"""On a revision's Deployment: ``engine.lora.maxRank`` as it was started with. Without it nothing is concluded."""
 
 
 @dataclass(frozen=True)

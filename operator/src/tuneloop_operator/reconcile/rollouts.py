@@ -16,7 +16,7 @@ from tuneloop_operator.names import Key
 from tuneloop_operator.policy import bases, handover, reasons, rollout, succession, versions
 from tuneloop_operator.policy.adapters import Resolved
 from tuneloop_operator.policy.armcounts import Step
-from tuneloop_operator.policy.bases import Arriving
+from tuneloop_operator.policy.bases import Arriving, Turn
 from tuneloop_operator.policy.candidates import Need
 from tuneloop_operator.policy.course import Course
 from tuneloop_operator.policy.handover import Told
@@ -41,7 +41,12 @@ class Look:
     replicas: int  # wanted in all
     base: str = ""  # resolved URI of the wanted model; empty while it is fetched
     arriving: Arriving | None = None
-    serves: str = ""  # resolved URI of the base that still serves where another is wanted
+    turn: Turn | None = None  # where the revision that still serves takes other adapters than the wanted one
+
+    @property
+    def need(self) -> Need:
+        """What adapters of the wanted revision must fit."""
+        return Need(self.base, self.deployment.spec.engine.lora.max_rank)
 
 
 class Rollouts:
@@ -79,7 +84,7 @@ class Rollouts:
     def _handover(self, key: Key, look: Look) -> Course:
         """Without a canary: each adapter's new version takes over once it is loaded."""
         known, now = look.deployment.status.adapters, self._context.now()
-        need = Need(look.serves or look.base, look.deployment.spec.engine.lora.max_rank)
+        need = look.turn.old if look.turn else look.need
         serve = handover.serving(look.resolved, known, self._told(key, look), need)
         listed, lingers = handover.listed(serve, look.resolved, known, self._listed(key), now)
         again = LOOK_SECONDS if lingers else None
@@ -197,11 +202,11 @@ def _staying(look: Look) -> list[int]:
 
 
 def _held(look: Look, others: Sequence[int]) -> Look:
-    """With the versions that serve on the base that is about to be replaced, and those that come with the new one."""
-    base = bases.serving_base(look.found, others if look.base else list(look.found), look.base)
-    label = f"r{look.chosen.number}" if look.chosen else ""
-    there = bases.arriving(label, look.resolved, base, look.base)
-    return replace(look, resolved=bases.held(look.resolved, look.deployment, base), arriving=there, serves=base)
+    """With the versions that serve on the revision about to be replaced, and those that come with the new one."""
+    turn = bases.turn_of(look.found, others if look.base else list(look.found), look.need)
+    serve = bases.held(look.resolved, look.deployment, turn)
+    there = bases.arriving(f"r{look.chosen.number}" if look.chosen else "", look.resolved, serve, turn)
+    return replace(look, resolved=serve, arriving=there, turn=turn)
 
 
 def _wire(resolved: Sequence[Resolved], pair: Pair) -> Adapter | None:

@@ -20,6 +20,7 @@ from tuneloop_operator.policy.drift import is_applied
 from tuneloop_operator.policy.revisions import (
     BASE_ANNOTATION,
     FINGERPRINT_ANNOTATION,
+    MAX_RANK_ANNOTATION,
     SOURCE_ANNOTATION,
     Chosen,
     annotation,
@@ -132,6 +133,7 @@ class Servers:
         revision = Revision(chosen.number, chosen.image, wanted.model.path, size)
         annotations = {SOURCE_ANNOTATION: source, FINGERPRINT_ANNOTATION: chosen.fingerprint}
         annotations[BASE_ANNOTATION] = wanted.model.uri
+        annotations[MAX_RANK_ANNOTATION] = str(wanted.deployment.spec.engine.lora.max_rank)
         manifest = build_deployment(wanted.deployment, revision, self._context.settings, annotations)
         self._context.cache.put(await self._context.client.create_owned(DEPLOYMENTS, manifest))
 
