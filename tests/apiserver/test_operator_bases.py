@@ -111,11 +111,12 @@ def test_an_adapter_too_wide_for_the_next_engine_is_served_until_that_takes_over
     world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": spec})
     found = wait_deployment(world, "chat-r2")
     assert (listed(world, "r1"), listed(world, "r2")) == ([OLD], [])
-    told = world.wait_condition("Stalled", "chat", resource="ModelDeployment")
-    assert (told["reason"], "has rank 16, and engine.lora.maxRank is 8" in told["message"]) == ("AdapterMisfit", True)
+    told = world.wait_condition("AdaptersReady", "chat", "AdapterMisfit", "ModelDeployment")["message"]
+    assert told.startswith("1 of 1 adapters are loaded; adapter bot: FineTuneJob first has rank 16, and engine.lora")
     still_serves(world, server, traffic)
 
     start_pod(world, found, second)
     wait_for("r1 to go", lambda: world.api.get("Deployment", world.namespace, "chat-r1") is None)
     wait_for("the name to go with it", lambda: traffic.send("bot", 1) == [404])
+    world.wait_condition("Stalled", "chat", "AdapterMisfit", "ModelDeployment")
     assert second.ever == set()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from operator_api import Obj, wait_for
-from operator_world import World
+from operator_world import FETCHED, World
 from rollout_world import (
     AnsweringServer,
     Traffic,
@@ -18,7 +18,7 @@ from rollout_world import (
     start_pod,
     wait_rollout,
 )
-from serving_world import wait_deployment
+from serving_world import fetch_model, wait_deployment
 
 CANARY: Obj = {
     "steps": [50],
@@ -167,3 +167,50 @@ def test_a_spec_that_is_set_back_withdraws_the_canary(world: World, server: Answ
     assert (after["metadata"]["uid"], after["spec"]["replicas"]) == (before["uid"], 1)
     assert world.status("chat", "ModelDeployment")["rejected"] == [], "it may be tried again"
     assert (condition(world, "Ready")["status"], condition(world, "Stalled")) == ("True", {})
+
+
+def test_what_is_withdrawn_takes_no_room_and_nothing_begins_before_it_is_gone(
+    world: World, server: AnsweringServer, traffic: Traffic
+) -> None:
+    """The revision that serves lacks a pod, and an adapter has a new version, as the spec is set back."""
+    world.start()
+    publish(world, "first", "a")
+    publish(world, "second", "b")
+    serve(world, server, CANARY | {"interval": "30m"}, scaling={"mode": "External", "replicas": 1})
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"engine": {"maxModelLength": 2048}}})
+    found = wait_deployment(world, "chat-r2")
+    with AnsweringServer("127.0.0.13") as second:
+        start_pod(world, found, second)
+        wait_rollout(world, "r2 to take its share", phase="Canary", weight=50)
+        back = {"engine": {"maxModelLength": 4096}, "scaling": {"mode": "External", "replicas": 2}}
+        adapters = [{"name": "bot", "from": {"fineTuneJob": "second"}}]
+        world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": back | {"adapters": adapters}})
+        wait_rollout(world, "r2 to be withdrawn", phase="RolledBack", reason="SpecSetBack", weight=0)
+        wait_for("r2 to go", lambda: world.api.get("Deployment", world.namespace, "chat-r2") is None)
+        assert wait_deployment(world, "chat-r1")["spec"]["replicas"] == 2
+        progress = wait_for("the adapter to wait", lambda: condition(world, "Progressing"))
+        assert progress["message"].endswith("; bot waits for that")
+        world.api.delete("Pod", world.namespace, "chat-r2-5d5f-x")
+        wait_rollout(world, "the adapter's turn", kind="Adapter", name="bot", canary="b" * 12)
+
+
+def test_a_canary_is_withdrawn_where_another_model_is_asked_for(
+    world: World, server: AnsweringServer, traffic: Traffic
+) -> None:
+    """It is neither promoted while that model is fetched, nor what serves afterwards."""
+    world.start()
+    publish(world, "first", "a")
+    serve(world, server, CANARY | {"interval": "1s", "onNoTraffic": "Promote", "steps": [10, 50]})
+    fetched = world.wait_job("chat-model")["metadata"]["uid"]
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"engine": {"maxModelLength": 2048}}})
+    wait_deployment(world, "chat-r2")
+    wait_rollout(world, "r2 to load", kind="Revision", canary="r2", phase="Loading")
+    commit = "f" * 40
+    world.api.patch("ModelDeployment", world.namespace, "chat", {"spec": {"model": {"revision": commit}}})
+    found = wait_rollout(world, "r2 to be withdrawn", phase="RolledBack", reason="SpecSetBack")
+    assert found["message"] == "r2 was withdrawn, r1 serves: the spec asks for another model"
+    wait_for("r2 to go", lambda: world.api.get("Deployment", world.namespace, "chat-r2") is None)
+    other = {"modelUri": f"hf://org/model@{commit}", "modelPath": f"models/org/model/{commit}", "modelCommit": commit}
+    fetch_model(world, world.wait_job("chat-model", not_uid=fetched), FETCHED | other)
+    wait_deployment(world, "chat-r3")
+    wait_rollout(world, "the third in its place", kind="Revision", stable="r1", phase="Loading")

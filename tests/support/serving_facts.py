@@ -68,7 +68,7 @@ def facts(**more: Any) -> ServingFacts:
         "model_status": MODEL,
         "resolved": RESOLVED,
         "revisions": [revision()],
-        "newest": k8s_deployment(1, 1),
+        "judged": k8s_deployment(1, 1),
         "pods": [pod()],
         "servers": {"10.0.0.1": server()},
         "replicas": 1,

@@ -41,6 +41,15 @@ def refused() -> Obj:
     return made
 
 
+def disrupted(made: Obj) -> Obj:
+    """As a drain, a preemption or a lost node marks it."""
+    made["metadata"]["name"] = "evicted"
+    made["status"]["conditions"].append(
+        {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+    )
+    return made
+
+
 ALONE = {2: k8s_deployment(2, 0)}
 
 
@@ -48,7 +57,9 @@ ALONE = {2: k8s_deployment(2, 0)}
     ("pods", "deployments", "going"),
     [
         pytest.param([leaving(), coming()], ALONE, ["old"], id="no node has room"),
-        pytest.param([leaving()], {2: refused()}, ["old"], id="no quota has room"),
+        pytest.param([leaving()], {2: refused()}, [], id="no quota has room: its next try comes when it comes"),
+        pytest.param([disrupted(leaving()), coming()], ALONE, [], id="its node is drained"),
+        pytest.param([disrupted(leaving()), leaving(), coming()], ALONE, ["old"], id="one of them only"),
         pytest.param([leaving(), coming("r1")], {1: k8s_deployment(1, 0)}, ["old"], id="to zero and up again"),
         pytest.param([leaving(), coming(placed=True)], ALONE, [], id="there was room for both"),
         pytest.param([leaving(), coming(), pod()], ALONE, [], id="another pod answers"),
@@ -97,7 +108,15 @@ def test_a_start_is_counted_from_when_there_was_room() -> None:
 def test_the_status_says_who_keeps_the_room() -> None:
     waiting = revision(name="r2", ready=False, ready_replicas=0)
     told = summarize(
-        deployment(), facts(revisions=[waiting], newest=k8s_deployment(2, 0), pods=[leaving(), coming()])
+        deployment(), facts(revisions=[waiting], judged=k8s_deployment(2, 0), pods=[leaving(), coming()])
     ).conditions[0]
     assert (told.status, told.reason) == ("False", reasons.UNSCHEDULABLE)
     assert "; old leaves and keeps its room until its last stream has ended" in told.message
+    assert told.message.endswith("where requests wait, only as long as they can be held (gateway.hold.maxSeconds)")
+
+
+def test_what_a_quota_refused_waits_for_the_last_stream() -> None:
+    waiting = revision(name="r2", ready=False, ready_replicas=0)
+    told = summarize(deployment(), facts(revisions=[waiting], judged=refused(), pods=[leaving()])).conditions[0]
+    assert (told.status, told.reason) == ("False", reasons.QUOTA_EXCEEDED)
+    assert told.message.endswith("its last stream has ended, at most the chart's server.drainSeconds")

@@ -3,6 +3,7 @@
 import pytest
 from serving_facts import MODEL, Obj, deployment, k8s_deployment, revision
 
+from tuneloop_core.api.rollout import RolloutStatus
 from tuneloop_operator.policy import revisions
 
 HERE: dict[int, Obj] = {1: {}}  # the Deployments that there are, by number
@@ -92,3 +93,24 @@ def test_foreign_and_leaving_deployments_do_not_count() -> None:
     leaving = k8s_deployment(2, 1)
     leaving["metadata"]["deletionTimestamp"] = "x"
     assert revisions.by_number([foreign, leaving, k8s_deployment(3, 1)], "owner").keys() == {3}
+
+
+@pytest.mark.parametrize(
+    ("phase", "there", "serves"),
+    [
+        pytest.param("", [1], 1, id="there is one"),
+        pytest.param("", [1, 2], 2, id="without a canary: the newest"),
+        pytest.param("Canary", [1, 2], 1, id="never a canary"),
+        pytest.param("RolledBack", [1, 2], 1, id="nor one that was rolled back"),
+        pytest.param("Promoted", [1, 2], 2, id="one that was promoted"),
+        pytest.param("Canary", [2], 2, id="unless there is no other"),
+        pytest.param("", [], None, id="none"),
+    ],
+)
+def test_what_serves_while_another_model_is_fetched(phase: str, there: list[int], serves: int | None) -> None:
+    known = [revision(name=f"r{number}", hash=f"f{number}") for number in (2, 1)]
+    between = {"kind": "Revision", "name": "chat", "stable": "r1", "canary": "r2", "phase": phase}
+    began = {"started": "2026-11-23T11:00:00Z", "since": "2026-11-23T11:00:00Z"}
+    status = RolloutStatus.model_validate(between | began) if phase else None
+    found = revisions.meanwhile(status, known, {number: k8s_deployment(number, 1) for number in there})
+    assert found == (revisions.Chosen(serves, "server:1", f"f{serves}", new=False) if serves else None)

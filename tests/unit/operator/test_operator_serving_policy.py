@@ -170,7 +170,7 @@ def test_a_quota_refusal_of_a_deployment_is_lifted_up() -> None:
         }
     ]
     not_ready = revision(ready=False, ready_replicas=0)
-    assert state(newest=newest, revisions=[not_ready], pods=[]) == ("Reconciling", reasons.QUOTA_EXCEEDED)
+    assert state(judged=newest, revisions=[not_ready], pods=[]) == ("Reconciling", reasons.QUOTA_EXCEEDED)
 
 
 def test_models_say_what_is_answered_now() -> None:
@@ -347,6 +347,6 @@ def test_recreate_is_offered_where_a_quota_has_no_room_for_a_second_revision() -
     newest = k8s_deployment(2, 0)
     newest["status"]["conditions"] = [{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: q"}]
     found = [revision(name="r2", **STARTING), revision()]
-    told = summarize(deployment(adapters=[]), facts(resolved=(), revisions=found, newest=newest)).conditions
+    told = summarize(deployment(adapters=[]), facts(resolved=(), revisions=found, judged=newest)).conditions
     said = next(item for item in told if item.type == "Reconciling")
     assert (said.reason, said.message.endswith(OFFER)) == (reasons.QUOTA_EXCEEDED, True)

@@ -49,7 +49,34 @@ def test_which_serves(phase: str, there: tuple[int, ...], wanted: int, serves: i
 
 def test_what_is_withdrawn_takes_no_traffic_and_is_not_held_against_it() -> None:
     before = RolloutStatus.model_validate(state("Canary")["rollout"])
-    found = rollout.withdrawn(before, NOW)
+    found = rollout.withdrawn(before, "the spec was set back", NOW)
     assert (found.phase, found.weight, found.reason) == ("RolledBack", 0, "SpecSetBack")
     assert found.message == "r2 was withdrawn, r1 serves: the spec was set back"
     assert found.since == "2026-11-23T12:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("phase", "wanted", "there", "found"),
+    [
+        pytest.param("Canary", 1, ["r1", "r2"], "SpecSetBack", id="set back: it ends now"),
+        pytest.param("Paused", 1, ["r1"], "SpecSetBack", id="set back while paused"),
+        pytest.param("RolledBack", 1, ["r1", "r2"], "", id="as long as something of it is there"),
+        pytest.param("RolledBack", 1, ["r1"], None, id="gone"),
+        pytest.param("Canary", 2, ["r1", "r2"], None, id="still wanted"),
+        pytest.param("Loading", 3, ["r1", "r2"], None, id="a third is wanted: that begins anew"),
+        pytest.param("Promoted", 1, ["r1", "r2"], None, id="promoted"),
+    ],
+)
+def test_what_is_no_longer_wanted_is_withdrawn(phase: str, wanted: int, there: list[str], found: str | None) -> None:
+    known = RolloutStatus.model_validate(state(phase)["rollout"])
+    chosen = Chosen(wanted, "server:1", "f", new=False)
+    told = succession.withdrawal(known, chosen, there, "the spec was set back", NOW)
+    assert (told.reason if told else None) == found
+    assert told is None or (told.phase, told.stable) == ("RolledBack", "r1")
+
+
+def test_no_revision_is_withdrawn_where_none_is_rolled_out() -> None:
+    chosen = Chosen(1, "server:1", "f", new=False)
+    adapter = RolloutStatus.model_validate(state("Canary")["rollout"] | {"kind": "Adapter", "stable": "r1"})
+    for known in (None, adapter):
+        assert succession.withdrawal(known, chosen, ["r1", "r2"], "why", NOW) is None

@@ -84,9 +84,9 @@ def test_a_job_that_has_ended_stays_so(kind: str) -> None:
 
 def test_a_model_of_a_job_that_cannot_be_read_is_served_on() -> None:
     found = {"metadata": {"name": "chat", "namespace": "team"}, "spec": {"model": {"fineTuneJob": "one"}}}
-    new = judge_unreadable(ModelDeployment.model_validate(found), "InvalidSpec", "spec.retries: too many")
+    new = judge_unreadable(ModelDeployment.model_validate(found), "InvalidSpec", "spec.retries: too many", ())
     assert (new.verdict.state, new.verdict.reason) == (State.STALLED, "InvalidSpec")
     assert new.verdict.message == "FineTuneJob one: spec.retries: too many"
     model = {"uri": "finetunejob://one@sha256:abc", "commit": "sha256:abc", "path": "artifacts/abc", "bytes": 1}
     served = ModelDeployment.model_validate(found | {"status": {"model": model}})
-    assert judge_unreadable(served, "InvalidSpec", "spec.retries: too many").verdict.state is State.DONE
+    assert judge_unreadable(served, "InvalidSpec", "spec.retries: too many", ()).verdict.state is State.DONE

@@ -3,7 +3,7 @@
 Pure.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,13 +35,22 @@ class Course:
     arriving: Arriving | None = None  # the revision of another base, whose pods load others
     chosen: Chosen | None = None
     sizes: Mapping[int, int] | None = None
-    serving: str = ""  # rN: the revision to judge readiness by; empty: the newest
+    serving: str = ""  # rN: the revision that serves while another is to succeed it; empty: the wanted one
     status: RolloutStatus | None = None
     rejected: Sequence[RejectedVersion] = ()
     refused: Sequence[RejectedVersion] = ()  # of them, those that are still wanted
     waiting: Sequence[str] = ()
     wrong_order: str = ""
     look_again: float | None = None
+
+    def judged(self, numbers: Collection[int]) -> int | None:
+        """Of these revisions the one to judge readiness by: the one that serves, else the wanted, else the newest.
+
+        The wanted one is the newest, but for a spec that came back.
+        """
+        order = [int(self.serving[1:])] if self.serving else []
+        order += [self.chosen.number] if self.chosen else []
+        return next((number for number in order if number in numbers), max(numbers, default=None))
 
     def adapters_of(self, revision: str) -> AdapterList:
         """What the pods of this revision (rN) load."""

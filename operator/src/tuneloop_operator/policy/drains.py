@@ -11,13 +11,18 @@ from typing import Any, Final
 
 from tuneloop_core.api.modeldeployment_status import ColdStartStatus
 from tuneloop_core.serving import DeploymentLoad
+from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.pods import condition
-from tuneloop_operator.policy.succession import NO_ROOM, trouble
+from tuneloop_operator.policy.succession import trouble
 
 Obj = dict[str, Any]
 
 CHANGE_SECONDS: Final = 10.0
 """For one pod to end and the next to be given its room, beside the next one's start."""
+WAITS: Final = reasons.UNSCHEDULABLE
+"""A pod that has no node is given one within a second or two. One that a quota refused is tried again by its ReplicaSet
+in growing waits (82, 164, 328 s ...: client-go's default limiter), which no end of another pod shortens: its room would
+be made for nothing."""
 LAST_SECONDS: Final = 1  # of grace for a pod whose room is due: the least that still lets the kubelet end it
 
 
@@ -44,10 +49,18 @@ class Held:
 
 
 def leaving(pods: Iterable[Obj]) -> list[Obj]:
-    """Those that were asked to go, and have not ended."""
+    """Those that we asked to go, and that have not ended.
+
+    Not those that their node gives up or that make way for others (evicted, preempted, lost): the room that they
+    leave is not for the pods to come.
+    """
     ended = ("Succeeded", "Failed")
-    going = [pod for pod in pods if pod["metadata"].get("deletionTimestamp")]
+    going = [pod for pod in pods if pod["metadata"].get("deletionTimestamp") and not _is_disrupted(pod)]
     return [pod for pod in going if pod.get("status", {}).get("phase") not in ended]
+
+
+def _is_disrupted(pod: Obj) -> bool:
+    return (condition(pod, "DisruptionTarget") or {}).get("status") == "True"
 
 
 def blocking(pods: Sequence[Obj], deployments: Mapping[int, Obj]) -> list[Obj]:
@@ -56,7 +69,7 @@ def blocking(pods: Sequence[Obj], deployments: Mapping[int, Obj]) -> list[Obj]:
     staying = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
     if not going or any((condition(pod, "Ready") or {}).get("status") == "True" for pod in staying):
         return []
-    lacking = [trouble(each, staying, f"r{number}")[0] in NO_ROOM for number, each in deployments.items()]
+    lacking = [trouble(each, staying, f"r{number}")[0] == WAITS for number, each in deployments.items()]
     return going if any(lacking) else []
 
 
@@ -76,10 +89,11 @@ def start_seconds(measured: ColdStartStatus | None) -> float:
     return sum(phase.seconds for phase in phases if phase.name != "scheduled")
 
 
-def words(going: Iterable[Obj]) -> str:
-    """Who keeps the room, and until when."""
+def words(going: Iterable[Obj], reason: str) -> str:
+    """Who keeps the room, and until when; ``reason``: why the next pod has none."""
     names = ", ".join(pod["metadata"]["name"] for pod in going)
-    return (
-        f"{names} leaves and keeps its room until its last stream has ended, at most the chart's server.drainSeconds; "
-        "where requests wait, only as long as they can be held (gateway.hold.maxSeconds)"
+    keeps = (
+        f"{names} leaves and keeps its room until its last stream has ended, at most the chart's server.drainSeconds"
     )
+    held = "; where requests wait, only as long as they can be held (gateway.hold.maxSeconds)"
+    return keeps + held if reason == WAITS else keeps

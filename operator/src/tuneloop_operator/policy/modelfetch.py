@@ -71,18 +71,23 @@ def attempt(job: Obj) -> int:
 
 def _known(status: ModelStatus | None, facts: ModelFacts, source: str) -> ModelStatus | None:
     """The model that is in the store for what is asked now: a revision's that was made for it, else the status's."""
-    made_for = {annotation(each, SOURCE_ANNOTATION): each for each in reversed(facts.served)}
-    if source in made_for:
-        return _of_revision(made_for[source], status)
-    recorded = any(made_for)
-    return status if status is not None and status.path and not recorded and _is_for(status, facts, source) else None
+    if found := served_model(facts.served, source, status):
+        return found
+    others = any(annotation(each, SOURCE_ANNOTATION) not in ("", source) for each in facts.served)
+    return status if status is not None and status.path and not others and _is_for(status, facts, source) else None
 
 
-def _of_revision(made: Obj, status: ModelStatus | None) -> ModelStatus | None:
-    """What a Deployment serves: the status may be of another one, whose spec was set back."""
-    uri = annotation(made, BASE_ANNOTATION)
-    if not uri or (status is not None and status.uri == uri):  # an earlier operator recorded none
-        return status if status is not None and status.path else None
+def served_model(served: Sequence[Obj], source: str, status: ModelStatus | None) -> ModelStatus | None:
+    """What the newest revision serves that was made for this source (``served``: newest first), if there is one.
+
+    The status may be of another one, whose spec was set back; where it is of this one it knows more.
+    """
+    made = next((each for each in served if annotation(each, SOURCE_ANNOTATION) == source), None)
+    uri = annotation(made, BASE_ANNOTATION) if made else ""
+    if made is None or not uri:
+        return None
+    if status is not None and status.path and status.uri == uri:
+        return status
     mounts = made["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
     path = next(mount["subPath"] for mount in mounts if mount["mountPath"] == MODEL_FOLDER)
     return ModelStatus(uri=uri, commit=uri.rpartition("@")[2], path=path)

@@ -4,19 +4,27 @@ Nothing is fetched: the artifact already lies in the namespace's store. As with 
 outlives its job. Pure.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from tuneloop_core.api.finetunejob import FineTuneJob
 from tuneloop_core.api.finetunejob_status import ArtifactStatus, ModelStatus
 from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_operator.policy import conditions, reasons
 from tuneloop_operator.policy.conditions import cut
-from tuneloop_operator.policy.modelfetch import ModelVerdict
+from tuneloop_operator.policy.modelfetch import ModelVerdict, served_model
 from tuneloop_operator.policy.revisions import source_of
 from tuneloop_operator.policy.verdicts import State, Verdict
 
+Obj = dict[str, Any]
 
-def judge_published(deployment: ModelDeployment, job: FineTuneJob | None) -> ModelVerdict:
-    """DONE with the artifact as the model; else why not yet, or never. ``job`` is None when there is none."""
-    name, known = deployment.spec.model.fine_tune_job or "", _known(deployment)
+
+def judge_published(deployment: ModelDeployment, job: FineTuneJob | None, served: Sequence[Obj]) -> ModelVerdict:
+    """DONE with the artifact as the model; else why not yet, or never.
+
+    ``job`` is None when there is none; ``served`` are the revisions' Deployments, newest first.
+    """
+    name, known = deployment.spec.model.fine_tune_job or "", _known(deployment, served)
     if job is None:
         if known is not None:  # the job may go once its artifact is served
             return _done(known)
@@ -33,9 +41,9 @@ def judge_published(deployment: ModelDeployment, job: FineTuneJob | None) -> Mod
     return _stalls(reasons.WRONG_ARTIFACT, wrong) if wrong else _done(_model(deployment, artifact))
 
 
-def judge_unreadable(deployment: ModelDeployment, reason: str, words: str) -> ModelVerdict:
+def judge_unreadable(deployment: ModelDeployment, reason: str, words: str, served: Sequence[Obj]) -> ModelVerdict:
     """What a job that this release cannot read means: a version resolved before is served on."""
-    known = _known(deployment)
+    known = _known(deployment, served)
     return _done(known) if known else _stalls(reason, f"FineTuneJob {deployment.spec.model.fine_tune_job}: {words}")
 
 
@@ -50,9 +58,11 @@ def _wrong(name: str, job: FineTuneJob, artifact: ArtifactStatus) -> str:
     return ""
 
 
-def _known(deployment: ModelDeployment) -> ModelStatus | None:
-    """The version resolved before, if it is of the job that is asked for now."""
+def _known(deployment: ModelDeployment, served: Sequence[Obj]) -> ModelStatus | None:
+    """The version resolved before, if it is of the job that is asked for now: a revision's, else the status's."""
     known = deployment.status.model
+    if found := served_model(served, source_of(deployment), known):
+        return found
     return known if known and known.path and known.uri.partition("@")[0] == _uri(deployment) else None
 
 

@@ -1,4 +1,4 @@
-"""Which revisions of a ModelDeployment there should be: the newest by the spec, the one before until that is ready.
+"""Which revisions of a ModelDeployment there should be: the one by the spec, the one before until that is ready.
 
 Pure.
 """
@@ -10,6 +10,7 @@ from typing import Any
 from tuneloop_core.api.base import SpecModel
 from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.api.modeldeployment_status import RevisionStatus
+from tuneloop_core.api.rollout import RolloutStatus
 from tuneloop_core.api.scaling import Scaling
 from tuneloop_core.constants import GROUP, LABEL_REVISION
 from tuneloop_operator.names import owner_uids
@@ -28,7 +29,7 @@ MAX_RANK_ANNOTATION = f"{GROUP}/lora-max-rank"
 
 @dataclass(frozen=True)
 class Chosen:
-    """The newest revision: ``image`` is pinned from the moment the revision was made."""
+    """The revision that the spec wants: ``image`` is pinned from the moment the revision was made."""
 
     number: int
     image: str
@@ -121,6 +122,16 @@ def choose(
     return Chosen(number_of(newest) + 1, image, fingerprint(deployment, image, model_path), new=True)
 
 
+def meanwhile(
+    rollout: RolloutStatus | None, known: Sequence[RevisionStatus], found: Mapping[int, Obj]
+) -> Chosen | None:
+    """What serves while the spec asks for a model that is not there yet: never a canary, which has proven nothing."""
+    running = [entry for entry in known if number_of(entry) in found]
+    unproven = rollout.canary if rollout and rollout.kind == "Revision" and rollout.phase != "Promoted" else ""
+    entry = newest_of([each for each in running if each.name != unproven]) or newest_of(running)
+    return Chosen(number_of(entry), entry.image, entry.hash, new=False) if entry else None
+
+
 def again(deployment: ModelDeployment, entry: RevisionStatus, model_path: str) -> Chosen:
     """A revision that there is; its fingerprint is today's, also where an earlier operator wrote another."""
     return Chosen(number_of(entry), entry.image, fingerprint(deployment, entry.image, model_path), new=False)
@@ -180,5 +191,5 @@ def _mute(found: Obj) -> bool:
 
 
 def sizes(chosen: Chosen, kept: Sequence[int], replicas: int) -> dict[int, int]:
-    """Pods by revision: an older one is kept because the newest has not answered yet, and is scaled as if it were."""
+    """Pods by revision: another is kept because the wanted one has not answered yet, and is scaled as if it were."""
     return dict.fromkeys(sorted({*kept, chosen.number}), replicas)

@@ -99,9 +99,9 @@ def advance(spec: Rollout, before: RolloutStatus, seen: Seen, orders: Orders, no
     return _measured(after, before, seen, now)
 
 
-def withdrawn(before: RolloutStatus, now: datetime) -> RolloutStatus:
-    """The spec asks for what serves again: the canary takes no traffic from now on, and nothing is held against it."""
-    words = f"{before.canary} was withdrawn, {before.stable} serves: the spec was set back"
+def withdrawn(before: RolloutStatus, why: str, now: datetime) -> RolloutStatus:
+    """The spec asks for it no longer: the canary takes no traffic from now on, and nothing is held against it."""
+    words = f"{before.canary} was withdrawn, {before.stable} serves: {why}"
     fields = {"phase": "RolledBack", "weight": 0, "since": timestamp(now), "reason": WITHDRAWN, "message": words}
     return before.model_copy(update=fields)
 

@@ -24,6 +24,7 @@ from tuneloop_operator.policy.coldstart import cold_start
 from tuneloop_operator.policy.conditions import Wanted
 from tuneloop_operator.policy.course import ROLLED_BACK, Course, condition_of, with_canary
 from tuneloop_operator.policy.pods import Trouble, condition, find_trouble, quota_words, refusal_words
+from tuneloop_operator.policy.revisions import number_of
 from tuneloop_operator.policy.scalingstatus import scaling_status
 from tuneloop_operator.policy.schedules import problems
 from tuneloop_operator.policy.succession import NO_ROOM, OFFER
@@ -45,7 +46,7 @@ class ServingFacts:
     model_status: ModelStatus | None
     resolved: Sequence[Resolved] = ()
     revisions: Sequence[RevisionStatus] = ()  # newest first
-    newest: Obj | None = None  # its Deployment
+    judged: Obj | None = None  # the Deployment of the revision that must be ready
     pods: Sequence[Obj] = ()
     events: Sequence[Obj] = ()
     servers: Mapping[str, ServerStatus] = field(default_factory=dict)  # by address
@@ -104,43 +105,33 @@ def judge(facts: ServingFacts, adapters: Sequence[AdapterStatus], wrong: Sequenc
 
 
 def _pods_verdict(facts: ServingFacts) -> Verdict | None:
-    newest = _judged(facts)
-    if newest is None or newest.ready or facts.replicas == 0:
+    known = {number_of(each): each for each in facts.revisions}
+    judged = known.get(facts.course.judged(known) or 0)
+    if judged is None or judged.ready or facts.replicas == 0:
         return None
-    others = [each for each in facts.revisions if each.name != newest.name and each.replicas]
-    found = _refusal(facts.newest) or _trouble_verdict(facts, newest, others)
+    others = [each for each in facts.revisions if each.name != judged.name and each.replicas]
+    found = _refusal(facts.judged) or _trouble_verdict(facts, judged, others)
     if found is not None:
-        room = _room_words(facts, others) if found.reason in NO_ROOM else ""
+        room = _room_words(facts, others, found.reason) if found.reason in NO_ROOM else ""
         return replace(found, message=f"{found.message}; {room}") if room else found
-    words = f"{newest.name}: {newest.ready_replicas} of {facts.replicas} replicas answer; the engine loads the model"
+    words = f"{judged.name}: {judged.ready_replicas} of {facts.replicas} replicas answer; the engine loads the model"
     return Verdict(State.PENDING, reasons.ROLLING_OUT, words)
 
 
-def _room_words(facts: ServingFacts, others: Sequence[RevisionStatus]) -> str:
+def _room_words(facts: ServingFacts, others: Sequence[RevisionStatus], reason: str) -> str:
     """Who has the room that is missing, where it is a pod of this deployment, and what to do."""
     if others and not facts.course.serving:
         return OFFER
     leaving = drains.leaving(facts.pods)
-    return drains.words(leaving) if leaving else ""
+    return drains.words(leaving, reason) if leaving else ""
 
 
-def _judged(facts: ServingFacts) -> RevisionStatus | None:
-    """The revision that must be ready: the one that serves while another succeeds it, else the one that is wanted.
-
-    That is the newest, but for a spec that came back: one that was rolled back meanwhile is newer, and gone.
-    """
-    chosen = facts.course.chosen
-    names = (facts.course.serving, f"r{chosen.number}" if chosen else "")
-    known = {each.name: each for each in facts.revisions}
-    return next((known[name] for name in names if name in known), next(iter(facts.revisions), None))
-
-
-def _trouble_verdict(facts: ServingFacts, newest: RevisionStatus, others: Sequence[RevisionStatus]) -> Verdict | None:
+def _trouble_verdict(facts: ServingFacts, judged: RevisionStatus, others: Sequence[RevisionStatus]) -> Verdict | None:
     """A server that ends again and again needs a person: the engine refuses the model, or it does not fit.
 
     While another revision only starts, waking, requests are worth holding for it: nothing is stalled before it answers.
     """
-    trouble = _trouble_of(facts, newest)
+    trouble = _trouble_of(facts, judged)
     if trouble is None:
         return None
     serving = next((each.name for each in others if each.ready_replicas), "")
@@ -148,7 +139,7 @@ def _trouble_verdict(facts: ServingFacts, newest: RevisionStatus, others: Sequen
     coming = next((each.name for each in starting if not _ends(_trouble_of(facts, each))), "")
     words = f". {serving} serves meanwhile" if serving else f". {coming} starts meanwhile" if coming else ""
     state = State.STALLED if _ends(trouble) and not coming else State.PENDING
-    return Verdict(state, trouble.reason, f"{newest.name}: {trouble.message}{words}", look_again=30.0)
+    return Verdict(state, trouble.reason, f"{judged.name}: {trouble.message}{words}", look_again=30.0)
 
 
 def _trouble_of(facts: ServingFacts, revision: RevisionStatus) -> Trouble | None:

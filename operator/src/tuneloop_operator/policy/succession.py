@@ -5,6 +5,7 @@ Pure. Which revision is wanted, whatever the strategy, is ``policy.revisions``'.
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from tuneloop_core.api.modeldeployment import ModelDeployment
@@ -13,7 +14,7 @@ from tuneloop_core.constants import LABEL_REVISION
 from tuneloop_operator.policy import reasons
 from tuneloop_operator.policy.pods import condition, find_trouble, quota_words
 from tuneloop_operator.policy.revisions import FINGERPRINT_ANNOTATION, Chosen, is_ready
-from tuneloop_operator.policy.rollout import Version
+from tuneloop_operator.policy.rollout import ENDED, Version, withdrawn
 from tuneloop_operator.policy.versions import Pair
 
 Obj = dict[str, Any]
@@ -51,6 +52,21 @@ def _stable(deployment: ModelDeployment, found: Mapping[int, Obj], chosen: Chose
 def _serves(found: Obj) -> bool:
     """Whether a revision answers, or would if any replica were wanted."""
     return int(found["spec"].get("replicas", 1)) == 0 or is_ready(found, 1)
+
+
+def withdrawal(
+    known: RolloutStatus | None, chosen: Chosen | None, there: Sequence[str], why: str, now: datetime
+) -> RolloutStatus | None:
+    """The rollout of a revision that is no longer wanted, as long as it takes anything; None where there is none.
+
+    ``there``: the revisions that have a Deployment, or pods that were not asked to go. Until the canary is none of
+    them no adapter's rollout begins, since the status has room for one and the gateways go by it.
+    """
+    if known is None or chosen is None or known.kind != "Revision" or known.stable != f"r{chosen.number}":
+        return None
+    if known.phase not in ENDED:
+        return withdrawn(known, why, now)
+    return known if known.phase == "RolledBack" and known.canary in there else None
 
 
 def sizes(status: RolloutStatus, replicas: int) -> dict[int, int]:

@@ -297,13 +297,13 @@ def needs_events(facts: StageFacts, now: datetime) -> bool:
         return False
     alive = [pod for pod in facts.pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
     waiting = [pod for pod in alive if pod["status"]["phase"] != "Running"]
-    if any(_is_unscheduled(pod) for pod in waiting) or (not waiting and len(alive) >= _wanted_pods(job)):
+    if any(is_unscheduled(pod) for pod in waiting) or (not waiting and len(alive) >= _wanted_pods(job)):
         return False
     since = (waiting[0] if waiting else job)["metadata"].get("creationTimestamp", "")
     return bool(since) and (now - parse_time(since)).total_seconds() >= PATIENCE_SECONDS
 
 
-def _is_unscheduled(pod: Obj) -> bool:
+def is_unscheduled(pod: Obj) -> bool:
     """The pod itself says why it has no node."""
     found = condition(pod, "PodScheduled")
     return found is not None and found.get("status") == "False"

@@ -5,7 +5,7 @@ that they have. Pure; the steps of a rollout are ``policy.rollout``'s.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -43,6 +43,10 @@ class Choice:
     pair: Pair | None = None
     waiting: tuple[Pair, ...] = ()
     refused: tuple[RejectedVersion, ...] = ()
+
+    def waits(self) -> "Choice":
+        """Nothing is rolled out for now."""
+        return replace(self, pair=None, waiting=(self.pair, *self.waiting) if self.pair else self.waiting)
 
 
 def canary_spec(deployment: ModelDeployment) -> Rollout | None:

@@ -30,7 +30,7 @@ from tuneloop_operator.policy.scalingstatus import scaling_notes
 from tuneloop_operator.policy.serving import ServingFacts, ready_addresses, ready_beside, summarize
 from tuneloop_operator.policy.transitions import condition_notes
 from tuneloop_operator.policy.unreadable import words_of
-from tuneloop_operator.policy.verdicts import State, Verdict
+from tuneloop_operator.policy.verdicts import State, Verdict, is_unscheduled
 from tuneloop_operator.reconcile import rollouts
 from tuneloop_operator.reconcile.adapterfetch import AdapterFetcher
 from tuneloop_operator.reconcile.adapterjobs import ReadJobs
@@ -145,16 +145,16 @@ class DeploymentReconciler:
         self, key: Key, deployment: ModelDeployment, found: Mapping[int, Obj]
     ) -> tuple[ModelVerdict, Verdict | None]:
         """The base model: fetched, or published by a job; the second is what the API server refused."""
-        name = deployment.spec.model.fine_tune_job
+        name, served = deployment.spec.model.fine_tune_job, [found[number] for number in sorted(found, reverse=True)]
         if name:
-            return self._published(deployment, self._read_jobs.get(key, name)), None
-        return await self._fetcher.settle(key, deployment, [found[number] for number in sorted(found, reverse=True)])
+            return self._published(deployment, self._read_jobs.get(key, name), served), None
+        return await self._fetcher.settle(key, deployment, served)
 
-    def _published(self, deployment: ModelDeployment, job: Obj | None) -> ModelVerdict:
+    def _published(self, deployment: ModelDeployment, job: Obj | None, served: Sequence[Obj]) -> ModelVerdict:
         try:
-            return judge_published(deployment, FineTuneJob.model_validate(job) if job else None)
+            return judge_published(deployment, FineTuneJob.model_validate(job) if job else None, served)
         except ValidationError as error:
-            return judge_unreadable(deployment, *words_of(error))
+            return judge_unreadable(deployment, *words_of(error), served)
 
     def _resolve(
         self, key: Key, deployment: ModelDeployment, model: ModelVerdict, fetched: Mapping[str, Fetched]
@@ -179,7 +179,7 @@ class DeploymentReconciler:
             resolved=look.course.serve,
             course=look.course,
             revisions=revisions.known(deployment.status.revisions, found),
-            newest=_judged(found, look.course),
+            judged=found.get(look.course.judged(found) or 0),
             pods=pods,
             events=await self._jobs.events(key.namespace, slow) if slow else (),
             servers=context.polls.statuses(key),
@@ -194,8 +194,8 @@ class DeploymentReconciler:
         )
 
     def _is_slow(self, pod: Obj) -> bool:
-        """Whether a pod has not started for so long that its Events are worth a read."""
-        if pod.get("status", {}).get("phase") != "Pending":
+        """Whether a pod has not started for so long that its Events are worth a read; without a node it says why."""
+        if pod.get("status", {}).get("phase") != "Pending" or is_unscheduled(pod):
             return False
         age = (self._context.now() - parse_time(pod["metadata"]["creationTimestamp"])).total_seconds()
         return age >= START_PATIENCE_SECONDS
@@ -206,13 +206,6 @@ def _lists(pods: Sequence[Obj], found: Mapping[int, Obj], course: Course) -> dic
     staying = {f"r{number}" for number in found}
     polled = {pod["status"]["podIP"]: pod["metadata"]["labels"].get(LABEL_REVISION) for pod in pods if is_polled(pod)}
     return {ip: course.adapters_of(label) if label in staying else None for ip, label in polled.items()}
-
-
-def _judged(found: Mapping[int, Obj], course: Course) -> Obj | None:
-    """The Deployment to judge by: the one that serves while another succeeds it, else the wanted, else the newest."""
-    wanted = [int(course.serving[1:])] if course.serving else []
-    wanted += [course.chosen.number] if course.chosen else []
-    return next((found[number] for number in (*wanted, max(found, default=0)) if number in found), None)
 
 
 def is_polled(pod: Obj) -> bool:

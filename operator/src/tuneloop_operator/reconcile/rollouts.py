@@ -60,26 +60,31 @@ class Rollouts:
         spec = versions.canary_spec(look.deployment)
         if spec is None:
             self._context.gateways.arms.forget(key)
-            return self._handover(key, _held(look, _staying(look)))
+            return self._handover(key, _held(look, _staying(look) if look.base else list(look.found)))
         revision = succession.pair_of(look.deployment, look.found, look.chosen) if look.chosen else None
-        wanted, look = look, _held(look, [int(revision.stable.id[1:])] if revision else [])
+        wanted, look = look, _held(look, _serving(look, revision))
         pairs = self._pairs(look)
-        choice = versions.choose(look.deployment, pairs)
-        if choice.pair is None:
+        choice, leaving = versions.choose(look.deployment, pairs), self._withdrawal(key, look)
+        if choice.pair is None or leaving is not None:
             self._context.gateways.arms.forget(key)
-            return self._course(key, look, pairs, choice, self._left(look))
+            return self._course(key, look, pairs, choice.waits(), leaving or self._left(look))
         status = self._advance(key, look, spec, choice.pair)
         if status.kind == "Revision" and status.phase == "Promoted":
             look = wanted  # the new base's own adapters with it
         return self._course(key, look, pairs, choice, status)
 
+    def _withdrawal(self, key: Key, look: Look) -> RolloutStatus | None:
+        """The rollout of a revision that the spec does not ask for any more, until the last of it is gone."""
+        staying = [pod for pod in self._pods(key) if not pod["metadata"].get("deletionTimestamp")]
+        there = [f"r{number}" for number in look.found]
+        there += [pod["metadata"]["labels"].get(LABEL_REVISION, "") for pod in staying]
+        why = "the spec was set back" if look.base else "the spec asks for another model"
+        return succession.withdrawal(look.deployment.status.rollout, look.chosen, there, why, self._context.now())
+
     def _left(self, look: Look) -> RolloutStatus | None:
-        """The last rollout, where nothing is rolled out: what it withdraws takes no traffic while its pods leave."""
+        """The last rollout, where nothing is rolled out."""
         known = look.deployment.status.rollout
-        if known is None or known.phase in ENDED:
-            return known
-        back = look.chosen and known.kind == "Revision" and known.stable == f"r{look.chosen.number}"
-        return rollout.withdrawn(known, self._context.now()) if back else None
+        return known if known is None or known.phase in ENDED else None
 
     def _handover(self, key: Key, look: Look) -> Course:
         """Without a canary: each adapter's new version takes over once it is loaded."""
@@ -180,7 +185,7 @@ class Rollouts:
         """Pods by revision, and the revision that serves; a revision that waits or was refused is not there."""
         revision = next((each for each in pairs if each.canary.kind == "Revision"), None)
         if revision is None:
-            return None, ""
+            return _alone(look, status)
         if revision is pair and status is not None:
             promoted = status.phase == "Promoted"
             return succession.sizes(status, look.replicas), status.canary if promoted else status.stable
@@ -193,6 +198,21 @@ class Rollouts:
         return AdapterList.model_validate_json(text) if text else AdapterList()
 
 
+def _alone(look: Look, status: RolloutStatus | None) -> tuple[dict[int, int] | None, str]:
+    """The revision that serves, where what was to succeed it is withdrawn: however many of its pods answer."""
+    if status is None or look.chosen is None or status.kind != "Revision" or status.phase != "RolledBack":
+        return None, ""
+    back = status.stable == f"r{look.chosen.number}"
+    return (succession.sizes(status, look.replicas), status.stable) if back else (None, "")
+
+
+def _serving(look: Look, revision: Pair | None) -> list[int]:
+    """The revision that serves beside the wanted one; while that one's model is not known, what is chosen serves."""
+    if revision is not None:
+        return [int(revision.stable.id[1:])]
+    return [look.chosen.number] if look.chosen and not look.base and look.chosen.number in look.found else []
+
+
 def _staying(look: Look) -> list[int]:
     """Revisions beside the wanted one that go on answering, without a canary."""
     if look.chosen is None:
@@ -203,7 +223,7 @@ def _staying(look: Look) -> list[int]:
 
 def _held(look: Look, others: Sequence[int]) -> Look:
     """With the versions that serve on the revision about to be replaced, and those that come with the new one."""
-    turn = bases.turn_of(look.found, others if look.base else list(look.found), look.need)
+    turn = bases.turn_of(look.found, others, look.need)
     serve = bases.held(look.resolved, look.deployment, turn)
     there = bases.arriving(f"r{look.chosen.number}" if look.chosen else "", look.resolved, serve, turn)
     return replace(look, resolved=serve, arriving=there, turn=turn)

@@ -89,14 +89,11 @@ class Servers:
                 await self._create(wanted, chosen, size)
 
     def choose(self, deployment: ModelDeployment, model: ModelStatus | None, found: Mapping[int, Obj]) -> Chosen | None:
-        """The revision that is wanted; while another model is being fetched (None), the newest that runs."""
+        """The revision that is wanted; while another model is being fetched (None), what serves."""
         known = revisions.known(deployment.status.revisions, found)
         if model is not None:
             return revisions.choose(deployment, known, found, model.path, self._context.settings.images.server)
-        running = revisions.newest_of([entry for entry in known if revisions.number_of(entry) in found])
-        if running is None:
-            return None
-        return Chosen(revisions.number_of(running), running.image, running.hash, new=False)
+        return revisions.meanwhile(deployment.status.rollout, known, found)
 
     async def _config_map(self, key: Key, wanted: Wanted, found: Mapping[int, Obj], chosen: Chosen) -> None:
         issuer, jwks = await self._context.issuer.value()
