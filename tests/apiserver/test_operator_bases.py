@@ -117,6 +117,6 @@ def test_an_adapter_too_wide_for_the_next_engine_is_served_until_that_takes_over
 
     start_pod(world, found, second)
     wait_for("r1 to go", lambda: world.api.get("Deployment", world.namespace, "chat-r1") is None)
-    wait_for("the name to go with it", lambda: traffic.send("bot", 1) == [404])
+    wait_for("the name to be refused", lambda: traffic.send("bot", 1) == [503])
     world.wait_condition("Stalled", "chat", "AdapterMisfit", "ModelDeployment")
     assert second.ever == set()
