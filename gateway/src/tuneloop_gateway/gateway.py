@@ -133,6 +133,7 @@ class Gateway:
         routes = [route for namespace in (self.proxy.table or {}).values() for route in namespace.models.values()]
         heard = min(each.heard for each in self._watchers())
         return {
+            "ready": float(self._is_ready()),
             "watch_stale_seconds": time.monotonic() - heard,
             "ready_endpoints": len({address for route in routes for address in route.addresses}),
             "models": len(routes),
