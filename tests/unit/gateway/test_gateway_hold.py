@@ -12,11 +12,16 @@ import openai as sdk
 import pytest
 from gateway_world import order, post, raw, until
 from openai import AsyncOpenAI
+from serving_facts import deployment as spec_of
+from serving_facts import facts, revision
 
 from tuneloop_core.settings import HoldSettings
 from tuneloop_gateway.config import Limits
 from tuneloop_gateway.hold import Held, Queue, retry_after
 from tuneloop_gateway.routes import parse_deployment
+from tuneloop_operator.policy.adapters import Resolved
+from tuneloop_operator.policy.serving import summarize
+from tuneloop_operator.policy.verdicts import State, Verdict
 
 CHAT = "/team/v1/chat/completions"
 QUICK = HoldSettings(heartbeat_seconds=0.05)
@@ -325,3 +330,12 @@ def test_what_serves_wakes_while_another_model_cannot_be_had(conditions: list[di
     """The operator scales the revision that there is, and says of the spec that it is stalled."""
     status = {"conditions": conditions, "revisions": [{"name": "r1", "replicas": 0}]}
     assert parse_deployment({"metadata": NAMED, "status": status}).stalled == ""
+
+
+@pytest.mark.parametrize(("there", "words"), [([], "AccessDenied: refused"), ([revision(replicas=0)], "")])
+def test_one_refused_token_in_the_operators_own_words(there: list[Any], words: str) -> None:
+    model = Verdict(State.STALLED, "AccessDenied", "refused")
+    adapter = Resolved("bot", reason="AccessDenied", message="refused", stalled=True)
+    seen = facts(model=model, resolved=[adapter], revisions=there, newest=None, pods=[], servers={}, replicas=0)
+    status = summarize(spec_of(), seen).model_dump(by_alias=True, mode="json")
+    assert parse_deployment({"metadata": NAMED, "status": status}).stalled == words
