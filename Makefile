@@ -37,7 +37,7 @@ format: sync ## let ruff format and fix what it can
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
 
-generate: sync ## write the generated files anew: crds/ and the chart's copy of them
+generate: sync ## write the generated files anew: crds/, the chart's copy of them, and its dashboards
 	@$(PYTHON) scripts/generate.py $(ARGS)
 
 bench-%: sync ## a benchmark by name, for instance `make bench-operator`

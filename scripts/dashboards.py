@@ -7,6 +7,8 @@ import json
 from typing import Any, NamedTuple
 
 HERE = 'namespace=~"$namespace", deployment=~"$deployment"'
+OWNER, NAMED = "namespace, deployment", "{{namespace}}/{{deployment}}"
+VERSION = "namespace, engine_name, revision"
 WIDTH, HEIGHT, ACROSS = 8, 8, 3
 """Grafana's grid has 24 columns."""
 
@@ -25,9 +27,10 @@ def quantile(share: str, histogram: str, by: str, where: str = HERE) -> str:
 
 
 def percentiles(histogram: str) -> tuple[tuple[str, str], ...]:
-    """p50, p95 and p99 by served name."""
+    """p50, p95 and p99 by served name, which is unique in its namespace only."""
     return tuple(
-        (quantile(f"0.{share}", histogram, "model"), f"p{share} {{{{model}}}}") for share in ("50", "95", "99")
+        (quantile(f"0.{share}", histogram, "namespace, model"), f"p{share} {{{{namespace}}}}/{{{{model}}}}")
+        for share in ("50", "95", "99")
     )
 
 
@@ -41,6 +44,11 @@ def rate(counter: str, by: str, where: str = HERE) -> str:
     return f"sum by ({by}) (rate({counter}{{{where}}}[$__rate_interval]))"
 
 
+def by_key(counter: str) -> tuple[tuple[str, str], ...]:
+    """The rate of a counter by the name of an API key."""
+    return ((rate(counter, "namespace, key"), "{{namespace}}/{{key}}"),)
+
+
 SERVING = (
     Panel("Time to first token", "s", percentiles("gen_ai_server_time_to_first_token_seconds")),
     Panel("Time per output token", "s", percentiles("gen_ai_server_time_per_output_token_seconds")),
@@ -49,16 +57,27 @@ SERVING = (
     Panel(
         "Requests that kept spec.slo",
         "percentunit",
-        ((share("tuneloop_gateway_slo_requests_total", "deployment", 'met="true"'), "{{deployment}}"),),
+        ((share("tuneloop_gateway_slo_requests_total", OWNER, 'met="true"'), NAMED),),
     ),
-    Panel("Requests by status", "reqps", ((rate("tuneloop_gateway_requests_total", "code"), "{{code}}"),)),
-    Panel("Tokens", "short", ((rate("tuneloop_gateway_tokens_total", "model, type"), "{{model}} {{type}}"),)),
+    Panel(
+        "Requests by status, and those that failed",
+        "reqps",
+        (
+            (rate("tuneloop_gateway_requests_total", "code"), "{{code}}"),
+            (rate("tuneloop_gateway_failed_requests_total", OWNER), f"failed (5xx, or cut): {NAMED}"),
+        ),
+    ),
+    Panel(
+        "Tokens",
+        "short",
+        ((rate("tuneloop_gateway_tokens_total", "namespace, model, type"), "{{namespace}}/{{model}} {{type}}"),),
+    ),
     Panel(
         "Requests under way, and waiting for a replica",
         "short",
         (
-            (f"sum by (deployment) (tuneloop_gateway_ongoing_requests{{{HERE}}})", "{{deployment}} under way"),
-            (f"sum by (deployment) (tuneloop_gateway_queued_requests{{{HERE}}})", "{{deployment}} waiting"),
+            (f"sum by ({OWNER}) (tuneloop_gateway_ongoing_requests{{{HERE}}})", f"{NAMED} under way"),
+            (f"sum by ({OWNER}) (tuneloop_gateway_queued_requests{{{HERE}}})", f"{NAMED} waiting"),
         ),
     ),
     Panel(
@@ -71,8 +90,8 @@ SERVING = (
         "s",
         (
             (
-                quantile("0.95", "gen_ai_server_time_to_first_token_seconds", "engine_name, revision"),
-                "{{engine_name}} {{revision}}",
+                quantile("0.95", "gen_ai_server_time_to_first_token_seconds", VERSION),
+                "{{namespace}}/{{engine_name}} {{revision}}",
             ),
         ),
     ),
@@ -81,8 +100,8 @@ SERVING = (
         "percentunit",
         (
             (
-                share("tuneloop_gateway_feedback_total", "engine_name, revision", 'score="good"'),
-                "{{engine_name}} {{revision}}",
+                share("tuneloop_gateway_feedback_total", VERSION, 'score="good"'),
+                "{{namespace}}/{{engine_name}} {{revision}}",
             ),
         ),
     ),
@@ -90,8 +109,8 @@ SERVING = (
         "Replicas that are passed over, and retries",
         "short",
         (
-            (f"max by (deployment) (tuneloop_gateway_ejected_endpoints{{{HERE}}})", "{{deployment}} passed over"),
-            (rate("tuneloop_gateway_retries_total", "deployment, reason"), "{{deployment}} {{reason}}"),
+            (f"max by ({OWNER}) (tuneloop_gateway_ejected_endpoints{{{HERE}}})", f"{NAMED} passed over"),
+            (rate("tuneloop_gateway_retries_total", f"{OWNER}, reason"), f"{NAMED} {{{{reason}}}}"),
         ),
     ),
     Panel(
@@ -112,9 +131,9 @@ SERVING = (
             ),
         ),
     ),
-    Panel("Requests by key", "reqps", ((rate("tuneloop_gateway_key_requests_total", "key"), "{{key}}"),)),
-    Panel("Tokens by key", "short", ((rate("tuneloop_gateway_key_tokens_total", "key"), "{{key}}"),)),
-    Panel("Requests over a key's limit", "reqps", ((rate("tuneloop_gateway_key_limited_total", "key"), "{{key}}"),)),
+    Panel("Requests by key", "reqps", by_key("tuneloop_gateway_key_requests_total")),
+    Panel("Tokens by key", "short", by_key("tuneloop_gateway_key_tokens_total")),
+    Panel("Requests over a key's limit", "reqps", by_key("tuneloop_gateway_key_limited_total")),
 )
 
 TRAINING_HERE = 'namespace=~"$namespace"'

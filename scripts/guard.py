@@ -2,8 +2,8 @@
 
 ``operator/__init__.py`` would shadow the standard library's ``operator``; ``__init__.py`` below ``tests/`` breaks
 pytest's importlib mode; two test files of one name hide each other; a Python file over 400 lines holds more than one
-idea; a link of the documentation that leads nowhere, or a page that no index names, is found by nobody. Never changes
-anything.
+idea; a link of the documentation that leads nowhere, or a page that no index names, is found by nobody; a command that
+kubectl refuses is what a newcomer tries first. Never changes anything.
 """
 
 import re
@@ -28,6 +28,10 @@ PARTS = (
 )
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 """The path of a Markdown link within the repository, without its anchor."""
+WATCH = re.compile(r"kubectl .*\bget \S+,\S+ .*(?:-w|--watch)\b")
+"""A watch of several kinds, which kubectl refuses: "you may only specify a single resource type"."""
+TOLD = ("*.md", "docs/**/*.md", "examples/**/*", "charts/*/templates/NOTES.txt")
+"""Where users are told what to type."""
 IGNORED = {".venv", "__pycache__", "node_modules"}
 
 
@@ -83,6 +87,13 @@ def unlisted_pages(root: Path) -> Iterable[str]:
                 yield f"{page.relative_to(root)} is in no index: link it in {index.relative_to(root)}."
 
 
+def refused_watches(root: Path) -> Iterable[str]:
+    """Yield files that tell users to watch several kinds by one kubectl."""
+    for page in (found for pattern in TOLD for found in sorted(root.glob(pattern)) if found.is_file()):
+        for command in WATCH.findall(page.read_text(encoding="utf-8")):
+            yield f"{page.relative_to(root)} says `{command}`: kubectl watches one kind at a time."
+
+
 def problems(root: Path) -> list[str]:
     """Everything that is wrong below ``root``, as sentences."""
     files = python_files(root)
@@ -93,6 +104,7 @@ def problems(root: Path) -> list[str]:
         *long_files(root, files),
         *dead_links(root),
         *unlisted_pages(root),
+        *refused_watches(root),
     ]
 
 

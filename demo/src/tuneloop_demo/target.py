@@ -5,6 +5,7 @@ Either the local cluster, brought up here, or a context that the user has. Never
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -58,8 +59,9 @@ class Target:
         self.call("rollout", "status", f"deployment/{deployment}", "-n", namespace, f"--timeout={minutes}m")
 
     def prefix(self) -> str:
-        """Return ``kubectl`` as the user would type it for this cluster."""
-        return " ".join(["kubectl", *self.kubectl[1:]])
+        """Return ``kubectl`` as the user can type it for this cluster: by its path, unless that is the one on PATH."""
+        program, *chosen = self.kubectl
+        return shlex.join(["kubectl" if shutil.which("kubectl") == program else program, *chosen])
 
 
 def as_list(manifests: Sequence[Obj]) -> str:

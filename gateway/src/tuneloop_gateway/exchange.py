@@ -113,6 +113,11 @@ class Exchange:
         return self._request.id
 
     @property
+    def failed(self) -> bool:
+        """Whether the client got less than it should, also where its status said 200 before that was known."""
+        return bool(self.failure) or self.code >= "500"
+
+    @property
     def reached_nobody(self) -> bool:
         """Whether no server got the request, on the last attempt or before."""
         return self.failure == "connect" and self.withheld is None

@@ -21,6 +21,7 @@ HISTOGRAMS: tuple[tuple[str, str, Callable[[Series], Histogram]], ...] = (
     ("tuneloop_gateway_inter_token_latency_seconds", "Gaps between events with output, streams.", lambda s: s.itl),
 )
 GAUGES = {
+    "ready": "1 while this gateway takes requests: it has seen the cluster, and does not end.",
     "watch_stale_seconds": "Seconds since the API server was last heard of.",
     "ready_endpoints": "Server pods in the routing table.",
     "models": "Names that clients may ask for.",
@@ -56,6 +57,8 @@ class MeasuresCollector(Collector):
 
     def _counters(self, series: list[tuple[Labels, Series]]) -> Iterable[Metric]:
         requests = CounterMetricFamily("tuneloop_gateway_requests", "Requests that ended.", labels=[*NAMES, "code"])
+        text = "Requests that ended with a 5xx, or in an answer that was cut after its first byte (code 200)."
+        failed = CounterMetricFamily("tuneloop_gateway_failed_requests", text, labels=NAMES)
         tokens = CounterMetricFamily(
             "tuneloop_gateway_tokens", "Tokens by the server's usage.", labels=[*NAMES, "type"]
         )
@@ -63,10 +66,11 @@ class MeasuresCollector(Collector):
         for labels, each in series:
             for code, count in sorted(each.codes.items()):
                 requests.add_metric([*_values(labels), code], count)
+            failed.add_metric(_values(labels), each.errors)
             tokens.add_metric([*_values(labels), "prompt"], each.prompt_tokens)
             tokens.add_metric([*_values(labels), "completion"], each.completion_tokens)
             ongoing.add_metric(_values(labels), each.ongoing)
-        yield from (requests, tokens, ongoing, self._queued(), self._held(), self._slo(), self._feedback())
+        yield from (requests, failed, tokens, ongoing, self._queued(), self._held(), self._slo(), self._feedback())
         yield from (self._rejected(), self._failures())
 
     def _queued(self) -> Metric:

@@ -84,9 +84,10 @@ class Forwarder:
         self._tokens.close()
 
     def ejected(self) -> dict[Owner, int]:
-        """How many endpoints of each deployment are out."""
+        """How many endpoints of each deployment are passed over now; one whose time is over waits for a request."""
+        now = time.monotonic()
         found = {owner: self._endpoints.of(addresses) for owner, addresses in self._owners.items()}
-        return {owner: sum(each.health.until > 0 for each in endpoints) for owner, endpoints in found.items()}
+        return {owner: sum(each.health.out(now) for each in endpoints) for owner, endpoints in found.items()}
 
     # ---- one request ----
 

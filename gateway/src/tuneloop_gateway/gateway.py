@@ -96,9 +96,14 @@ class Gateway:
         yield from self._slices
 
     def _changed(self) -> None:
-        """Something was seen; rebuild soon, once everything was listed."""
-        if self._rebuilding is None and all(each.synced.is_set() for each in self._watchers()):
+        """Something was seen; rebuild soon, once everything was listed that can be."""
+        if self._rebuilding is None and self._is_settled():
             self._rebuilding = asyncio.get_running_loop().call_later(REBUILD_SECONDS, self._rebuild)
+
+    def _is_settled(self) -> bool:
+        """One team's namespace that is gone keeps no other team waiting; where all are forbidden, it is our fault."""
+        listed = any(each.synced.is_set() for each in self._deployments)
+        return listed and all(each.settled for each in self._watchers())
 
     def _count_peers(self) -> None:
         """Limits per key are shared among the ready gateways; serving waits for no news of them."""
@@ -133,6 +138,7 @@ class Gateway:
         routes = [route for namespace in (self.proxy.table or {}).values() for route in namespace.models.values()]
         heard = min(each.heard for each in self._watchers())
         return {
+            "ready": float(self._is_ready()),
             "watch_stale_seconds": time.monotonic() - heard,
             "ready_endpoints": len({address for route in routes for address in route.addresses}),
             "models": len(routes),

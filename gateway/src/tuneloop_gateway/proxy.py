@@ -261,7 +261,7 @@ class Proxy:
             raise
         finally:
             now = time.monotonic()
-            meter.end(exchange.code, bool(exchange.failure), now)
+            meter.end(exchange.code, exchange.failed, now)
             self.ledger.close(entry, exchange, meter, now)
 
     async def _forward(

@@ -132,7 +132,7 @@ def parse_deployment(raw: Mapping[str, Any]) -> Deployment:
         keys=_keys((spec.get("access") or {}).get("keys") or ()),
         start_seconds=float((status.get("coldStart") or {}).get("seconds") or 0.0),
         objective=_objective(spec.get("slo") or {}),
-        stalled=_stalled({found["type"]: found for found in status.get("conditions") or ()}),
+        stalled=_stalled({found["type"]: found for found in status.get("conditions") or ()}, _may_wake(status)),
         shares={model["name"]: _share(model["canary"]) for model in status.get("models") or () if model.get("canary")},
         quota=_quota((spec.get("access") or {}).get("limits") or {}),
         sequences=_sequences((spec.get("engine") or {}).get("extraArgs") or ()),
@@ -146,18 +146,25 @@ def _objective(slo: Mapping[str, str]) -> Objective | None:
     return Objective(**found) if found else None
 
 
-def _stalled(conditions: Mapping[str, Mapping[str, Any]]) -> str:
+def _may_wake(status: Mapping[str, Any]) -> bool:
+    """Whether there is a revision to wake: what serves goes on while the model that was asked for cannot be had."""
+    return bool(status.get("revisions"))
+
+
+def _stalled(conditions: Mapping[str, Mapping[str, Any]], may_wake: bool) -> str:
     """Why no replica can come; empty where one can.
 
     Stalled also says that an adapter, or a new version, is not as it should be. Then the others are served, so a
-    replica can come and is worth waiting for.
+    replica can come and is worth waiting for. Without the model only an earlier revision can, and what adapters lack
+    says nothing: a refused token is theirs and the model's alike.
     """
     found, adapters = conditions.get("Stalled") or {}, conditions.get("AdaptersReady") or {}
     if found.get("status") != "True" or found.get("reason") in PARTLY_STALLED:
         return ""
-    if adapters.get("reason") == found.get("reason"):
-        return ""
-    return f"{found.get('reason', '')}: {found.get('message', '')}"[:STALLED_LENGTH]
+    words = f"{found.get('reason', '')}: {found.get('message', '')}"[:STALLED_LENGTH]
+    if (conditions.get("ModelFetched") or {}).get("status") == "False":
+        return "" if may_wake else words
+    return "" if adapters.get("reason") == found.get("reason") else words
 
 
 def _share(raw: Mapping[str, Any]) -> Share:

@@ -33,6 +33,7 @@ class Pace:
 
     watch: float = 290.0
     silence: float = 75.0
+    refused: float = 60.0  # of 403 and nothing else: longer than a role takes to be known everywhere
     first_backoff: float = 0.5
     last_backoff: float = 30.0
 
@@ -57,11 +58,18 @@ class Watcher(Generic[T]):
         self.synced = asyncio.Event()
         self.heard = time.monotonic()  # when the API server was last heard of, seconds
         self.relists = 0
+        self.forbidden = False  # for so long that its namespace, or the role in it, must be gone; until it is answered
         self._parse = parse
         self._changed = changed
         self._selector = {"labelSelector": selector} if selector else {}
         self._pace = pace or Pace()
         self._version = ""
+        self._refused_since = 0.0  # seconds; 0 while it is not
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to wait for: it was listed once, or is forbidden."""
+        return self.synced.is_set() or self.forbidden
 
     async def run(self, session: aiohttp.ClientSession, access: Access) -> None:
         """List and watch until cancelled."""
@@ -138,8 +146,22 @@ class Watcher(Generic[T]):
     def _check(self, status: int) -> None:
         if status == 410:
             raise GoneError
+        self._note_refusal(status)
         if status != 200:
             raise ValueError(f"status {status}")
+
+    def _note_refusal(self, status: int) -> None:
+        if status != 403:
+            self._refused_since, self.forbidden = 0.0, False
+            return
+        now = time.monotonic()
+        self._refused_since = self._refused_since or now
+        before, self.forbidden = self.forbidden, now - self._refused_since >= self._pace.refused
+        if self.forbidden and not before:
+            log.warning(
+                "the API server forbids this: its namespace or the role in it is gone", extra={"path": self.path}
+            )
+            self._changed()
 
     def _apply(self, event: dict[str, Any]) -> None:
         kind, raw = event["type"], event["object"]

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,8 +22,10 @@ from tuneloop_gateway.usage import UsageCollector
 from tuneloop_operator import metrics
 from tuneloop_operator.reconcile.cache import Cache
 from tuneloop_operator.reconcile.census import Census
+from tuneloop_operator.reconcile.heartbeat import FROZEN_AFTER_SECONDS
 
 ALERTS = yaml.safe_load((CHART / "alerts.yaml").read_text())["groups"]
+DOCS = CHART.parents[1] / "docs"
 RULES = [rule for group in ALERTS for rule in group["rules"]]
 DASHBOARDS = {path.name: json.loads(path.read_text()) for path in (CHART / "dashboards").glob("*.json")}
 QUERIES = [
@@ -31,6 +34,8 @@ QUERIES = [
     for panel in board["panels"]
     for target in panel["targets"]
 ]
+BY_NAME = {rule["alert"]: rule for rule in RULES}
+UNIQUE_IN_NAMESPACE = {"deployment", "model", "engine_name", "key", "queue"}
 SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
 PARTS = ("_count", "_sum")  # of histograms, whose buckets are asked for
 FOR_DEBUGGING = {
@@ -40,11 +45,13 @@ FOR_DEBUGGING = {
     "tuneloop_gateway_buffered_bytes",
     "tuneloop_gateway_client_connections",
     "tuneloop_gateway_ejections_total",
+    "tuneloop_gateway_models",
     "tuneloop_gateway_ready_endpoints",
     "tuneloop_gateway_ready_gateways",
     "tuneloop_lease_renewals_total",
     "tuneloop_polls_total",
 }
+LONGEST_BACK_OFF = 300  # seconds that the kubelet lets a container wait that ends again and again
 ADDED = {"le", "instance"}  # by the histogram, and by Prometheus
 
 
@@ -114,6 +121,55 @@ def test_alerts(rule: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("panel", "expression", "legend"), QUERIES, ids=[query[0] for query in QUERIES])
 def test_dashboards(panel: str, expression: str, legend: str) -> None:
     check(expression, set(re.findall(r"{{(\w+)}}", legend)))
+
+
+@pytest.mark.parametrize(("panel", "expression", "legend"), QUERIES, ids=[query[0] for query in QUERIES])
+def test_names_of_two_teams_are_two_lines(panel: str, expression: str, legend: str) -> None:
+    for group in re.findall(r"by \(([^)]*)\)", expression):
+        if UNIQUE_IN_NAMESPACE & set(group.split(", ")):
+            assert "namespace" in group.split(", ")
+            assert "{{namespace}}" in legend
+
+
+def seconds(duration: str) -> int:
+    return int(duration[:-1]) * {"s": 1, "m": 60}[duration[-1]]
+
+
+def test_frozen_watches_are_seen_before_liveness_ends_the_process() -> None:
+    """Its age begins at 0 again with each process, so the alert looks at peaks, and how long they come again."""
+    values = "monitoring: {podMonitors: {enabled: true}}"
+    (operator,) = (each for each in of_kind(rendered(values), "Deployment") if "operator" in each["metadata"]["name"])
+    pod = operator["spec"]["template"]["spec"]
+    liveness = pod["containers"][0]["livenessProbe"]
+    interval = of_kind(rendered(values), "PodMonitor")[0]["spec"]["podMetricsEndpoints"][0]["interval"]
+    expression, least = BY_NAME["TuneloopOperatorBlind"]["expr"], BY_NAME["TuneloopOperatorBlind"]["for"]
+    (window,) = re.findall(r"max_over_time\(tuneloop_watch_age_seconds\[(\w+)\]\)", expression)
+    assert float(expression.split("> ")[1]) == FROZEN_AFTER_SECONDS
+    shown = liveness["periodSeconds"] * (liveness["failureThreshold"] - 1)
+    assert seconds(interval) < shown, "at least one scrape sees an age over the threshold"
+    ends_at = FROZEN_AFTER_SECONDS + shown + liveness["periodSeconds"] + pod["terminationGracePeriodSeconds"]
+    assert ends_at + LONGEST_BACK_OFF < seconds(window) < seconds(least), "the next peak comes in time; one is no alert"
+
+
+def test_failures_are_what_the_gateway_calls_so_cut_streams_included() -> None:
+    expression = BY_NAME["TuneloopRequestsFail"]["expr"]
+    assert "rate(tuneloop_gateway_failed_requests_total[10m])" in expression.split(" / ")[0]
+
+
+def test_requests_that_wait_are_summed_before_their_least_is_taken() -> None:
+    """Held now by one gateway, now by another: each for itself says 0 in between."""
+    tree = promql_parser.parse(BY_NAME["TuneloopRequestsWait"]["expr"]).lhs
+    assert (tree.func.name, type(tree.args[0].expr)) == ("min_over_time", promql_parser.AggregateExpr)
+
+
+def test_a_gateway_that_runs_and_is_not_ready_is_no_gateway() -> None:
+    assert BY_NAME["TuneloopGatewayAbsent"]["expr"] == "absent(tuneloop_gateway_ready == 1)"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("**/*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def test_pages_name_metrics_that_there_are(page: Path) -> None:
+    known = SERIES.keys() | {name.removesuffix("_bucket") for name in SERIES}
+    assert set(re.findall(r"\b(?:gen_ai|tuneloop_gateway)_\w+", page.read_text())) <= known
 
 
 def test_a_wrong_name_is_found() -> None:

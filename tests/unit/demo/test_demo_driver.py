@@ -14,7 +14,7 @@ from tuneloop_demo.dataset import Dataset, Row, build
 from tuneloop_demo.errors import DemoError
 from tuneloop_demo.shell import run
 from tuneloop_demo.talk import Answer
-from tuneloop_demo.target import as_list, choose, example
+from tuneloop_demo.target import Target, as_list, choose, example
 
 IMAGES = {part: f"localhost/tuneloop/{part}:abc" for part in ("operator", "trainer", "server", "hub-mirror")}
 
@@ -199,6 +199,22 @@ def test_latency_shows_each_model_from_both_sides_and_what_is_missing() -> None:
 
 def test_phases_add_up() -> None:
     assert report.phases([("cluster", 61.0), ("chart", 9.0)]).splitlines()[-1].split(maxsplit=2)[-1] == "1 min 10 s"
+
+
+def test_what_is_to_be_typed_runs_where_kubectl_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The local cluster brings its own kubectl, which is on nobody's PATH; a bare machine has no other."""
+    own = tmp_path / "my cache" / "kubectl"
+    own.parent.mkdir()
+    own.write_text("#!/bin/sh\necho $2\n")
+    own.chmod(0o755)
+    target = Target((str(own), "--kubeconfig", "config"), ())
+    monkeypatch.setenv("PATH", "/bin")
+    (first, *_) = report.next_steps(target.prefix(), "demo", "answers", "http://gateway", "qa").splitlines()
+    assert run(["sh", "-c", first]) == "config\n"
+    monkeypatch.setenv("PATH", str(own.parent))
+    assert target.prefix() == "kubectl --kubeconfig config"
 
 
 def test_next_steps_are_three_commands_without_the_key() -> None:

@@ -40,6 +40,11 @@ async def ask(openai: AsyncOpenAI, **more: object) -> str:
     return str(answer.choices[0].message.content)
 
 
+def codes_and_failures(team: world.World) -> tuple[dict[str, int], int]:
+    (series,) = team.measures.series.values()
+    return series.codes, series.errors
+
+
 @pytest.mark.parametrize("bad", [{"do": "break", "after": 0}, BUSY, BUSY | {"status": 502}, BUSY | {"status": 404}])
 async def test_before_the_first_byte_another_replica_answers(
     openai: AsyncOpenAI, team: world.World, second: world.ModelServer, bad: dict[str, object]
@@ -74,6 +79,16 @@ async def test_after_the_first_byte_nothing_is_repeated(
     with pytest.raises(sdk.APIError, match=r"The model server failed.*name request"):
         await anext(aiter(stream))
     assert len(team.server.seen) + len(second.seen) == 1
+    assert codes_and_failures(team) == ({"200": 1}, 1), "cut after its status was told"
+
+
+async def test_a_failure_of_the_gateway_itself_is_one(
+    openai: AsyncOpenAI, team: world.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(team.proxy.forwarder, "send", None)  # what no test could bring about otherwise
+    with pytest.raises(sdk.InternalServerError, match="The gateway failed"):
+        await ask(openai)
+    assert codes_and_failures(team) == ({"500": 1}, 1)
 
 
 @pytest.mark.parametrize("limits", [Limits(stream_seconds=0.3, response_seconds=60.0, prefix_bytes=0)])
@@ -127,10 +142,9 @@ async def test_a_failing_replica_is_ejected_and_a_probe_brings_it_back(
     assert team.proxy.forwarder.ejections == {("team", "qa", "refused"): 1}
     assert team.proxy.forwarder.ejected() == {("team", "qa"): 1}
     second.always = {}
-    while team.proxy.forwarder.ejected() != {("team", "qa"): 0}:
+    await until(lambda: team.proxy.forwarder.ejected() == {("team", "qa"): 0}, "its time to be over, also unasked")
+    while "a model server is back" not in (said := [record.getMessage() for record in caplog.records]):
         await ask(openai)
-        await asyncio.sleep(0.02)
-    said = [record.getMessage() for record in caplog.records]
     assert said.count("a model server is passed over for a while") == 1
     assert said.count("a model server is back") == 1
 

@@ -12,11 +12,16 @@ import openai as sdk
 import pytest
 from gateway_world import order, post, raw, until
 from openai import AsyncOpenAI
+from serving_facts import deployment as spec_of
+from serving_facts import facts, revision
 
 from tuneloop_core.settings import HoldSettings
 from tuneloop_gateway.config import Limits
 from tuneloop_gateway.hold import Held, Queue, retry_after
 from tuneloop_gateway.routes import parse_deployment
+from tuneloop_operator.policy.adapters import Resolved
+from tuneloop_operator.policy.serving import summarize
+from tuneloop_operator.policy.verdicts import State, Verdict
 
 CHAT = "/team/v1/chat/completions"
 QUICK = HoldSettings(heartbeat_seconds=0.05)
@@ -26,6 +31,12 @@ ADAPTER_STALL = [
 ]
 HELD_BACK = [ADAPTER_STALL[0], ADAPTER_STALL[1] | {"status": "True", "message": "1 of 1; adapter bot: rank 64"}]
 MODEL_STALL = [{"type": "Stalled", "status": "True", "reason": "ModelNotFound", "message": "hf://org/name: 404"}]
+ALL_REFUSED = [
+    {"type": "Stalled", "status": "True", "reason": "AccessDenied", "message": "the token is refused"},
+    {"type": "ModelFetched", "status": "False", "reason": "AccessDenied"},
+    {"type": "AdaptersReady", "status": "False", "reason": "AccessDenied", "message": "0 of 1"},
+]
+FETCHED = {"type": "ModelFetched", "status": "True", "reason": "Succeeded"}
 NAMED: dict[str, Any] = {"namespace": "team", "name": "qa"}
 
 
@@ -297,6 +308,9 @@ def test_retry_after(start: float, waited: float, seconds: int) -> None:
         ([{"type": "Stalled", "status": "False", "reason": "x", "message": "y"}], ""),
         (MODEL_STALL, "ModelNotFound: hf://org/name: 404"),
         (ADAPTER_STALL, ""),
+        ([*ADAPTER_STALL, FETCHED], ""),
+        ([*ALL_REFUSED], "AccessDenied: the token is refused"),
+        ([*ALL_REFUSED[:1], ALL_REFUSED[2], FETCHED], ""),  # the adapter's alone
         (HELD_BACK, ""),
         (
             [*MODEL_STALL, {"type": "AdaptersReady", "status": "True", "reason": "Ready"}],
@@ -309,3 +323,19 @@ def test_retry_after(start: float, waited: float, seconds: int) -> None:
 def test_what_is_not_worth_waiting_for(conditions: list[dict[str, str]], stalled: str) -> None:
     found = parse_deployment({"metadata": NAMED, "status": {"conditions": conditions, "coldStart": {"seconds": 12.5}}})
     assert (found.stalled, found.start_seconds) == (stalled, 12.5)
+
+
+@pytest.mark.parametrize("conditions", [ALL_REFUSED, ALL_REFUSED[:2]], ids=["adapters too", "the model alone"])
+def test_what_serves_wakes_while_another_model_cannot_be_had(conditions: list[dict[str, str]]) -> None:
+    """The operator scales the revision that there is, and says of the spec that it is stalled."""
+    status = {"conditions": conditions, "revisions": [{"name": "r1", "replicas": 0}]}
+    assert parse_deployment({"metadata": NAMED, "status": status}).stalled == ""
+
+
+@pytest.mark.parametrize(("there", "words"), [([], "AccessDenied: refused"), ([revision(replicas=0)], "")])
+def test_one_refused_token_in_the_operators_own_words(there: list[Any], words: str) -> None:
+    model = Verdict(State.STALLED, "AccessDenied", "refused")
+    adapter = Resolved("bot", reason="AccessDenied", message="refused", stalled=True)
+    seen = facts(model=model, resolved=[adapter], revisions=there, newest=None, pods=[], servers={}, replicas=0)
+    status = summarize(spec_of(), seen).model_dump(by_alias=True, mode="json")
+    assert parse_deployment({"metadata": NAMED, "status": status}).stalled == words

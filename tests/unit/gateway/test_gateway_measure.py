@@ -225,6 +225,15 @@ def test_what_was_judged_is_counted_and_does_not_fall() -> None:
     assert (load.slo_met, load.slo_missed) == (3, 1), "the same that status.latency is made of"
 
 
+def test_failures_are_counted_whatever_status_their_clients_saw() -> None:
+    found = measures()
+    for code, failed in (("200", False), ("200", True), ("503", True), ("429", False), ("499", False)):
+        found.meter(QA, 0.0).end(code, failed, 1.0)
+    found.meter(BOT, 0.0).end("200", False, 1.0)
+    counted = {("team", "qa", "qa"): 2.0, ("team", "qa", "bot"): 0.0}
+    assert scraped(found, "tuneloop_gateway_failed_requests", "namespace", "deployment", "model") == counted
+
+
 def test_feedback_is_counted_by_version() -> None:
     found = measures()
     for good in (True, True, False):

@@ -18,6 +18,8 @@ from tuneloop_operator.policy.serving import ServingFacts, summarize
 from tuneloop_operator.policy.verdicts import State, Verdict
 
 ROOT = Path(__file__).resolve().parents[3]
+MANIFESTS = list(yaml.safe_load_all((ROOT / "examples/argocd/applications.yaml").read_text()))
+APPLICATIONS = [each for each in MANIFESTS if each["kind"] == "Application"]
 HEALTH = yaml.safe_load((ROOT / "examples/argocd/health.yaml").read_text())["data"]
 
 
@@ -104,3 +106,18 @@ def test_a_rollback_is_degraded_though_the_version_before_serves() -> None:
     )
     status = deployment().status.model_copy(update={"observed_generation": 3, "conditions": listed})
     assert health("ModelDeployment", stored(status, 3)) == ("Degraded", "r2")
+
+
+@pytest.mark.parametrize("application", APPLICATIONS, ids=lambda each: each["metadata"]["name"])
+def test_applications_try_again_and_set_nothing_that_they_ignore(application: dict[str, Any]) -> None:
+    spec = application["spec"]
+    assert spec["syncPolicy"]["retry"]["limit"] > 0
+    options = spec["syncPolicy"]["syncOptions"]
+    assert ("ignoreDifferences" in spec) == ("RespectIgnoreDifferences=true" in options)
+
+
+def test_namespaces_of_the_chart_come_first() -> None:
+    """It puts a Role into each, and Argo CD makes an Application's own namespace only."""
+    named = APPLICATIONS[0]["spec"]["source"]["helm"]["valuesObject"]["scope"]["namespaces"]
+    first = [each["metadata"]["name"] for each in MANIFESTS[: len(named)] if each["kind"] == "Namespace"]
+    assert first == named

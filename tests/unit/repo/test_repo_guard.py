@@ -28,6 +28,11 @@ def guard() -> ModuleType:
         ({"core/src/big.py": "x = 1\n" * 401}, "core/src/big.py has 401 lines"),
         ({"README.md": "[a](docs/absent.md#b)"}, "README.md links to docs/absent.md, which is not there"),
         ({"docs/README.md": "[a](a.md)", "docs/a.md": "", "docs/b.md": ""}, "docs/b.md is in no index"),
+        (
+            {"docs/install.md": "kubectl -n a get ftj,mdep -w"},
+            "says `kubectl -n a get ftj,mdep -w`: kubectl watches one",
+        ),
+        ({"README.md": "kubectl get ftj,mdep\nkubectl get ftj -w  # then mdep, adapters"}, None),
         ({"README.md": "[a](https://x.example) [b](#b) [c](docs/a.md#c)", "docs/a.md": ""}, None),
         ({"core/src/fine.py": "x = 1\n" * 400, "core/.venv/lib/__init__.py": "x\n" * 999}, None),
     ],

@@ -114,7 +114,7 @@ def _words(course: Course) -> str:
 def _next(no: RejectedVersion) -> str:
     return (
         "It is not tried again until the spec or the wanted version changes; to take it all the same, annotate "
-        f"tuneloop.dev/promote={no.version}"
+        f"tuneloop.dev/promote={no.version} (kubectl annotate --overwrite: an earlier order stays)"
     )
 
 
