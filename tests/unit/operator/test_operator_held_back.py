@@ -9,6 +9,7 @@ from serving_facts import DIGEST, NOW, deployment, facts, server
 from tuneloop_core.adapterconfig import AdapterFacts, AdapterFetchResult
 from tuneloop_core.api.affinity import LabelSelector
 from tuneloop_core.api.conditions import Condition
+from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.api.modeldeployment_status import AdapterStatus
 from tuneloop_core.api.rollout import RejectedVersion
 from tuneloop_gateway.routes import parse_deployment
@@ -19,6 +20,7 @@ from tuneloop_operator.policy.candidates import Candidate, Need
 from tuneloop_operator.policy.course import Course
 from tuneloop_operator.policy.serving import summarize
 from tuneloop_operator.policy.verdicts import State, Verdict
+from tuneloop_operator.policy.versions import Version
 
 Obj = dict[str, Any]
 BASE = "hf://acme/base@" + "c" * 40
@@ -87,13 +89,73 @@ def test_a_first_version_that_misfits_says_so_by_name(new: Fetched, reason: str,
         pytest.param(status("a", state="Failed"), 1, id="one of its pods could not load it"),
         pytest.param(status("a", state="Loading", readyReplicas=0), 1, id="asleep"),
         pytest.param(status("a", engineName="", state="Failed", rank=64, readyReplicas=0), 0, id="it misfitted"),
-        pytest.param(status("a", state="Failed", readyReplicas=0), 0, id="no server could load it"),
+        pytest.param(status("a", state="Failed", readyReplicas=0), 0, id="no server could ever load it"),
     ],
 )
 def test_a_canary_is_compared_with_what_answered(before: Obj, pairs: int) -> None:
     made, wanted = deployment({"adapters": [before]}, **URI), resolve(fetched("b"), before)
     assert len(versions.adapter_pairs([wanted], made)) == pairs
     (serves,) = versions.serving([wanted], made, None)
+    assert serves.digest == f"sha256:{('a' if pairs else 'b') * 64}"
+
+
+NOWHERE = status("a", state="Failed", readyReplicas=0)  # its pod has started anew, and could not load it yet
+
+
+def rejection(made: ModelDeployment, letter: str, **more: str) -> Obj:
+    """Of this version of bot, as the status remembers it."""
+    version = Version("Adapter", "bot", letter * 12, f"sha256:{letter * 64}")
+    fields = {"kind": "Adapter", "name": "bot", "version": version.id, "key": version.key, "reason": "ErrorRate"}
+    return {**fields, "spec": versions.spec_digest(made, version), "time": "2026-11-23T11:00:00Z", **more}
+
+
+def rolling(phase: str, stable: str, canary: str, **more: Any) -> Obj:
+    moment = "2026-11-23T11:59:00Z"
+    fields = {"kind": "Adapter", "name": "bot", "phase": phase, "weight": 10, "started": moment, "since": moment}
+    return {**fields, "stable": stable * 12, "canary": canary * 12, **more}
+
+
+def test_what_was_rolled_back_gets_nothing_while_the_version_before_fails_to_load() -> None:
+    made = deployment({"adapters": [NOWHERE], "rejected": [rejection(deployment(**URI), "b")]}, **URI)
+    wanted = [resolve(fetched("b"), NOWHERE)]
+    choice = versions.choose(made, versions.adapter_pairs(wanted, made))
+    assert (choice.pair, [no.version for no in choice.refused]) == (None, ["b" * 12])
+    (serves,) = versions.serving(wanted, made, None)
+    assert serves.digest == "sha256:" + "a" * 64, "it stays listed, so that servers try it again"
+
+
+@pytest.mark.parametrize(
+    ("rollout", "rejected", "pairs"),
+    [
+        (rolling("Canary", "a", "b"), {}, 1),
+        (rolling("RolledBack", "a", "b", reason="SpecSetBack"), {}, 1),
+        (rolling("Promoted", "c", "a"), {}, 1),
+        (rolling("Promoted", "a", "c"), {}, 0),
+        (rolling("Canary", "a", "b", name="other"), {}, 0),
+        (None, {"spec": "as it was asked for before"}, 1),
+        (None, {"name": "other"}, 0),
+        (None, {"kind": "Revision"}, 0),
+    ],
+    ids=[
+        "beside its canary",
+        "its canary was withdrawn",
+        "it was promoted",
+        "another was promoted in its place",
+        "another adapter's rollout",
+        "rolled back, and tried again",
+        "another adapter's",
+        "a revision's",
+    ],
+)
+def test_a_version_that_others_were_measured_against_stays_what_serves(
+    rollout: Obj | None, rejected: dict[str, str], pairs: int
+) -> None:
+    memory = [rejection(deployment(**URI), "b", **rejected)] if rejected else []
+    made = deployment({"adapters": [NOWHERE], "rollout": rollout, "rejected": memory}, **URI)
+    wanted = [resolve(fetched("b"), NOWHERE)]
+    found = versions.choose(made, versions.adapter_pairs(wanted, made))
+    assert (1 if found.pair else 0, found.refused) == (pairs, ())
+    (serves,) = versions.serving(wanted, made, None)
     assert serves.digest == f"sha256:{('a' if pairs else 'b') * 64}"
 
 

@@ -78,9 +78,23 @@ def adapter_pairs(resolved: Iterable[Resolved], deployment: ModelDeployment) -> 
 
 
 def _served(deployment: ModelDeployment) -> dict[str, AdapterStatus]:
-    """Versions that a new one is compared with: not one that does not fit, or that no server could load."""
+    """Versions that a new one is compared with: not one that does not fit, or was proven nowhere."""
     found = [each for each in deployment.status.adapters if each.engine_name]
-    return {each.name: each for each in found if each.state != "Failed" or each.ready_replicas}
+    answers = [each for each in found if each.state != "Failed" or each.ready_replicas or _is_proven(each, deployment)]
+    return {each.name: each for each in answers}
+
+
+def _is_proven(version: AdapterStatus, deployment: ModelDeployment) -> bool:
+    """Whether others were measured against it. It may fail to load all the same, in a pod that starts anew.
+
+    What was rolled back for it, or has a share beside it, must not get all of its traffic for that moment.
+    """
+    status = deployment.status.rollout
+    if status is not None and (status.kind, status.name) == ("Adapter", version.name):
+        won = status.canary if status.phase == "Promoted" else status.stable
+        if won == short(version.digest):
+            return True
+    return any((no.kind, no.name) == ("Adapter", version.name) for no in deployment.status.rejected)
 
 
 def _adapter(name: str, digest: str) -> Version:
