@@ -170,6 +170,8 @@ NO = RejectedVersion(
     time="2026-11-23T12:00:00Z",
 )  # fmt: skip
 REVISION = NO.model_copy(update={"kind": "Revision", "name": "chat"})
+SERVES = Resolved("bot", DIGEST, "x")
+REFUSED = Course(refused=[NO])
 LOADED = "1 of 1 adapters are loaded"
 
 
@@ -185,8 +187,8 @@ def condition(found: list[Condition], kind: str) -> Condition:
         (FAILED, Course(), "AdapterFailed", f"{LOADED}; adapter bot: version b did not load"),
         (WAITS, Course(), "WaitingForFineTuneJob", f"{LOADED}; adapter bot: waiting for FineTuneJob two"),
         (PASSED, Course(), "AdapterMisfit", f"{LOADED}; adapter bot: 2 jobs match; x has rank 64"),
-        (Resolved("bot", DIGEST, "x"), Course(refused=[NO]), "RolledBack", f"{LOADED}; adapter bot: b was rolled back"),
-        (Resolved("bot", DIGEST, "x"), Course(refused=[REVISION]), "Ready", LOADED),
+        (SERVES, REFUSED, "RolledBack", f"{LOADED}; adapter bot: b was rolled back"),
+        (SERVES, Course(refused=[REVISION]), "Ready", LOADED),
     ],
     ids=["nothing", "misfits", "did not load", "waits", "passed over", "rolled back", "a revision is another matter"],
 )
@@ -206,10 +208,32 @@ def test_one_that_is_not_loaded_is_no_less_told() -> None:
     assert (found.reason, found.message) == (reasons.ADAPTER_FAILED, "adapter bot: rank")
 
 
+@pytest.mark.parametrize(
+    ("resolved", "course", "words"),
+    [
+        (SERVES, Course(), ""),
+        (SERVES, REFUSED, "; adapter bot: b was rolled back"),
+        (PASSED, Course(), "; adapter bot: 2 jobs match; x has rank 64"),
+    ],
+    ids=["nothing", "rolled back", "passed over"],
+)
+def test_asleep_the_one_before_is_loaded_on_waking(resolved: Resolved, course: Course, words: str) -> None:
+    """Sleep takes nothing away that a request does not bring back: a newer one that is held back is told, as awake."""
+    told = summarize(deployment(), facts(resolved=[resolved], course=course, replicas=0, pods=[]))
+    found = condition(told.conditions, "AdaptersReady")
+    assert (found.status, found.reason) == ("True", "ScaledToZero")
+    assert found.message == f"asleep: adapters are loaded on waking{words}"
+
+
+def test_what_is_held_back_is_not_why_the_one_before_is_not_loaded_yet() -> None:
+    for resolved, course in ((PASSED, Course()), (SERVES, REFUSED)):
+        told = summarize(deployment(), facts(resolved=[resolved], course=course, servers={}))
+        found = condition(told.conditions, "AdaptersReady")
+        assert (found.status, found.reason) == ("False", "AdaptersLoading")
+        assert found.message == "0 of 1 adapters are loaded; loading bot"
+
+
 def test_one_that_is_passed_over_is_no_reason_for_anything() -> None:
-    for more, reason in (({"replicas": 0, "pods": []}, "ScaledToZero"), ({"servers": {}}, "AdaptersLoading")):
-        found = condition(summarize(deployment(), facts(resolved=[PASSED], **more)).conditions, "AdaptersReady")
-        assert found.reason == reason
     ready = summarize(deployment(), facts(resolved=[PASSED])).conditions
     assert (condition(ready, "Ready").reason, [each.type for each in ready if each.type == "Stalled"]) == ("Ready", [])
 
