@@ -150,14 +150,15 @@ def _stalled(conditions: Mapping[str, Mapping[str, Any]]) -> str:
     """Why no replica can come; empty where one can.
 
     Stalled also says that an adapter, or a new version, is not as it should be. Then the others are served, so a
-    replica can come and is worth waiting for.
+    replica can come and is worth waiting for. Where the model stalls for the same (no token reaches either), none can.
     """
-    found, adapters = conditions.get("Stalled") or {}, conditions.get("AdaptersReady") or {}
-    if found.get("status") != "True" or found.get("reason") in PARTLY_STALLED:
+    found, reasons = conditions.get("Stalled") or {}, {kind: each.get("reason") for kind, each in conditions.items()}
+    reason = found.get("reason", "")
+    if found.get("status") != "True" or reason in PARTLY_STALLED:
         return ""
-    if adapters.get("reason") == found.get("reason"):
+    if reasons.get("AdaptersReady") == reason != reasons.get("ModelFetched"):
         return ""
-    return f"{found.get('reason', '')}: {found.get('message', '')}"[:STALLED_LENGTH]
+    return f"{reason}: {found.get('message', '')}"[:STALLED_LENGTH]
 
 
 def _share(raw: Mapping[str, Any]) -> Share:

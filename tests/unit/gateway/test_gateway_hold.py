@@ -26,6 +26,12 @@ ADAPTER_STALL = [
 ]
 HELD_BACK = [ADAPTER_STALL[0], ADAPTER_STALL[1] | {"status": "True", "message": "1 of 1; adapter bot: rank 64"}]
 MODEL_STALL = [{"type": "Stalled", "status": "True", "reason": "ModelNotFound", "message": "hf://org/name: 404"}]
+ALIKE = [
+    {"type": "Stalled", "status": "True", "reason": "AccessDenied", "message": "hf://org/name: 403"},
+    {"type": "ModelFetched", "status": "False", "reason": "AccessDenied", "message": "hf://org/name: 403"},
+    {"type": "AdaptersReady", "status": "False", "reason": "AccessDenied", "message": "0 of 1; hf://org/bot: 403"},
+]
+FETCHED = {"type": "ModelFetched", "status": "True", "reason": "Succeeded", "message": "in the store"}
 NAMED: dict[str, Any] = {"namespace": "team", "name": "qa"}
 
 
@@ -298,6 +304,8 @@ def test_retry_after(start: float, waited: float, seconds: int) -> None:
         (MODEL_STALL, "ModelNotFound: hf://org/name: 404"),
         (ADAPTER_STALL, ""),
         (HELD_BACK, ""),
+        ([*HELD_BACK, FETCHED], ""),
+        (ALIKE, "AccessDenied: hf://org/name: 403"),
         (
             [*MODEL_STALL, {"type": "AdaptersReady", "status": "True", "reason": "Ready"}],
             "ModelNotFound: hf://org/name: 404",

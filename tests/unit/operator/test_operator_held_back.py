@@ -238,6 +238,26 @@ def test_one_that_is_passed_over_is_no_reason_for_anything() -> None:
     assert (condition(ready, "Ready").reason, [each.type for each in ready if each.type == "Stalled"]) == ("Ready", [])
 
 
+DENIED = Verdict(State.STALLED, reasons.FINETUNEJOB_FAILED, "FineTuneJob base failed")
+
+
+@pytest.mark.parametrize(
+    "resolved",
+    [replace(PASSED, passed=DENIED.reason), replace(HELD, reason=DENIED.reason)],
+    ids=["passed over", "its job failed"],
+)
+@pytest.mark.parametrize(
+    "more", [{}, {"pods": []}, {"pods": [], "replicas": 0}], ids=["answers", "none answers", "asleep"]
+)
+def test_a_model_that_stalls_for_the_reason_of_an_adapter_is_no_less_told(resolved: Resolved, more: Obj) -> None:
+    """Requests are not held for a model that cannot come, whatever the adapters say."""
+    made = deployment()
+    told = summarize(made, facts(model=DENIED, resolved=[resolved], **more))
+    assert parse_deployment(made.to_dict() | {"status": told.to_dict()}).stalled == (
+        "FineTuneJobFailed: FineTuneJob base failed"
+    )
+
+
 def test_it_is_dated_by_what_serves() -> None:
     told = summarize(
         deployment({"adapters": [status("d", since="2026-11-20T00:00:00Z")]}), facts(resolved=[HELD], now=NOW)
