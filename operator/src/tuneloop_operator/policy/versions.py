@@ -27,6 +27,8 @@ REJECTED_KEPT: Final = 32
 LINGER_SECONDS: Final = 15.0
 """How long the version that takes no traffic any more stays loaded: the gateways must have heard of it first."""
 
+NOT_WANTED: Final = "it is no longer wanted in its place"
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -119,6 +121,25 @@ def _is_forced(deployment: ModelDeployment, no: RejectedVersion) -> bool:
     """Whether a version that was rolled back is promoted by hand; what did not load would not load now either."""
     asked = orders(deployment)
     return asked.promote == no.version != asked.rollback and no.reason != rollout.LOAD_FAILED
+
+
+def leaving(
+    deployment: ModelDeployment, resolved: Sequence[Resolved], pairs: Sequence[Pair], now: datetime
+) -> RolloutStatus | None:
+    """The rollout of an adapter that ends now, or has just ended: nothing else begins before the gateways know.
+
+    ``loaded`` keeps by this status what they may still ask for. None where there is none, or it goes on; also where the
+    adapter is served no more: then nobody asks.
+    """
+    status = deployment.status.rollout
+    if status is None or status.kind != "Adapter":
+        return None
+    if status.phase in ENDED:
+        return status if lingers(status, now) else None
+    wanted = any(rollout.is_of(status, pair.stable, pair.canary) for pair in pairs)
+    served = {item.name: short(item.digest) for item in serving(resolved, deployment, None) if item.wire}
+    back = not wanted and served.get(status.name) == status.stable
+    return rollout.withdrawn(status, NOT_WANTED, now) if back else None
 
 
 def state_of(deployment: ModelDeployment, pair: Pair, now: datetime) -> RolloutStatus:
