@@ -1,6 +1,6 @@
 """Canaries on the real API server: the real operator, a real gateway process, and traffic that decides."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -8,6 +8,7 @@ from operator_api import Obj, wait_for
 from operator_world import FETCHED, World
 from rollout_world import (
     AnsweringServer,
+    LoadingServer,
     Traffic,
     condition,
     name_job,
@@ -214,3 +215,42 @@ def test_a_canary_is_withdrawn_where_another_model_is_asked_for(
     fetch_model(world, world.wait_job("chat-model", not_uid=fetched), FETCHED | other)
     wait_deployment(world, "chat-r3")
     wait_rollout(world, "the third in its place", kind="Revision", stable="r1", phase="Loading")
+
+
+def test_an_adapter_that_is_set_back_withdraws_its_canary(world: World, traffic: Traffic) -> None:
+    """No request for the name fails meanwhile: the canary's version stays loaded until the gateways have heard."""
+    world.start()
+    for job, letter in (("first", "a"), ("bad", "b"), ("better", "c")):
+        publish(world, job, letter)
+    with LoadingServer("127.0.0.12") as server:
+        serve(world, server, CANARY | {"interval": "30m"})
+        name_job(world, "bad")
+        wait_rollout(world, "the second version to take its share", canary=BAD, phase="Canary", weight=50)
+        wait_for("both to answer", lambda: traffic.send("bot", 20) and len(set(server.answers)) == 2)
+        name_job(world, "first")
+        codes = traffic_until(traffic, lambda: server.loaded() == [f"bot@{OLD}"])
+        assert codes == {200}
+        withdrawn = rollout(world)
+        assert (withdrawn["phase"], withdrawn["reason"], withdrawn["weight"]) == ("RolledBack", "SpecSetBack", 0)
+        assert withdrawn["message"] == f"{BAD} was withdrawn, {OLD} serves: it is no longer wanted in its place"
+        status = world.status("chat", "ModelDeployment")
+        assert (status["rejected"], condition(world, "Stalled")) == ([], {}), "it may be tried again"
+
+        # A third version instead of the second: the same, then its own canary.
+        name_job(world, "bad")
+        wait_rollout(world, "the second version to take its share again", canary=BAD, phase="Canary", weight=50)
+        name_job(world, "better")
+        assert traffic_until(traffic, lambda: rollout(world).get("canary") == NEW) == {200}
+        wait_rollout(world, "the third version to take its share", stable=OLD, canary=NEW, phase="Canary")
+
+
+def traffic_until(traffic: Traffic, done: Callable[[], bool]) -> set[int]:
+    """Every status that users saw until then."""
+    codes: set[int] = set()
+
+    def probe() -> bool:
+        codes.update(traffic.send("bot", 20))
+        return done()
+
+    wait_for("the end, under traffic", probe, timeout=180)
+    return codes

@@ -336,6 +336,6 @@ def test_what_serves_wakes_while_another_model_cannot_be_had(conditions: list[di
 def test_one_refused_token_in_the_operators_own_words(there: list[Any], words: str) -> None:
     model = Verdict(State.STALLED, "AccessDenied", "refused")
     adapter = Resolved("bot", reason="AccessDenied", message="refused", stalled=True)
-    seen = facts(model=model, resolved=[adapter], revisions=there, newest=None, pods=[], servers={}, replicas=0)
+    seen = facts(model=model, resolved=[adapter], revisions=there, judged=None, pods=[], servers={}, replicas=0)
     status = summarize(spec_of(), seen).model_dump(by_alias=True, mode="json")
     assert parse_deployment({"metadata": NAMED, "status": status}).stalled == words

@@ -119,6 +119,26 @@ def test_why_a_newer_one_is_passed_over(newer: list[Candidate], why: str) -> Non
     first = resolve(done("x", 1), *newer)
     assert (first.job, first.passed, first.reason) == ("x", why, "")
     assert resolve(done("w", 0), *newer, known=status_of(first)).passed == why, "also where its job has gone"
+    assert resolve(*newer, known=status_of(first)).passed == why, "also where no other can be served"
+
+
+@pytest.mark.parametrize(
+    ("left", "why"),
+    [
+        ([], ""),
+        ([done("a", 1), undone("b", 2, failed="GateFailed: x")], ""),
+        ([undone("b", 2, failed="GateFailed: x"), done("q", 3, rank=64)], ""),
+        ([undone("b", 2, failed="GateFailed: x"), FAILED], reasons.FINETUNEJOB_FAILED),
+        ([undone("b", 2, failed="GateFailed: x"), done("z", 4, rank=64)], reasons.ADAPTER_MISFIT),
+        ([undone("t", 5)], ""),
+    ],
+    ids=["none", "an older one failed", "none fits, all are older", "newer, failed", "newer, misfits", "under way"],
+)
+def test_what_is_served_is_what_others_are_newer_than(left: list[Candidate], why: str) -> None:
+    """Where the job of the version that serves was deleted."""
+    served = status_of(resolve(done("served", 3)))
+    found = resolve(*left, known=served)
+    assert (found.digest, found.reason, found.passed) == (served.digest, "", why)
 
 
 def test_a_newer_job_that_completes_moves_the_version() -> None:

@@ -9,6 +9,7 @@ from serving_facts import DIGEST, NOW, deployment, facts, server
 from tuneloop_core.adapterconfig import AdapterFacts, AdapterFetchResult
 from tuneloop_core.api.affinity import LabelSelector
 from tuneloop_core.api.conditions import Condition
+from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_core.api.modeldeployment_status import AdapterStatus
 from tuneloop_core.api.rollout import RejectedVersion
 from tuneloop_gateway.routes import parse_deployment
@@ -19,6 +20,7 @@ from tuneloop_operator.policy.candidates import Candidate, Need
 from tuneloop_operator.policy.course import Course
 from tuneloop_operator.policy.serving import summarize
 from tuneloop_operator.policy.verdicts import State, Verdict
+from tuneloop_operator.policy.versions import Version
 
 Obj = dict[str, Any]
 BASE = "hf://acme/base@" + "c" * 40
@@ -87,13 +89,73 @@ def test_a_first_version_that_misfits_says_so_by_name(new: Fetched, reason: str,
         pytest.param(status("a", state="Failed"), 1, id="one of its pods could not load it"),
         pytest.param(status("a", state="Loading", readyReplicas=0), 1, id="asleep"),
         pytest.param(status("a", engineName="", state="Failed", rank=64, readyReplicas=0), 0, id="it misfitted"),
-        pytest.param(status("a", state="Failed", readyReplicas=0), 0, id="no server could load it"),
+        pytest.param(status("a", state="Failed", readyReplicas=0), 0, id="no server could ever load it"),
     ],
 )
 def test_a_canary_is_compared_with_what_answered(before: Obj, pairs: int) -> None:
     made, wanted = deployment({"adapters": [before]}, **URI), resolve(fetched("b"), before)
     assert len(versions.adapter_pairs([wanted], made)) == pairs
     (serves,) = versions.serving([wanted], made, None)
+    assert serves.digest == f"sha256:{('a' if pairs else 'b') * 64}"
+
+
+NOWHERE = status("a", state="Failed", readyReplicas=0)  # its pod has started anew, and could not load it yet
+
+
+def rejection(made: ModelDeployment, letter: str, **more: str) -> Obj:
+    """Of this version of bot, as the status remembers it."""
+    version = Version("Adapter", "bot", letter * 12, f"sha256:{letter * 64}")
+    fields = {"kind": "Adapter", "name": "bot", "version": version.id, "key": version.key, "reason": "ErrorRate"}
+    return {**fields, "spec": versions.spec_digest(made, version), "time": "2026-11-23T11:00:00Z", **more}
+
+
+def rolling(phase: str, stable: str, canary: str, **more: Any) -> Obj:
+    moment = "2026-11-23T11:59:00Z"
+    fields = {"kind": "Adapter", "name": "bot", "phase": phase, "weight": 10, "started": moment, "since": moment}
+    return {**fields, "stable": stable * 12, "canary": canary * 12, **more}
+
+
+def test_what_was_rolled_back_gets_nothing_while_the_version_before_fails_to_load() -> None:
+    made = deployment({"adapters": [NOWHERE], "rejected": [rejection(deployment(**URI), "b")]}, **URI)
+    wanted = [resolve(fetched("b"), NOWHERE)]
+    choice = versions.choose(made, versions.adapter_pairs(wanted, made))
+    assert (choice.pair, [no.version for no in choice.refused]) == (None, ["b" * 12])
+    (serves,) = versions.serving(wanted, made, None)
+    assert serves.digest == "sha256:" + "a" * 64, "it stays listed, so that servers try it again"
+
+
+@pytest.mark.parametrize(
+    ("rollout", "rejected", "pairs"),
+    [
+        (rolling("Canary", "a", "b"), {}, 1),
+        (rolling("RolledBack", "a", "b", reason="SpecSetBack"), {}, 1),
+        (rolling("Promoted", "c", "a"), {}, 1),
+        (rolling("Promoted", "a", "c"), {}, 0),
+        (rolling("Canary", "a", "b", name="other"), {}, 0),
+        (None, {"spec": "as it was asked for before"}, 1),
+        (None, {"name": "other"}, 0),
+        (None, {"kind": "Revision"}, 0),
+    ],
+    ids=[
+        "beside its canary",
+        "its canary was withdrawn",
+        "it was promoted",
+        "another was promoted in its place",
+        "another adapter's rollout",
+        "rolled back, and tried again",
+        "another adapter's",
+        "a revision's",
+    ],
+)
+def test_a_version_that_others_were_measured_against_stays_what_serves(
+    rollout: Obj | None, rejected: dict[str, str], pairs: int
+) -> None:
+    memory = [rejection(deployment(**URI), "b", **rejected)] if rejected else []
+    made = deployment({"adapters": [NOWHERE], "rollout": rollout, "rejected": memory}, **URI)
+    wanted = [resolve(fetched("b"), NOWHERE)]
+    found = versions.choose(made, versions.adapter_pairs(wanted, made))
+    assert (1 if found.pair else 0, found.refused) == (pairs, ())
+    (serves,) = versions.serving(wanted, made, None)
     assert serves.digest == f"sha256:{('a' if pairs else 'b') * 64}"
 
 
@@ -108,6 +170,8 @@ NO = RejectedVersion(
     time="2026-11-23T12:00:00Z",
 )  # fmt: skip
 REVISION = NO.model_copy(update={"kind": "Revision", "name": "chat"})
+SERVES = Resolved("bot", DIGEST, "x")
+REFUSED = Course(refused=[NO])
 LOADED = "1 of 1 adapters are loaded"
 
 
@@ -123,8 +187,8 @@ def condition(found: list[Condition], kind: str) -> Condition:
         (FAILED, Course(), "AdapterFailed", f"{LOADED}; adapter bot: version b did not load"),
         (WAITS, Course(), "WaitingForFineTuneJob", f"{LOADED}; adapter bot: waiting for FineTuneJob two"),
         (PASSED, Course(), "AdapterMisfit", f"{LOADED}; adapter bot: 2 jobs match; x has rank 64"),
-        (Resolved("bot", DIGEST, "x"), Course(refused=[NO]), "RolledBack", f"{LOADED}; adapter bot: b was rolled back"),
-        (Resolved("bot", DIGEST, "x"), Course(refused=[REVISION]), "Ready", LOADED),
+        (SERVES, REFUSED, "RolledBack", f"{LOADED}; adapter bot: b was rolled back"),
+        (SERVES, Course(refused=[REVISION]), "Ready", LOADED),
     ],
     ids=["nothing", "misfits", "did not load", "waits", "passed over", "rolled back", "a revision is another matter"],
 )
@@ -144,12 +208,53 @@ def test_one_that_is_not_loaded_is_no_less_told() -> None:
     assert (found.reason, found.message) == (reasons.ADAPTER_FAILED, "adapter bot: rank")
 
 
+@pytest.mark.parametrize(
+    ("resolved", "course", "words"),
+    [
+        (SERVES, Course(), ""),
+        (SERVES, REFUSED, "; adapter bot: b was rolled back"),
+        (PASSED, Course(), "; adapter bot: 2 jobs match; x has rank 64"),
+    ],
+    ids=["nothing", "rolled back", "passed over"],
+)
+def test_asleep_the_one_before_is_loaded_on_waking(resolved: Resolved, course: Course, words: str) -> None:
+    """Sleep takes nothing away that a request does not bring back: a newer one that is held back is told, as awake."""
+    told = summarize(deployment(), facts(resolved=[resolved], course=course, replicas=0, pods=[]))
+    found = condition(told.conditions, "AdaptersReady")
+    assert (found.status, found.reason) == ("True", "ScaledToZero")
+    assert found.message == f"asleep: adapters are loaded on waking{words}"
+
+
+def test_what_is_held_back_is_not_why_the_one_before_is_not_loaded_yet() -> None:
+    for resolved, course in ((PASSED, Course()), (SERVES, REFUSED)):
+        told = summarize(deployment(), facts(resolved=[resolved], course=course, servers={}))
+        found = condition(told.conditions, "AdaptersReady")
+        assert (found.status, found.reason) == ("False", "AdaptersLoading")
+        assert found.message == "0 of 1 adapters are loaded; loading bot"
+
+
 def test_one_that_is_passed_over_is_no_reason_for_anything() -> None:
-    for more, reason in (({"replicas": 0, "pods": []}, "ScaledToZero"), ({"servers": {}}, "AdaptersLoading")):
-        found = condition(summarize(deployment(), facts(resolved=[PASSED], **more)).conditions, "AdaptersReady")
-        assert found.reason == reason
     ready = summarize(deployment(), facts(resolved=[PASSED])).conditions
     assert (condition(ready, "Ready").reason, [each.type for each in ready if each.type == "Stalled"]) == ("Ready", [])
+
+
+DENIED = Verdict(State.STALLED, reasons.FINETUNEJOB_FAILED, "FineTuneJob base failed")
+
+
+@pytest.mark.parametrize(
+    "resolved",
+    [replace(PASSED, passed=DENIED.reason), replace(HELD, reason=DENIED.reason)],
+    ids=["passed over", "its job failed"],
+)
+@pytest.mark.parametrize("replicas", [1, 0], ids=["none answers", "asleep"])
+def test_a_model_that_stalls_for_the_reason_of_an_adapter_is_no_less_told(resolved: Resolved, replicas: int) -> None:
+    """Requests are not held for a model that cannot come, whatever the adapters say."""
+    made = deployment()
+    none = facts(model=DENIED, resolved=[resolved], revisions=[], judged=None, pods=[], replicas=replicas)
+    told = summarize(made, none)
+    assert parse_deployment(made.to_dict() | {"status": told.to_dict()}).stalled == (
+        "FineTuneJobFailed: FineTuneJob base failed"
+    )
 
 
 def test_it_is_dated_by_what_serves() -> None:

@@ -50,6 +50,11 @@ class Resolved:
     passed: str = ""  # why a newer one that a selector found is not wanted; a constant
 
     @property
+    def age(self) -> tuple[str, str]:
+        """Of its job, to compare with a candidate's."""
+        return self.job_created, self.job
+
+    @property
     def wire(self) -> Adapter | None:
         """As the server wants it; None without a version that may be loaded."""
         if not self.digest or self.refused:
@@ -169,11 +174,12 @@ def _by_selector(spec: AdapterSpec, kept: Resolved, jobs: Sequence[Candidate], n
     """The newest complete job's version, but never an older one than is served: deleting a job rolls nothing back."""
     choice = candidates.choose(jobs, need)
     mine = kept if kept.source == source_of(spec.source) else Resolved(kept.name)
-    if choice.job is not None and choice.job.age >= (mine.job_created, mine.job):
-        return replace(_of_job(spec, choice.job, need), message=choice.message, passed=choice.passed)
+    if choice.job is not None and choice.job.age >= mine.age:
+        taken = _of_job(spec, choice.job, need)
+        return replace(taken, message=choice.message, passed=candidates.passed(jobs, taken.age, need))
     if mine.digest:
         words = f"serving the version of {mine.job}, the newest seen; {choice.message}"
-        return replace(mine, message=words, passed=choice.passed)
+        return replace(mine, message=words, passed=candidates.passed(jobs, mine.age, need))
     if choice.stalled:
         return _stalls(kept, choice.reason, choice.message + kept.still)
     return _waits(kept, choice.message + kept.still)

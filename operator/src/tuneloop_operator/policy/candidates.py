@@ -135,7 +135,6 @@ class Choice:
     message: str
     reason: str = ""  # why there is none
     stalled: bool = False
-    passed: str = ""  # why the newest of the newer ones that have ended is not served
 
 
 def choose(jobs: Sequence[Candidate], need: Need) -> Choice:
@@ -147,8 +146,13 @@ def choose(jobs: Sequence[Candidate], need: Need) -> Choice:
     chosen = fitting[0]
     newer = [job for job in newest_first if job.age > chosen.age]
     words = [f"{_count(jobs)}; newest complete is {chosen.name}", *_passed_over(newer, need)]
-    ended = [job for job in newer if job.complete or job.failed]
-    return Choice(chosen, "; ".join(words), passed=_reason(ended[0], need) if ended else "")
+    return Choice(chosen, "; ".join(words))
+
+
+def passed(jobs: Sequence[Candidate], served: tuple[str, str], need: Need) -> str:
+    """Why the newest job that has ended since the one served (its ``age``) is not served; empty where there is none."""
+    ended = [job for job in jobs if (job.complete or job.failed) and job.age > served]
+    return _reason(max(ended, key=lambda job: job.age), need) if ended else ""
 
 
 def _reason(job: Candidate, need: Need) -> str:

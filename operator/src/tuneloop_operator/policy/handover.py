@@ -59,9 +59,7 @@ def serving(resolved: Iterable[Resolved], known: Iterable[AdapterStatus], told: 
 def _serving(item: Resolved, before: AdapterStatus | None, told: Told, need: Need) -> Resolved:
     if before is None or item.digest in ("", before.digest) or unfit(before.base, before.rank, need):
         return item
-    if item.wire is not None and _takes_over(item.wire.engine_name, before, told):
-        return item
-    if item.wire is None:
+    if item.wire is None or _takes_over(item.wire.engine_name, before, told):
         return item
     return _beside(as_before(item, before), item.wire, before, told)
 

@@ -34,6 +34,7 @@ Obj = dict[str, Any]
 
 REVISIONS_KEPT = 10
 ASLEEP = "asleep: wakes on the first request"
+ADAPTERS_ASLEEP = "asleep: adapters are loaded on waking"
 NO_KEY = "; no key opens it: set spec.access.keys (python -m tuneloop_gateway.keys new prints a key and its line)"
 
 
@@ -233,20 +234,33 @@ def _conditions(
 def _adapters_condition(facts: ServingFacts, adapters: Sequence[AdapterStatus], max_cached: int) -> Wanted:
     """How many are loaded, and why the others are not, also while the pods themselves are what is waited for."""
     count = sum(item.state == "Ready" for item in adapters)
-    words = f"{count} of {len(adapters)} adapters are loaded"
-    if count > max_cached:
-        words += (
-            f"; a server holds {max_cached} (engine.lora.maxCached), the others are parked and come back on request"
-        )
-    verdict = _adapters_verdict(facts, adapters) or _rolled_back(facts.course) or _passed_over(facts)
-    if count == len(adapters):  # one that is held back takes nothing away, and is told
-        held = f"{words}; {verdict.message}" if verdict else words
-        return Wanted("AdaptersReady", True, verdict.reason if verdict else reasons.READY, held)
-    if (verdict is None or verdict.state is State.DONE) and facts.replicas == 0:
-        return Wanted("AdaptersReady", True, reasons.SCALED_TO_ZERO, "asleep: adapters are loaded on waking")
-    if verdict is None or verdict.state is State.DONE:
-        return Wanted("AdaptersReady", False, reasons.ADAPTERS_LOADING, words)
-    return Wanted("AdaptersReady", False, verdict.reason, f"{words}; {verdict.message}")
+    words = _loaded_words(count, len(adapters), max_cached)
+    verdict = _adapters_verdict(facts, adapters)
+    held = verdict or _held_back(facts)  # it takes nothing away from what is loaded, and is told
+    if count == len(adapters):
+        return Wanted("AdaptersReady", True, held.reason if held else reasons.READY, _with(words, held))
+    if verdict is None and facts.replicas == 0:
+        return Wanted("AdaptersReady", True, reasons.SCALED_TO_ZERO, _with(ADAPTERS_ASLEEP, held))
+    reason = verdict.reason if verdict else reasons.ADAPTERS_LOADING
+    return Wanted("AdaptersReady", False, reason, _with(words, verdict))
+
+
+def _loaded_words(count: int, among: int, max_cached: int) -> str:
+    words = f"{count} of {among} adapters are loaded"
+    if count <= max_cached:
+        return words
+    return (
+        f"{words}; a server holds {max_cached} (engine.lora.maxCached), the others are parked and come back on request"
+    )
+
+
+def _with(words: str, more: Verdict | None) -> str:
+    return f"{words}; {more.message}" if more else words
+
+
+def _held_back(facts: ServingFacts) -> Verdict | None:
+    """Newer versions that are not served, while the ones before them are as they should be."""
+    return _rolled_back(facts.course) or _passed_over(facts)
 
 
 def _rolled_back(course: Course) -> Verdict | None:

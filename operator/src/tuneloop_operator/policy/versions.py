@@ -27,6 +27,8 @@ REJECTED_KEPT: Final = 32
 LINGER_SECONDS: Final = 15.0
 """How long the version that takes no traffic any more stays loaded: the gateways must have heard of it first."""
 
+NOT_WANTED: Final = "it is no longer wanted in its place"
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -78,9 +80,23 @@ def adapter_pairs(resolved: Iterable[Resolved], deployment: ModelDeployment) -> 
 
 
 def _served(deployment: ModelDeployment) -> dict[str, AdapterStatus]:
-    """Versions that a new one is compared with: not one that does not fit, or that no server could load."""
+    """Versions that a new one is compared with: not one that does not fit, or was proven nowhere."""
     found = [each for each in deployment.status.adapters if each.engine_name]
-    return {each.name: each for each in found if each.state != "Failed" or each.ready_replicas}
+    answers = [each for each in found if each.state != "Failed" or each.ready_replicas or _is_proven(each, deployment)]
+    return {each.name: each for each in answers}
+
+
+def _is_proven(version: AdapterStatus, deployment: ModelDeployment) -> bool:
+    """Whether others were measured against it. It may fail to load all the same, in a pod that starts anew.
+
+    What was rolled back for it, or has a share beside it, must not get all of its traffic for that moment.
+    """
+    status = deployment.status.rollout
+    if status is not None and (status.kind, status.name) == ("Adapter", version.name):
+        won = status.canary if status.phase == "Promoted" else status.stable
+        if won == short(version.digest):
+            return True
+    return any((no.kind, no.name) == ("Adapter", version.name) for no in deployment.status.rejected)
 
 
 def _adapter(name: str, digest: str) -> Version:
@@ -105,6 +121,25 @@ def _is_forced(deployment: ModelDeployment, no: RejectedVersion) -> bool:
     """Whether a version that was rolled back is promoted by hand; what did not load would not load now either."""
     asked = orders(deployment)
     return asked.promote == no.version != asked.rollback and no.reason != rollout.LOAD_FAILED
+
+
+def leaving(
+    deployment: ModelDeployment, resolved: Sequence[Resolved], pairs: Sequence[Pair], now: datetime
+) -> RolloutStatus | None:
+    """The rollout of an adapter that ends now, or has just ended: nothing else begins before the gateways know.
+
+    ``loaded`` keeps by this status what they may still ask for. None where there is none, or it goes on; also where the
+    adapter is served no more: then nobody asks.
+    """
+    status = deployment.status.rollout
+    if status is None or status.kind != "Adapter":
+        return None
+    if status.phase in ENDED:
+        return status if lingers(status, now) else None
+    wanted = any(rollout.is_of(status, pair.stable, pair.canary) for pair in pairs)
+    served = {item.name: short(item.digest) for item in serving(resolved, deployment, None) if item.wire}
+    back = not wanted and served.get(status.name) == status.stable
+    return rollout.withdrawn(status, NOT_WANTED, now) if back else None
 
 
 def state_of(deployment: ModelDeployment, pair: Pair, now: datetime) -> RolloutStatus:

@@ -64,7 +64,7 @@ class Rollouts:
         revision = succession.pair_of(look.deployment, look.found, look.chosen) if look.chosen else None
         wanted, look = look, _held(look, _serving(look, revision))
         pairs = self._pairs(look)
-        choice, leaving = versions.choose(look.deployment, pairs), self._withdrawal(key, look)
+        choice, leaving = versions.choose(look.deployment, pairs), self._leaving(key, look, pairs)
         if choice.pair is None or leaving is not None:
             self._context.gateways.arms.forget(key)
             return self._course(key, look, pairs, choice.waits(), leaving or self._left(look))
@@ -72,6 +72,11 @@ class Rollouts:
         if status.kind == "Revision" and status.phase == "Promoted":
             look = wanted  # the new base's own adapters with it
         return self._course(key, look, pairs, choice, status)
+
+    def _leaving(self, key: Key, look: Look, pairs: Sequence[Pair]) -> RolloutStatus | None:
+        """The rollout before whose end no other begins."""
+        adapter = versions.leaving(look.deployment, look.resolved, pairs, self._context.now())
+        return adapter or self._withdrawal(key, look)
 
     def _withdrawal(self, key: Key, look: Look) -> RolloutStatus | None:
         """The rollout of a revision that the spec does not ask for any more, until the last of it is gone."""
