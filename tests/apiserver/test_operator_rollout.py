@@ -164,10 +164,10 @@ def test_a_spec_that_is_set_back_withdraws_the_canary(world: World, server: Answ
         # Its pod answers still, as pods on their way out do.
         wait_for("all traffic on r1", lambda: set(traffic.send("chat", 20)) == {200})
         assert set(traffic.send("chat", 40)) == {200}
-    after = world.api.must("Deployment", world.namespace, "chat-r1")
-    assert (after["metadata"]["uid"], after["spec"]["replicas"]) == (before["uid"], 1)
-    assert world.status("chat", "ModelDeployment")["rejected"] == [], "it may be tried again"
-    assert (condition(world, "Ready")["status"], condition(world, "Stalled")) == ("True", {})
+        after = world.api.must("Deployment", world.namespace, "chat-r1")
+        assert (after["metadata"]["uid"], after["spec"]["replicas"]) == (before["uid"], 1)
+        assert world.status("chat", "ModelDeployment")["rejected"] == [], "it may be tried again"
+        assert (condition(world, "Ready")["status"], condition(world, "Stalled")) == ("True", {})
 
 
 def test_what_is_withdrawn_takes_no_room_and_nothing_begins_before_it_is_gone(
