@@ -50,7 +50,7 @@ def test_what_is_no_longer_wanted_is_withdrawn(phase: str, wanted: Resolved) -> 
     assert (found.phase, found.reason, found.weight, found.since) == ("RolledBack", "SpecSetBack", 0, timestamp(NOW))
     assert found.message == f"{B} was withdrawn, {A} serves: it is no longer wanted in its place"
     (note,) = course.notes(RolloutStatus.model_validate(state(phase)), found)
-    assert (note.reason, note.message) == ("RolledBack", f"bot: {found.message}")
+    assert (note.reason, note.message, note.warning) == ("SpecSetBack", f"bot: {found.message}", False)
 
 
 @pytest.mark.parametrize(

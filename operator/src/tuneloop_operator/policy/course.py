@@ -16,7 +16,7 @@ from tuneloop_operator.policy.adapters import Resolved
 from tuneloop_operator.policy.bases import Arriving
 from tuneloop_operator.policy.conditions import Wanted
 from tuneloop_operator.policy.revisions import Chosen
-from tuneloop_operator.policy.rollout import ENDED
+from tuneloop_operator.policy.rollout import ENDED, WITHDRAWN
 
 PROGRESSING: Final = "Progressing"
 BY_HAND: Final = "RolloutByHand"
@@ -123,6 +123,8 @@ def notes(before: RolloutStatus | None, now: RolloutStatus | None) -> list[Note]
     if now is None or (before is not None and _point(before) == _point(now)):
         return []
     reason = {"Loading": "CanaryLoading", "Canary": "CanaryStep"}.get(now.phase, REASONS[now.phase])
+    if now.reason == WITHDRAWN:  # by who changed the spec: nothing went wrong
+        return [Note(WITHDRAWN, f"{now.name}: {now.message}")]
     return [Note(reason, f"{now.name}: {now.message}", warning=now.phase == ROLLED_BACK)]
 
 
