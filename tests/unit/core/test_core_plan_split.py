@@ -159,6 +159,48 @@ def test_full_training_splits_sixteen_bytes_a_parameter() -> None:
     assert held[0] - held[1] == pytest.approx(16 * total_parameters(shape) * (1 / 2 - 1 / 64), rel=1e-6)
 
 
+@pytest.mark.parametrize(("processes", "held"), [(1, 8), (2, 4), (3, 3), (8, 1), (16, 1), (64, 1)])
+def test_routed_experts_are_not_cut(processes: int, held: int) -> None:
+    """Of the 8 of each layer."""
+    shape = read_shape(MIXTRAL)
+    assert shape is not None
+    expert = 3 * 4096 * 14336 * 32  # one of every layer
+    rest = (total_parameters(shape) - 8 * expert) / processes
+    assert split.held_parameters(shape, processes) == pytest.approx(rest + held * expert, abs=1)
+
+
+def test_beyond_as_many_processes_as_experts_all_weights_take_no_less() -> None:
+    few, many = (memory(MIXTRAL, adapter="Full", shards=shards) for shards in (8, 16))
+    expert = 3 * 4096 * 14336 * 32
+    for part, numbers in (("weights", 4), ("gradients", 4), ("optimizer", 8)):
+        less = getattr(few, part) - getattr(many, part)
+        assert less < 0.02 * numbers * expert, "attention, embedding and head are shared still"
+    assert few.weights < many.weights, "a layer is gathered with room for 16 experts"
+
+
+def test_more_accelerators_than_experts_are_no_advice() -> None:
+    message = plan(MIXTRAL, 8, H100, method=FULL).status.message
+    assert "No pod was made" in message
+    assert "resources.accelerators" not in message
+    assert "method.adapter: LoRA" in message
+    for nodes in (2, 4, 8):
+        assert plan(MIXTRAL, 8, H100, method=FULL, resources={"nodes": nodes}).reason == DOES_NOT_FIT
+
+
+@pytest.mark.parametrize(
+    ("config", "processes", "gib"),
+    [
+        (LLAMA_8B, 8, 2 * 128256 * 4096 * 4 / GIB),  # the embedding
+        (MIXTRAL, 8, 2 * 8 * 2 * 14336 * 4096 * 4 / GIB),  # gate and up of a layer's 8 experts
+        (MIXTRAL, 16, 2 * 16 * 2 * 14336 * 4096 * 4 / GIB),  # and room for 8 more
+    ],
+)
+def test_what_is_written_is_gathered_a_tensor_at_a_time(config: dict[str, Any], processes: int, gib: float) -> None:
+    shape = read_shape(config)
+    assert shape is not None
+    assert split.saving_bytes(shape, processes) / GIB == pytest.approx(gib)
+
+
 @pytest.mark.parametrize("config", [LLAMA_8B, LLAMA_70B, MIXTRAL, HALF_SPARSE])
 def test_layers_and_what_is_in_none_are_the_whole_model(config: dict[str, Any]) -> None:
     shape = read_shape(config)

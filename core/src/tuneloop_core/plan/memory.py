@@ -86,7 +86,7 @@ def estimate(shape: ModelShape, load: Load) -> Memory:
     return Memory(
         weights=weights,
         gradients=_gradient_bytes(shape, load, trained),
-        optimizer=_optimizer_bytes(load, trained),
+        optimizer=_optimizer_bytes(shape, load, trained),
         activations=activations,
         logits=logits,
         evaluation=max(0, _whole_bytes(shape, load, weights) + beyond - activations - logits),
@@ -100,15 +100,15 @@ def _gradient_bytes(shape: ModelShape, load: Load, trained: int) -> int:
     return trained * FLOAT32 + _largest_gradient(shape, load)
 
 
-def _optimizer_bytes(load: Load, trained: int) -> int:
+def _optimizer_bytes(shape: ModelShape, load: Load, trained: int) -> int:
     """Adam's moments, and float32 copies of what is trained in another format; split weights are their own copies."""
     if load.shards > 1 and load.trains_base:
-        return split.share(trained, load.shards) * FLOAT32 * MOMENTS
+        return split.held_parameters(shape, load.shards) * FLOAT32 * MOMENTS
     return trained * FLOAT32 * (MOMENTS + (load.number_bytes < FLOAT32))
 
 
 def _saving_bytes(shape: ModelShape, load: Load) -> int:
-    return split.saving_bytes(shape) if load.shards > 1 and load.trains_base else 0
+    return split.saving_bytes(shape, load.shards) if load.shards > 1 and load.trains_base else 0
 
 
 def fixed_bytes(load: Load) -> int:
@@ -128,7 +128,7 @@ def host_bytes(shape: ModelShape, load: Load, processes: int, *, keeps_best: boo
     loading = 0 if load.adapter == "QLoRA" else parameters.total_parameters(shape) * load.number_bytes
     kept = trained * FLOAT32 * keeps_best
     if load.shards > 1:
-        kept = split.share(kept, load.shards) if load.trains_base else kept
+        kept = split.held_parameters(shape, load.shards) * FLOAT32 * keeps_best if load.trains_base else kept
         return processes * HOST_FIXED_BYTES + loading * (1 + writes_model) + processes * kept
     return processes * (HOST_FIXED_BYTES + max(loading, kept)) + 2 * SHARD_BYTES * writes_model
 
