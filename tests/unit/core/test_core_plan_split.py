@@ -151,6 +151,20 @@ def test_lora_splits_the_weights_and_nothing_else() -> None:
     assert rows < part.weights < rows + 11 * GIB, "and embedding, head and a few layers, gathered"
 
 
+def test_copies_of_adapted_experts_are_on_every_process_whatever_their_number() -> None:
+    """Of Mixtral's 32 layers 2.6 GiB each, in packs of any size; a layer's at a time with recompute."""
+    layer = 2 * 8 * 3 * 4096 * 14336
+    only = {"target_modules": "q_proj,k_proj,v_proj,o_proj"}
+    for shards, pack in ((4, 2048), (64, 256)):
+        way = {"shards": shards, "pack_tokens": pack, "trained_tokens": pack // 2}
+        every, spared = (memory(MIXTRAL, **way, recompute=recompute).activations for recompute in (False, True))
+        none = memory(MIXTRAL, **way, **only).activations
+        assert every - none == pytest.approx(1.1 * 32 * layer, rel=0.02)
+        assert 1.1 * layer < spared < 3 * layer
+    assert memory(MIXTRAL).gradients - memory(MIXTRAL, **only).gradients > layer * 2 / 3, "and that of gate and up"
+    assert plan(MIXTRAL, 4, H100).status.recompute
+
+
 def test_full_training_splits_sixteen_bytes_a_parameter() -> None:
     shape = read_shape(LLAMA_8B)
     assert shape is not None
