@@ -7,7 +7,7 @@ import pytest
 
 from tuneloop_core.api import DatasetStatus, FineTuneJob
 from tuneloop_core.api.formats import parse_duration
-from tuneloop_core.plan import split
+from tuneloop_core.plan import cost, split
 from tuneloop_core.plan.accelerators import NodeGroup
 from tuneloop_core.plan.config import read_shape
 from tuneloop_core.plan.job import DOES_NOT_FIT, Facts, Plan, plan_job
@@ -36,11 +36,11 @@ FULL, QLORA, DORA = ({"adapter": name} for name in ("None", "QLoRA", "DoRA"))
 
 def plan(config: dict[str, Any], accelerators: int, product: str = "", **more: Any) -> Plan:
     resources = {"accelerators": accelerators} | more.pop("resources", {})
-    groups = more.pop("groups", None)
+    groups, rows = more.pop("groups", None), ROWS.model_copy(update=more.pop("rows", {}))
     body = {"model": {"uri": "hf://o/m"}, "dataset": {"uri": "hf://datasets/o/d"}, "resources": resources, **more}
     body["pod"] = {"nodeSelector": {"nvidia.com/gpu.product": product}} if product else {}
     job = FineTuneJob.model_validate({"metadata": {"name": "a"}, "spec": body})
-    return plan_job(job.spec, Facts(shape=read_shape(config), dataset=ROWS, groups=groups))
+    return plan_job(job.spec, Facts(shape=read_shape(config), dataset=rows, groups=groups))
 
 
 H100, A10G = "NVIDIA-H100-80GB-HBM3", "NVIDIA-A10G"
@@ -245,3 +245,70 @@ def test_gathering_takes_time_and_nodes_are_slower() -> None:
     assert times[0].shards == times[1].shards == 8
     near, far = (parse_duration(status.estimated_duration) for status in times)
     assert far > 3 * near
+
+
+@pytest.fixture
+def gathers(monkeypatch: pytest.MonkeyPatch) -> list[cost.Gathers]:
+    """What each plan that is made counts."""
+    found: list[cost.Gathers] = []
+    real = cost.Crew
+
+    def noting(processes: int, nodes: int, steps: int, trained: int, counted: cost.Gathers) -> cost.Crew:
+        found.append(counted)
+        return real(processes, nodes, steps, trained, counted)
+
+    monkeypatch.setattr(cost, "Crew", noting)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rows", "training", "rounds"),
+    [  # of 8 processes; 300,000 tokens in 21 steps of about 14,300, which are 143 rows of 100 tokens
+        ({}, {}, 21),
+        ({}, {"packing": False}, 21 * 18),  # a row a process
+        ({"max_tokens": 8000}, {"maxSequenceLength": 8192}, 21),  # a step has a round, however large its packs are
+        ({}, {"tokensPerStep": 65536}, 6 * 1),  # 500 rows, 81 in a pack of 8192
+        ({"train_rows": 16, "max_tokens": 8000}, {"maxSequenceLength": 8192, "tokensPerStep": 65536}, 6 * 1),
+        ({"train_rows": 16, "max_tokens": 8000}, {"maxSequenceLength": 8192, "tokensPerStep": 10**5}, 3 * 2),
+    ],
+)
+def test_rounds_of_packs_that_gather_the_model(
+    rows: dict[str, int], training: dict[str, Any], rounds: int, gathers: list[cost.Gathers]
+) -> None:
+    """In which 16 rows of 6250 tokens go one a pack."""
+    plan(LLAMA_70B, 8, H100, training=training, rows=rows)
+    assert gathers[0].rounds == rounds
+
+
+@pytest.mark.parametrize(
+    ("objective", "measured", "evaluated"),
+    [("SFT", 0, 0), ("DPO", 0, 1100), ("KTO", 21, 1100)],  # the base sees each of 1000 rows and 100 held-out ones
+)
+def test_passes_without_a_gradient_that_gather_the_model(
+    objective: str, measured: int, evaluated: int, gathers: list[cost.Gathers]
+) -> None:
+    evaluation = {"maxSamples": 100, "generations": 32, "maxNewTokens": 64}
+    plan(LLAMA_70B, 8, H100, method={"objective": objective}, evaluation=evaluation)
+    twice = 2 * (100 / 20 + 1 + 64)  # held-out rows in packs of 2048 tokens, a prompt and the tokens of its answer
+    assert (gathers[0].measured, gathers[0].evaluated) == (measured, evaluated + twice)
+
+
+def test_longer_rows_are_never_planned_to_take_less_time() -> None:
+    found = [
+        plan(
+            LLAMA_70B, 8, H100, resources={"nodes": 2}, rows={"max_tokens": longest},
+            training={"maxSequenceLength": 8192, "tokensPerStep": 16384, "maxDuration": "999h"},
+        ).status
+        for longest in (400, 1024, 4096)
+    ]  # fmt: skip
+    assert [status.shards for status in found] == [16] * 3
+    assert [status.pack_tokens for status in found] == [1024, 1024, 4096], "in which held-out rows take fewer passes"
+    times = [parse_duration(each.estimated_duration) - parse_duration(each.evaluation_duration) for each in found]
+    assert times == sorted(times)
+
+
+def test_the_base_is_gathered_for_every_pair_that_it_sees() -> None:
+    rows = {"train_rows": 10_000, "train_tokens": 5_000_000, "trained_tokens": 2_500_000}
+    found = plan(LLAMA_70B, 8, H100, method={"objective": "DPO"}, rows=rows).status
+    weights = 2 * found.total_parameters * 7 / 8
+    assert parse_duration(found.evaluation_duration) >= 10_000 * weights / cost.LINK_BYTES_PER_SECOND["node"]
