@@ -293,6 +293,16 @@ def test_passes_without_a_gradient_that_gather_the_model(
     assert (gathers[0].measured, gathers[0].evaluated) == (measured, evaluated + twice)
 
 
+def test_tasks_gather_the_model_for_every_batch_and_generated_token() -> None:
+    asked, none = (
+        plan(LLAMA_70B, 8, H100, rows={"task_tokens": 10**5, "task_passes": each}).status for each in (400, 0)
+    )
+    gathering = 2 * 400 / 4 * 2 * asked.total_parameters * 7 / 8 / cost.LINK_BYTES_PER_SECOND["node"]
+    more = parse_duration(asked.tasks_duration) - parse_duration(none.tasks_duration)
+    assert more == pytest.approx(gathering, abs=1), "four rows at once, of base and tuned model"
+    assert parse_duration(asked.evaluation_duration) > parse_duration(asked.tasks_duration) > gathering
+
+
 def test_longer_rows_are_never_planned_to_take_less_time() -> None:
     found = [
         plan(

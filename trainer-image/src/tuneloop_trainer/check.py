@@ -40,10 +40,10 @@ STATUS_EXAMPLE_CHARACTERS = 600
 
 def run(stage_input: CheckInput, paths: Paths) -> CheckResult:
     """Check the dataset; raises ``DatasetInvalid`` with the first bad lines and what was expected."""
-    task_tokens = _try_tasks(stage_input, paths)
+    task_tokens, task_passes = _try_tasks(stage_input, paths)
     result = _checked(stage_input, paths)
     _require_answers(EvaluationSettings.model_validate(stage_input.evaluation), Format(result.format))
-    return result.model_copy(update={"task_tokens": task_tokens})
+    return result.model_copy(update={"task_tokens": task_tokens, "task_passes": task_passes})
 
 
 def _checked(stage_input: CheckInput, paths: Paths) -> CheckResult:
@@ -64,19 +64,19 @@ def _checked(stage_input: CheckInput, paths: Paths) -> CheckResult:
     return result
 
 
-def _try_tasks(stage_input: CheckInput, paths: Paths) -> int:
+def _try_tasks(stage_input: CheckInput, paths: Paths) -> tuple[int, int]:
     """Ask rows of each of evaluation.tasks, and look its gates up: what does not work must not hold an accelerator.
 
-    Returns what asking a model all of them costs, in tokens.
+    Returns what asking a model all of them costs, in tokens and in passes of one row.
     """
     evaluation = EvaluationSettings.model_validate(stage_input.evaluation)
     if not evaluation.tasks:
-        return 0
+        return 0, 0
     from tuneloop_trainer.lmeval.scores import dry_run  # noqa: PLC0415 - needs torch, hidden where there are none
 
     found = dry_run(evaluation, load_encoder(paths.model), paths)
     log.info("evaluation.tasks will give %s, for some %d tokens a model", ", ".join(found.names), found.tokens)
-    return found.tokens
+    return found.tokens, found.passes
 
 
 def _require_answers(evaluation: EvaluationSettings, found: Format) -> None:

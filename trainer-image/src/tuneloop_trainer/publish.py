@@ -149,7 +149,7 @@ def _manifest(
         dataset={
             "uri": spec.dataset.uri,
             "digest": fetch.dataset_digest,
-            **check.model_dump(mode="json", by_alias=True, exclude={"example", "task_tokens"}),
+            **check.model_dump(mode="json", by_alias=True, exclude={"example", "task_tokens", "task_passes"}),
         },
         images={"trainer": stage_input.trainer_image},
         operator_version=stage_input.operator_version,

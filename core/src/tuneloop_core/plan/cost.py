@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tuneloop_core.api.shape import ModelShape
 from tuneloop_core.constants import GENERATED_TOKEN_COST
+from tuneloop_core.plan.memory import FLOAT32
 from tuneloop_core.plan.parameters import Adapter, active_weights
 
 UTILISATION = 0.35
@@ -99,7 +100,7 @@ class Crew:
         """Of all steps: a ring sends and receives 2 (n - 1) / n of the float32 gradients (Patarasuk and Yuan 2009)."""
         if self.gathers is not None and self.gathers.gradients:
             return 0.0  # they go to their holders after each pack
-        return self._seconds(self.steps * 2 * 4 * self.exchanged)
+        return self._seconds(self.steps * 2 * FLOAT32 * self.exchanged)
 
     def training_seconds(self, computing: float) -> float:
         """Of all steps: layers are gathered while others are computed, so that the longer of both counts."""
@@ -151,6 +152,11 @@ def tasks_seconds(shape: ModelShape, work: Work, rate: float, crew: Crew = ALONE
         return 0.0
     computing = 2 * work.asked_tokens * forward_flops(shape, work.mean_length, 1.0) / rate
     return TASKS_START_SECONDS + computing + crew.pass_seconds("asked")
+
+
+def rows_asked_at_once(shape: ModelShape) -> int:
+    """A batch of evaluation.tasks where a model is split: 1 GiB of logits of 512 tokens a row (lmeval/scores.py)."""
+    return max(1, min(16, 2**30 // (FLOAT32 * 512 * shape.vocabulary)))
 
 
 def price(seconds: float, units: float, price_per_hour: float) -> float:

@@ -335,12 +335,14 @@ def _gathers(
         steps.steps * math.ceil(steps.tokens / max(1, steps.steps) / mean / (rows * load.shards))
         for rows in (packed if spec.training.packing else 1, packed)
     )
+    asked = -(-dataset.task_passes // cost.rows_asked_at_once(shape))
     return cost.Gathers(
         weights=total * load.number_bytes,
         gradients=total * FLOAT32 * load.trains_base,
         rounds=rounds,
         measured=measured * (spec.method.objective == "KTO"),
         evaluated=2 * (held_out + answers) + seen * (COMPARED[spec.method.objective] > 0),
+        asked=2 * asked,
     )
 
 
