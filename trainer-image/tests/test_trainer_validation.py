@@ -188,7 +188,24 @@ def test_a_copy_of_a_held_out_file_is_not_trained_on(pod: pods.Pod) -> None:
     assert report(pod)["unused_files"] == ["train/2026-09/copy.jsonl"]
     code, said = checked(pod, files=["2026-09/copy.jsonl"], validation={"uri": "pvc://other/held-out"})
     assert (code, said.reason) == (42, Reason.DATASET_INVALID)
-    assert "each file to train on (copy.jsonl) is one of those held out too" in said.message
+    assert "each file to train on (2026-09/copy.jsonl) is one of those held out too" in said.message
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.jsonl", rows(20, 1) + b"{\n", "validation/2026-10/a.jsonl line 2"),
+        ("a.jsonl.gz", b"\x1f\x8bno", "validation/2026-10/a.jsonl.gz line 1: cannot be unpacked"),
+        ("a.csv", b"", "the files for validation (validation/2026-10/a.csv) are empty"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_side(pod: pods.Pod, name: str, data: bytes, words: str) -> None:
+    """Where the other side has a file of its name."""
+    (pod.paths.claim("dataset") / "rows/2026-10/a.jsonl").unlink()
+    put(pod, "dataset", f"rows/2026-10/{name}", data)
+    code, said = checked(pod, files=["2026-*/*"], validation={"files": ["2026-10/*"]})
+    assert (code, said.reason) == (42, Reason.DATASET_INVALID)
+    assert words in said.message
 
 
 def test_leaks_are_counted_between_the_sides(pod: pods.Pod) -> None:
@@ -206,7 +223,7 @@ def test_held_out_files_without_rows_are_told(pod: pods.Pod, empty: bytes) -> No
     put(pod, "validation", "held-out/quiz.jsonl", empty)
     code, said = checked(pod, files=["2026-09/*"], validation={"uri": "pvc://other/held-out"})
     assert (code, said.reason) == (42, Reason.DATASET_INVALID)
-    assert said.message.startswith("no row is held out: the files for validation (quiz.jsonl) are empty.")
+    assert said.message.startswith("no row is held out: the files for validation (validation/quiz.jsonl) are empty.")
 
 
 def test_keys_of_one_source_are_not_sent_to_the_other(pod: pods.Pod) -> None:

@@ -62,7 +62,7 @@ def find_sides(root: Path) -> DatasetFiles:
     if not train or not held_out:
         raise DatasetError(f"the dataset has no file to {'train on' if held_out else 'hold out'} that is read: {READ}")
     if len(copies) == len(train):
-        raise DatasetError(_all_held_out([path.name for path in train]))
+        raise DatasetError(_all_held_out([_relative(path, root / TRAIN) for path in train]))
     return DatasetFiles(tuple(path for path in train if path not in copies), tuple(held_out), tuple(copies))
 
 
@@ -182,6 +182,11 @@ def _all_held_out(names: Sequence[str]) -> str:
     )
 
 
+def file_name(path: Path, root: Path | None) -> str:
+    """How a file is named to people: with its folders below the dataset's, where that is known."""
+    return _relative(path, root) if root else path.name
+
+
 def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
@@ -202,20 +207,23 @@ def _others(root: Path) -> str:
 # ---- what is in them -----------------------------------------------------------------------------------------------
 
 
-def read_records(path: Path, columns: frozenset[str] = frozenset()) -> Iterator[Record]:
-    """Every record of a file with its place. ``columns`` spares Parquet the reading of others."""
-    suffix = kind_of(path.name)
+def read_records(path: Path, columns: frozenset[str] = frozenset(), root: Path | None = None) -> Iterator[Record]:
+    """Every record of a file with its place. ``columns`` spares Parquet the reading of others.
+
+    Below ``root``, the dataset's folder, a file is named with its folders: two sides may have files of one name.
+    """
+    suffix, name = kind_of(path.name), file_name(path, root)
     if suffix == ".parquet":
-        yield from read_parquet(path, path.name, columns)
+        yield from read_parquet(path, name, columns)
         return
     last = 0
     try:
         with _opened(path) as stream:
-            for record in _read_text(stream, path.name, suffix):
+            for record in _read_text(stream, name, suffix):
                 last = record.line
                 yield record
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        yield Record(path.name, last + 1, None, f"cannot be unpacked: {error}; what follows was not read")
+        yield Record(name, last + 1, None, f"cannot be unpacked: {error}; what follows was not read")
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -240,10 +248,20 @@ def _starts_array(stream: BinaryIO) -> bool:
 
 __all__ = [
     "MAX_LINE_BYTES",
+    "READ",
+    "TRAIN",
+    "VALIDATION",
     "DatasetError",
     "DatasetFiles",
     "Record",
+    "file_name",
     "find_files",
+    "find_sides",
+    "held_out_files",
+    "is_readable",
+    "kind_of",
+    "matches",
     "read_records",
+    "training_files",
     "wanted_files",
 ]
