@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuneloop_core.stages import FetchInput, Reason
-from tuneloop_core.uris import ClaimPath, HTTPSAddress, HubDataset, S3Object, URIError, parse_dataset_uri
+from tuneloop_core.uris import ClaimPath, HTTPSAddress, HubDataset, S3Object, URIError, parse_dataset_uri, shown
 
 from tuneloop_trainer.arrival import require_allowed, require_room
 from tuneloop_trainer.claims import open_claim
@@ -65,7 +65,7 @@ class Address:
 class RowFiles:
     """What lies at an address: at least one file."""
 
-    uri: str
+    uri: str  # as messages have it
     sizes: dict[str, int]  # bytes by name below the uri; 0 where only reading tells
     get: Callable[[Sequence[str], Path], None]
     single: bool = False  # the uri names the one file
@@ -113,7 +113,8 @@ def _single(address: Address, download: Callable[[Path], object]) -> RowFiles:
     def get(_names: Sequence[str], folder: Path) -> None:
         download(folder)
 
-    return RowFiles(address.uri, {file_name(address.uri.split("?", 1)[0]): 0}, get, single=True)
+    uri = shown(address.uri)
+    return RowFiles(uri, {file_name(uri): 0}, get, single=True)
 
 
 def hub_rows(address: Address, name: str, below: str, access: Access) -> RowFiles:

@@ -14,6 +14,7 @@ from typing import Any
 from tuneloop_core.api.evaltasks import EvaluationTask, TaskSource
 from tuneloop_core.data.files import READ, is_readable, matches
 from tuneloop_core.stages import FetchInput, Reason
+from tuneloop_core.uris import shown
 
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import folder_aside, seal, sealed_digest, store_full_told
@@ -73,7 +74,7 @@ class _Fetch:
     def run(self, repository: str) -> None:
         """From the source, or from the repository that lm-eval names."""
         source, what = self.task.source, f"evaluation.tasks {self.task.name}"
-        uri = source.uri if source else f"hf://datasets/{repository}"
+        uri = shown(source.uri) if source else f"hf://datasets/{repository}"
         with folder_aside(self.access.paths.tasks) as aside, store_full_told(aside, what):
             if source is None:
                 rows = hub_rows(Address(uri, "", self.purpose, "its source"), repository, "", self.access)
