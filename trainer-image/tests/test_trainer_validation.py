@@ -37,6 +37,8 @@ def pod(bare_pod: pods.Pod, tiny: Path) -> pods.Pod:
     shutil.copytree(tiny, bare_pod.paths.model, dirs_exist_ok=True)
     for name, data in FILES.items():
         put(bare_pod, "dataset", f"rows/{name}", data)
+    for name in ("tests/test-0.jsonl", "two/a.jsonl", "two/b-test.jsonl"):
+        put(bare_pod, "dataset", name, rows(300, 2))
     put(bare_pod, "validation", "held-out/quiz.jsonl", rows(200, 4))
     put(bare_pod, "validation", "held-out/notes.md", b"#")
     return bare_pod
@@ -114,6 +116,18 @@ def test_each_side_has_its_folder(pod: pods.Pod, dataset: dict[str, Any], expect
             {"uri": "pvc://data/rows/validation.jsonl", "validation": {"files": ["*.jsonl"]}},
             Reason.DATASET_INVALID,
             "is one file: validation.files are chosen from a folder",
+        ),
+        (
+            {"uri": "pvc://data/tests", "validation": {"uri": "pvc://other/held-out"}},
+            Reason.DATASET_INVALID,
+            "pvc://data/tests: names keep test-0.jsonl out of training (test, validation): name those to train on in "
+            "dataset.files",
+        ),
+        (
+            {"uri": "pvc://data/two", "validation": {"files": ["a.jsonl"]}},
+            Reason.DATASET_INVALID,
+            "pvc://data/two: names keep b-test.jsonl out of training (test, validation), and dataset.validation.files "
+            "take a.jsonl: name those",
         ),
         (
             {"validation": {"uri": "pvc://other/absent"}},

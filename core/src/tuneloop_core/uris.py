@@ -101,7 +101,7 @@ _HTTPS: Final[_Form] = (
 )
 
 _MODEL_FORMS: Final = (_HUB_MODEL, _S3, _OCI, _PVC)
-_DATASET_FORMS: Final = (_HUB_DATASET, _S3, _PVC, _HTTPS)
+_DATASET_FORMS: Final = (_HUB_DATASET, ("s3://BUCKET/KEY, s3://BUCKET/PREFIX/", *_S3[1:]), _PVC, _HTTPS)
 _OUTPUT_FORMS: Final = (_S3, _OCI, _HUB_MODEL, _PVC)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuneloop_core.api.sources import DatasetSource
-from tuneloop_core.data.files import READ, TRAIN, VALIDATION, held_out_files, training_files, wanted_files
+from tuneloop_core.data.files import READ, TRAIN, VALIDATION, held_out_files, training_files, untrained, wanted_files
 from tuneloop_core.stages import Reason
 from tuneloop_core.uris import shown
 
@@ -65,7 +65,10 @@ def _open_validation(dataset: DatasetSource, access: Access) -> RowFiles:
 def _chosen(rows: RowFiles, patterns: Sequence[str]) -> list[str]:
     if rows.single or (rows.whole and not patterns):
         return list(rows.sizes)
-    return wanted_files(rows.sizes, patterns) or _none(rows, patterns, "dataset.files")
+    found = wanted_files(rows.sizes, patterns) or _none(rows, patterns, "dataset.files")
+    if words := untrained(found, named=bool(patterns)):
+        raise StageError(Reason.DATASET_INVALID, f"{rows.uri}: {words}.")
+    return found
 
 
 def _held_out(rows: RowFiles, patterns: Sequence[str]) -> list[str]:
@@ -77,11 +80,19 @@ def _held_out(rows: RowFiles, patterns: Sequence[str]) -> list[str]:
 def _train(rows: RowFiles, patterns: Sequence[str], held_out: Sequence[str]) -> list[str]:
     if rows.single:
         return list(rows.sizes)
-    found = training_files(rows.sizes, patterns, frozenset(held_out))
-    if not found and held_out and wanted_files(rows.sizes, patterns):
-        words = f"{rows.uri}: each file to train on ({', '.join(held_out[:4])}) fits dataset.validation.files too"
-        raise StageError(Reason.DATASET_INVALID, f"{words}, so that none is left: hold out fewer, or name others.")
-    return found or _none(rows, patterns, "dataset.files")
+    found, read = training_files(rows.sizes, patterns, frozenset(held_out)), wanted_files(rows.sizes, patterns)
+    if found or not read:
+        return found or _none(rows, patterns, "dataset.files")
+    if left_out := wanted_files(rows.sizes.keys() - set(held_out), patterns):
+        words = f"{rows.uri}: names keep {_few(left_out)} out of training (test, validation)"
+        words += f", and dataset.validation.files take {_few(held_out)}" if held_out else ""
+        raise StageError(Reason.DATASET_INVALID, f"{words}: name those to train on in dataset.files.")
+    words = f"{rows.uri}: each file to train on ({_few(read)}) fits dataset.validation.files too"
+    raise StageError(Reason.DATASET_INVALID, f"{words}, so that none is left: hold out fewer, or name others.")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4])
 
 
 def _none(rows: RowFiles, patterns: Sequence[str], field: str) -> list[str]:

@@ -70,6 +70,7 @@ class RowFiles:
     get: Callable[[Sequence[str], Path], None]
     single: bool = False  # the uri names the one file
     whole: bool = False  # a copy takes all of it unless files are chosen: nothing is downloaded
+    field: str = "dataset.uri"  # of the spec, which names the uri
 
     @property
     def shown(self) -> str:
@@ -80,7 +81,8 @@ class RowFiles:
     def bring(self, names: Sequence[str], folder: Path, max_bytes: int) -> None:
         """Put files into a folder, below their own names; raises ``StageError``, for too many bytes too."""
         size = sum(self.sizes[name] for name in names)
-        require_allowed(Reason.DATASET_INVALID, size, max_bytes, self.uri)
+        fewer = "" if self.single else f"Choose fewer of its files by {self.field.removesuffix('uri')}files."
+        require_allowed(Reason.DATASET_INVALID, size, max_bytes, self.uri, fewer)
         folder.mkdir(parents=True, exist_ok=True)
         require_room(folder, size, self.uri)
         self.get(names, folder)
@@ -114,7 +116,7 @@ def _single(address: Address, download: Callable[[Path], object]) -> RowFiles:
         download(folder)
 
     uri = shown(address.uri)
-    return RowFiles(uri, {file_name(uri): 0}, get, single=True)
+    return RowFiles(uri, {file_name(uri): 0}, get, single=True, field=address.field)
 
 
 def hub_rows(address: Address, name: str, below: str, access: Access) -> RowFiles:
@@ -136,7 +138,7 @@ def hub_rows(address: Address, name: str, below: str, access: Access) -> RowFile
     def get(names: Sequence[str], folder: Path) -> None:
         hub.download(replace(repository, files={prefix + each: sizes[each] for each in names}), folder)
 
-    return RowFiles(address.uri, sizes, get, single=single)
+    return RowFiles(address.uri, sizes, get, single=single, field=address.field)
 
 
 def _s3_folder(address: Address, access: Access) -> RowFiles:
@@ -147,7 +149,7 @@ def _s3_folder(address: Address, access: Access) -> RowFiles:
     def get(names: Sequence[str], folder: Path) -> None:
         source.download([listed[name] for name in names], folder)
 
-    return RowFiles(address.uri, {name: each.size for name, each in listed.items()}, get)
+    return RowFiles(address.uri, {name: each.size for name, each in listed.items()}, get, field=address.field)
 
 
 def _claim(address: Address, access: Access) -> RowFiles:
@@ -167,4 +169,4 @@ def _claim(address: Address, access: Access) -> RowFiles:
         for path in found:
             claim.copy(path, folder / by_place[path])
 
-    return RowFiles(address.uri, dict.fromkeys(there, 0), get, single=single, whole=True)
+    return RowFiles(address.uri, dict.fromkeys(there, 0), get, single=single, whole=True, field=address.field)

@@ -80,12 +80,19 @@ def find_files(root: Path, named: bool = False) -> DatasetFiles:
     train = splits["train"]
     held_out = splits["validation"] or splits["test"]
     rest = best_kind([path for path in readable if not split_of(_relative(path, root))])
-    if not train and (named or len(rest) == 1):
-        train = rest
-    if not train:
-        raise DatasetError(_no_train(readable))
+    if words := untrained([_relative(path, root) for path in readable], named=named):
+        raise DatasetError(words)
+    train = train or rest
     unused = [path for path in readable if path not in train and path not in held_out]
     return DatasetFiles(tuple(train), tuple(held_out), tuple(unused))
+
+
+def untrained(paths: Sequence[str], *, named: bool = False) -> str:
+    """Why none of these readable files would be trained on, by their names; empty where some would."""
+    rest = best_kind([path for path in paths if not split_of(path)])
+    one = len(paths) == 1 or len(rest) == 1
+    trained = one or (named and rest) or any(split_of(path) == "train" for path in paths)
+    return "" if trained else _no_train(paths)
 
 
 def wanted_files(paths: Iterable[str], patterns: Sequence[str]) -> list[str]:
@@ -191,11 +198,10 @@ def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _no_train(readable: list[Path]) -> str:
-    found = ", ".join(path.name for path in readable[:6])
+def _no_train(paths: Sequence[str]) -> str:
     return (
-        f"the dataset has {len(readable)} files ({found}) and none is named train.jsonl; name the file in dataset.uri, "
-        "the files in dataset.files, or name it train.jsonl (and validation.jsonl for held-out rows)"
+        f"the dataset has {len(paths)} files ({', '.join(paths[:6])}) and none is named train.jsonl; name the file in "
+        "dataset.uri, the files in dataset.files, or name it train.jsonl (and validation.jsonl for held-out rows)"
     )
 
 
@@ -263,5 +269,6 @@ __all__ = [
     "matches",
     "read_records",
     "training_files",
+    "untrained",
     "wanted_files",
 ]
