@@ -1,6 +1,7 @@
 """Datasets from s3:// prefixes, from a real S3 server: which objects come, whole and under their names, or why not."""
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -172,9 +173,16 @@ def test_held_out_objects_lie_apart(server: stores.S3Server, pod: pods.Pod) -> N
             "s3://rows/support/",
             {"files": ["2026-09/*"], "validation": {"files": ["**/*.jsonl"]}},
             Reason.DATASET_INVALID,
-            "each file to train on (2026-09/part-0.jsonl, 2026-09/part-1.jsonl, 2026-10/part-0.jsonl) fits "
-            "dataset.validation.files too",
+            "each file to train on (2026-09/part-0.jsonl, 2026-09/part-1.jsonl) fits dataset.validation.files too",
         ),
+        (
+            "s3://rows/support/2026-09/",
+            {},
+            Reason.DATASET_INVALID,
+            "s3://rows/support/2026-09/: the dataset has 2 files (part-0.jsonl, part-1.jsonl) and none is named "
+            "train.jsonl; name the file in dataset.uri, the files in dataset.files",
+        ),
+        ("s3://rows/split/", {"max_bytes": 50}, Reason.DATASET_INVALID, "Choose fewer of its files by dataset.files."),
     ],
 )
 def test_what_does_not_fit_is_told_with_what_is_there(
@@ -223,6 +231,16 @@ def test_an_object_that_changes_ends_the_attempt(server: stores.S3Server, tmp_pa
     assert (caught.value.reason, caught.value.exit_code) == (Reason.HUB_UNAVAILABLE, 75)
 
 
+def test_an_object_that_is_gone_ends_the_attempt(server: stores.S3Server, tmp_path: Path) -> None:
+    put(server, "going/a.jsonl", ROWS)
+    source = folder_of(server, "going/")
+    listed = source.listing()
+    client(server).delete_object(Bucket="rows", Key="going/a.jsonl")
+    with pytest.raises(StageError, match="a file that was listed is gone; it will be tried again") as caught:
+        source.download(listed, tmp_path)
+    assert (caught.value.reason, caught.value.exit_code) == (Reason.HUB_UNAVAILABLE, 75)
+
+
 def test_too_many_objects_are_refused(server: stores.S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3files, "MOST_OBJECTS", 3)
     with pytest.raises(StageError, match=r"more than 3 objects .*: name a longer one in dataset.uri"):
@@ -237,6 +255,12 @@ def test_a_task_of_ones_own_comes_from_a_prefix(server: stores.S3Server, bare_po
     given = FetchInput(owner="o", tasks=[{"name": "quiz", "source": source}])
     fetch_tasks(given, bare_pod.paths, artifacts.LOOPBACK)
     assert list(files(bare_pod.paths.task("quiz"))) == ["quiz.yaml", "test.jsonl"]
+    small = given.model_copy(update={"max_bytes": 20})
+    shutil.rmtree(bare_pod.paths.task("quiz"))
+    with pytest.raises(
+        StageError, match=r"allows .* Choose fewer of its files by evaluation\.tasks quiz source\.files"
+    ):
+        fetch_tasks(small, bare_pod.paths, artifacts.LOOPBACK)
 
 
 # ---- what a real server does not do on demand ----------------------------------------------------------------------

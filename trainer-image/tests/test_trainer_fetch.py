@@ -2,6 +2,7 @@
 
 import errno
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from tuneloop_core.api.sources import DatasetSource
 from tuneloop_core.stages import FetchInput, FetchResult, Reason, Stage
 
-from tuneloop_trainer import fetch
-from tuneloop_trainer.download import Downloader, S3Credentials
+from tuneloop_trainer import arrival, fetch, rowfiles
+from tuneloop_trainer.datasetfetch import fetch_dataset
+from tuneloop_trainer.download import About, Downloader, S3Credentials
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import is_whole, store_full_told
 from tuneloop_trainer.guard import AddressGuard
+from tuneloop_trainer.rowfiles import Access
 
 ON_LOOPBACK = AddressGuard(allowed=lambda address: address.is_loopback)
 ROWS = b'{"text": "one"}\n{"text": "two"}\n'
@@ -257,6 +261,50 @@ def test_the_log_of_a_stage_never_shows_a_query(bare_pod: pods.Pod, hub: str, ca
     with hubs.serving(lambda *_: (200, {}, ROWS)) as url:
         Downloader(ON_LOOPBACK, 0, schemes=("http",)).https(f"{url}/a.jsonl?sig=hush-hush", "", bare_pod.root)
     assert "hush-hush" not in caplog.text
+
+
+class Plain(Downloader):
+    """Asks https:// addresses without TLS."""
+
+    def __init__(self, guard: AddressGuard, max_bytes: int, about: About) -> None:
+        super().__init__(guard, max_bytes, ("http",), about)
+
+    def https(self, url: str, token: str, folder: Path) -> Path:
+        return super().https(url.replace("https://", "http://"), token, folder)
+
+
+def test_a_fetch_never_shows_signatures(
+    bare_pod: pods.Pod, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of both sides: in its log, and where it refuses."""
+    monkeypatch.setattr(rowfiles, "Downloader", Plain)
+    monkeypatch.setattr(arrival, "REPORT_SECONDS", 0.001)
+    caplog.set_level("INFO", logger="tuneloop")
+
+    def answer(*_: object) -> hubs.Answer:
+        """Once the log tells how much has arrived."""
+        end = time.monotonic() + 60
+        while "so far" not in caplog.text and time.monotonic() < end:
+            time.sleep(0.01)
+        return 200, {}, ROWS
+
+    with hubs.serving(answer) as url:
+        rows, held_out = (
+            f"{url.replace('http', 'https')}/{name}.jsonl?X-Amz-Signature=s3cret" for name in ("rows", "quiz")
+        )
+        access = Access(FetchInput(owner="o"), bare_pod.paths, ON_LOOPBACK)
+        source = {"uri": rows, "validation": {"uri": held_out}}
+        folder, _ = fetch_dataset(DatasetSource.model_validate(source), access)
+        assert (folder / "validation/quiz.jsonl").read_bytes() == ROWS
+        assert "rows.jsonl: 0.0" in caplog.text
+        for changed, words in (
+            ({"digest": "sha256:" + "0" * 64}, "/rows.jsonl with https://"),
+            ({"validation": {"files": ["*"]}}, "/rows.jsonl is one file"),
+        ):
+            with pytest.raises(StageError, match=words) as caught:
+                fetch_dataset(DatasetSource.model_validate(source | changed), access)
+            assert "s3cret" not in caught.value.message
+    assert "s3cret" not in caplog.text
 
 
 def test_a_download_stops_at_the_size_cap(tmp_path: Path) -> None:

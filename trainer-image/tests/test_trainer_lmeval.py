@@ -92,6 +92,7 @@ def test_a_task_of_ones_own_is_asked_of_base_and_tuned_model(pod: pods.Pod) -> N
     checked = pod.succeed(Stage.CHECK, pods.Pod.check_input() | {"evaluation": settings})
     prompts, choices = 6, 3
     assert prompts * choices * 8 < checked["taskTokens"] < prompts * choices * 40, "tokens of all six rows"
+    assert checked["taskPasses"] == prompts * choices
     result = pod.succeed(Stage.TRAIN, pods.Pod.train_input(epochs=1) | {"evaluation": settings})
     for side in ("base", "tuned"):
         scores = result[side]["tasks"]
@@ -140,6 +141,7 @@ def test_a_generated_answer_costs_its_longest(pod: pods.Pod) -> None:
     tried = dry_run(settings, load_encoder(pod.paths.model), pod.paths)
     assert tried.names == ["colours/exact_match"]
     assert 5 * 400 < tried.tokens < 5 * 430
+    assert tried.passes == 5 * 101
 
 
 def test_progress_grows_by_what_was_asked_and_not_by_trials() -> None:

@@ -1,6 +1,7 @@
 """The plan's formulas against the real thing: counts of transformers and PEFT, tensors kept for backward, recompute."""
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 from tuneloop_core.api.finetunejob import Method
 from tuneloop_core.plan.config import read_shape
-from tuneloop_core.plan.memory import Load, activation_bytes
-from tuneloop_core.plan.parameters import total_parameters, trainable_parameters
+from tuneloop_core.plan.memory import ALLOCATOR, Load, activation_bytes, estimate
+from tuneloop_core.plan.parameters import expert_weights, total_parameters, trainable_parameters
 
 from tuneloop_trainer import recompute
 from tuneloop_trainer.fetch import model_shape
@@ -77,6 +80,46 @@ def test_what_a_pack_keeps_for_backward_is_what_the_plan_counts(tiny: Path) -> N
     assert kept(model, documents) == pytest.approx(planned, rel=0.05)
 
 
+@pytest.fixture
+def sparse(tmp_path: Path) -> Path:
+    """A model of four sparse layers, whose experts are most of it."""
+    experts = {"num_local_experts": 8, "hidden_size": 256, "intermediate_size": 512, "num_key_value_heads": 2}
+    config = BASE | {"model_type": "mixtral", "num_attention_heads": 4, "vocab_size": 512} | experts
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
+def test_adapted_experts_are_kept_in_copies(sparse: Path) -> None:
+    model, shape = load_model(sparse, CPU, Method(), seed=1), model_shape(sparse)
+    assert shape is not None
+    planned = activation_bytes(shape, Load("cpu", 4, 64, 32, target_modules="all-linear"))
+    assert kept(model, [document(32, seed) for seed in range(2)]) == pytest.approx(planned, rel=0.05)
+    assert planned > 4 * expert_weights(shape, shape.experts)
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
+@pytest.mark.parametrize("spares", [False, True])
+def test_what_adapted_experts_take_at_the_peak(sparse: Path, spares: bool) -> None:
+    """Beyond an adapter of attention alone; with recompute one layer's copies are there at a time."""
+    shape, planned, measured = model_shape(sparse), [], []
+    assert shape is not None
+    for modules in ("q_proj,k_proj,v_proj,o_proj", "all-linear"):
+        method = Method.model_validate({"lora": {"targetModules": modules}})
+        model = load_model(sparse, CPU, method, seed=1)
+        if spares:
+            recompute.enable(model.causal)
+        found = estimate(shape, Load("cpu", 4, 64, 32, target_modules=modules, recompute=spares))
+        planned.append(found.gradients + found.activations / ALLOCATOR["cpu"])
+        with Live() as live:
+            gradients(model, [document(32, seed) for seed in range(2)])
+        measured.append(live.peak)
+    layer = 4 * expert_weights(shape, shape.experts) / 4
+    more, found_more = planned[1] - planned[0], measured[1] - measured[0]
+    assert more > (1 if spares else 4) * layer
+    assert found_more == pytest.approx(more, rel=0.2)
+
+
 def test_recompute_changes_no_gradient_and_keeps_far_less(tiny: Path) -> None:
     documents = [document(64, seed) for seed in range(4)]
     plain, spared = (load_model(tiny, CPU, Method(), seed=1) for _ in range(2))
@@ -86,6 +129,35 @@ def test_recompute_changes_no_gradient_and_keeps_far_less(tiny: Path) -> None:
     assert kept(spared, documents) < 0.5 * kept(plain, documents)
     layers = [module for module in spared.causal.modules() if isinstance(module, GradientCheckpointingLayer)]
     assert not any(layer.training for layer in layers)
+
+
+class Live(TorchDispatchMode):
+    """The most bytes at once of storages that torch makes while this is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self._now = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor.untyped_storage())
+        return out
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self._now += size
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._now -= size
 
 
 def document(length: int, seed: int) -> Document:

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from pages import Page, Text, svg_texts
+from tuneloop_core.api.finetunejob import FineTuneJobSpec
 
 from tuneloop_trainer.charts import HEIGHT, WIDTH, bar_chart, compact, line_chart, number, ticks
 from tuneloop_trainer.paths import Paths
+from tuneloop_trainer.publicspec import public_spec
 from tuneloop_trainer.report import report_html
 from tuneloop_trainer.reported import report_document
 
@@ -25,6 +27,17 @@ HOSTILE = "\"'><script>alert(1)</script><img src=https://evil.example/x onerror=
 def document() -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((GOLDEN / "report.json").read_text())
     return loaded
+
+
+def test_a_manifest_never_shows_signatures() -> None:
+    secret = "https://h.example.com/rows.jsonl?X-Amz-Signature=s3cret"
+    source = {"uri": secret, "validation": {"uri": secret}}
+    tasks = [{"name": "quiz", "source": {"uri": secret}}, {"name": "arc_easy"}]
+    body = {"model": {"uri": "hf://o/m"}, "dataset": source, "evaluation": {"tasks": tasks}}
+    spec = FineTuneJobSpec.model_validate(body)
+    told = json.dumps(public_spec(spec).to_dict())
+    assert "s3cret" not in told
+    assert json.loads(told) == json.loads(json.dumps(spec.to_dict()).replace("?X-Amz-Signature=s3cret", ""))
 
 
 def test_golden_page() -> None:

@@ -37,6 +37,8 @@ def pod(bare_pod: pods.Pod, tiny: Path) -> pods.Pod:
     shutil.copytree(tiny, bare_pod.paths.model, dirs_exist_ok=True)
     for name, data in FILES.items():
         put(bare_pod, "dataset", f"rows/{name}", data)
+    for name in ("tests/test-0.jsonl", "two/a.jsonl", "two/b-test.jsonl"):
+        put(bare_pod, "dataset", name, rows(300, 2))
     put(bare_pod, "validation", "held-out/quiz.jsonl", rows(200, 4))
     put(bare_pod, "validation", "held-out/notes.md", b"#")
     return bare_pod
@@ -116,6 +118,18 @@ def test_each_side_has_its_folder(pod: pods.Pod, dataset: dict[str, Any], expect
             "is one file: validation.files are chosen from a folder",
         ),
         (
+            {"uri": "pvc://data/tests", "validation": {"uri": "pvc://other/held-out"}},
+            Reason.DATASET_INVALID,
+            "pvc://data/tests: names keep test-0.jsonl out of training (test, validation): name those to train on in "
+            "dataset.files",
+        ),
+        (
+            {"uri": "pvc://data/two", "validation": {"files": ["a.jsonl"]}},
+            Reason.DATASET_INVALID,
+            "pvc://data/two: names keep b-test.jsonl out of training (test, validation), and dataset.validation.files "
+            "take a.jsonl: name those",
+        ),
+        (
             {"validation": {"uri": "pvc://other/absent"}},
             Reason.DATASET_NOT_FOUND,
             "pvc://other/absent: there is no such file or folder in the claim, or nothing in it. Check "
@@ -188,7 +202,24 @@ def test_a_copy_of_a_held_out_file_is_not_trained_on(pod: pods.Pod) -> None:
     assert report(pod)["unused_files"] == ["train/2026-09/copy.jsonl"]
     code, said = checked(pod, files=["2026-09/copy.jsonl"], validation={"uri": "pvc://other/held-out"})
     assert (code, said.reason) == (42, Reason.DATASET_INVALID)
-    assert "each file to train on (copy.jsonl) is one of those held out too" in said.message
+    assert "each file to train on (2026-09/copy.jsonl) is one of those held out too" in said.message
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.jsonl", rows(20, 1) + b"{\n", "validation/2026-10/a.jsonl line 2"),
+        ("a.jsonl.gz", b"\x1f\x8bno", "validation/2026-10/a.jsonl.gz line 1: cannot be unpacked"),
+        ("a.csv", b"", "the files for validation (validation/2026-10/a.csv) are empty"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_side(pod: pods.Pod, name: str, data: bytes, words: str) -> None:
+    """Where the other side has a file of its name."""
+    (pod.paths.claim("dataset") / "rows/2026-10/a.jsonl").unlink()
+    put(pod, "dataset", f"rows/2026-10/{name}", data)
+    code, said = checked(pod, files=["2026-*/*"], validation={"files": ["2026-10/*"]})
+    assert (code, said.reason) == (42, Reason.DATASET_INVALID)
+    assert words in said.message
 
 
 def test_leaks_are_counted_between_the_sides(pod: pods.Pod) -> None:
@@ -206,7 +237,7 @@ def test_held_out_files_without_rows_are_told(pod: pods.Pod, empty: bytes) -> No
     put(pod, "validation", "held-out/quiz.jsonl", empty)
     code, said = checked(pod, files=["2026-09/*"], validation={"uri": "pvc://other/held-out"})
     assert (code, said.reason) == (42, Reason.DATASET_INVALID)
-    assert said.message.startswith("no row is held out: the files for validation (quiz.jsonl) are empty.")
+    assert said.message.startswith("no row is held out: the files for validation (validation/quiz.jsonl) are empty.")
 
 
 def test_keys_of_one_source_are_not_sent_to_the_other(pod: pods.Pod) -> None:

@@ -208,6 +208,7 @@ class CheckResult(Wire):
     template: str  # Markers | SpanFinder | Plain: how the trained part is found
     example: str = ""  # one rendered example, at most 600 characters
     task_tokens: int = 0  # that a model sees when it is asked evaluation.tasks once; estimated, a generated one is 4
+    task_passes: int = 0  # of one row in which it does: one a prompt, one a generated token
 
 
 class GateResult(Wire):

@@ -101,7 +101,7 @@ _HTTPS: Final[_Form] = (
 )
 
 _MODEL_FORMS: Final = (_HUB_MODEL, _S3, _OCI, _PVC)
-_DATASET_FORMS: Final = (_HUB_DATASET, _S3, _PVC, _HTTPS)
+_DATASET_FORMS: Final = (_HUB_DATASET, ("s3://BUCKET/KEY, s3://BUCKET/PREFIX/", *_S3[1:]), _PVC, _HTTPS)
 _OUTPUT_FORMS: Final = (_S3, _OCI, _HUB_MODEL, _PVC)
 
 
@@ -125,6 +125,14 @@ def parse_output_uri(text: str) -> URI:
     return uri
 
 
+def shown(uri: str) -> str:
+    """A URI as logs, messages, status and artifacts have it: an https:// address without its query, often a signature.
+
+    No path of another scheme has a ``?`` or ``#``.
+    """
+    return re.split(r"[?#]", uri, maxsplit=1)[0]
+
+
 def _parse(text: str, what: str, forms: tuple[_Form, ...]) -> URI:
     """The first form that the whole text has."""
     _refuse_dots(text, what)
@@ -132,11 +140,11 @@ def _parse(text: str, what: str, forms: tuple[_Form, ...]) -> URI:
         if match := re.fullmatch(pattern, text):
             return build(match)
     allowed = ", ".join(form for form, _, _ in forms)
-    raise URIError(f'{what} "{text}" is not one of {allowed}')
+    raise URIError(f'{what} "{shown(text)}" is not one of {allowed}')
 
 
 def _refuse_dots(text: str, what: str) -> None:
     """A path leads downwards: no ``.`` or ``..`` as a segment, in any spelling."""
     segments = text.split("://", 1)[-1].split("/")
     if any(segment in {".", ".."} for segment in segments) or "%2e" in text.lower():
-        raise URIError(f"{what} \"{text}\" has '.' or '..' in its path; write the path from its root downwards")
+        raise URIError(f"{what} \"{shown(text)}\" has '.' or '..' in its path; write the path from its root downwards")

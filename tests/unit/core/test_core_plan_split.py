@@ -7,7 +7,7 @@ import pytest
 
 from tuneloop_core.api import DatasetStatus, FineTuneJob
 from tuneloop_core.api.formats import parse_duration
-from tuneloop_core.plan import split
+from tuneloop_core.plan import cost, split
 from tuneloop_core.plan.accelerators import NodeGroup
 from tuneloop_core.plan.config import read_shape
 from tuneloop_core.plan.job import DOES_NOT_FIT, Facts, Plan, plan_job
@@ -36,11 +36,11 @@ FULL, QLORA, DORA = ({"adapter": name} for name in ("None", "QLoRA", "DoRA"))
 
 def plan(config: dict[str, Any], accelerators: int, product: str = "", **more: Any) -> Plan:
     resources = {"accelerators": accelerators} | more.pop("resources", {})
-    groups = more.pop("groups", None)
+    groups, rows = more.pop("groups", None), ROWS.model_copy(update=more.pop("rows", {}))
     body = {"model": {"uri": "hf://o/m"}, "dataset": {"uri": "hf://datasets/o/d"}, "resources": resources, **more}
     body["pod"] = {"nodeSelector": {"nvidia.com/gpu.product": product}} if product else {}
     job = FineTuneJob.model_validate({"metadata": {"name": "a"}, "spec": body})
-    return plan_job(job.spec, Facts(shape=read_shape(config), dataset=ROWS, groups=groups))
+    return plan_job(job.spec, Facts(shape=read_shape(config), dataset=rows, groups=groups))
 
 
 H100, A10G = "NVIDIA-H100-80GB-HBM3", "NVIDIA-A10G"
@@ -151,12 +151,68 @@ def test_lora_splits_the_weights_and_nothing_else() -> None:
     assert rows < part.weights < rows + 11 * GIB, "and embedding, head and a few layers, gathered"
 
 
+def test_copies_of_adapted_experts_are_on_every_process_whatever_their_number() -> None:
+    """Of Mixtral's 32 layers 2.6 GiB each, in packs of any size; a layer's at a time with recompute."""
+    layer = 2 * 8 * 3 * 4096 * 14336
+    only = {"target_modules": "q_proj,k_proj,v_proj,o_proj"}
+    for shards, pack in ((4, 2048), (64, 256)):
+        way = {"shards": shards, "pack_tokens": pack, "trained_tokens": pack // 2}
+        every, spared = (memory(MIXTRAL, **way, recompute=recompute).activations for recompute in (False, True))
+        none = memory(MIXTRAL, **way, **only).activations
+        assert every - none == pytest.approx(1.1 * 32 * layer, rel=0.02)
+        assert 1.1 * layer < spared < 3 * layer
+    assert memory(MIXTRAL).gradients - memory(MIXTRAL, **only).gradients > layer * 2 / 3, "and that of gate and up"
+    assert plan(MIXTRAL, 4, H100).status.recompute
+
+
 def test_full_training_splits_sixteen_bytes_a_parameter() -> None:
     shape = read_shape(LLAMA_8B)
     assert shape is not None
     two, many = (memory(LLAMA_8B, adapter="Full", shards=shards) for shards in (2, 64))
     held = [part.weights + part.gradients + part.optimizer for part in (two, many)]
     assert held[0] - held[1] == pytest.approx(16 * total_parameters(shape) * (1 / 2 - 1 / 64), rel=1e-6)
+
+
+@pytest.mark.parametrize(("processes", "held"), [(1, 8), (2, 4), (3, 3), (8, 1), (16, 1), (64, 1)])
+def test_routed_experts_are_not_cut(processes: int, held: int) -> None:
+    """Of the 8 of each layer."""
+    shape = read_shape(MIXTRAL)
+    assert shape is not None
+    expert = 3 * 4096 * 14336 * 32  # one of every layer
+    rest = (total_parameters(shape) - 8 * expert) / processes
+    assert split.held_parameters(shape, processes) == pytest.approx(rest + held * expert, abs=1)
+
+
+def test_beyond_as_many_processes_as_experts_all_weights_take_no_less() -> None:
+    few, many = (memory(MIXTRAL, adapter="Full", shards=shards) for shards in (8, 16))
+    expert = 3 * 4096 * 14336 * 32
+    for part, numbers in (("weights", 4), ("gradients", 4), ("optimizer", 8)):
+        less = getattr(few, part) - getattr(many, part)
+        assert less < 0.02 * numbers * expert, "attention, embedding and head are shared still"
+    assert few.weights < many.weights, "a layer is gathered with room for 16 experts"
+
+
+def test_more_accelerators_than_experts_are_no_advice() -> None:
+    message = plan(MIXTRAL, 8, H100, method=FULL).status.message
+    assert "No pod was made" in message
+    assert "resources.accelerators" not in message
+    assert "method.adapter: LoRA" in message
+    for nodes in (2, 4, 8):
+        assert plan(MIXTRAL, 8, H100, method=FULL, resources={"nodes": nodes}).reason == DOES_NOT_FIT
+
+
+@pytest.mark.parametrize(
+    ("config", "processes", "gib"),
+    [
+        (LLAMA_8B, 8, 2 * 128256 * 4096 * 4 / GIB),  # the embedding
+        (MIXTRAL, 8, 2 * 8 * 2 * 14336 * 4096 * 4 / GIB),  # gate and up of a layer's 8 experts
+        (MIXTRAL, 16, 2 * 16 * 2 * 14336 * 4096 * 4 / GIB),  # and room for 8 more
+    ],
+)
+def test_what_is_written_is_gathered_a_tensor_at_a_time(config: dict[str, Any], processes: int, gib: float) -> None:
+    shape = read_shape(config)
+    assert shape is not None
+    assert split.saving_bytes(shape, processes) / GIB == pytest.approx(gib)
 
 
 @pytest.mark.parametrize("config", [LLAMA_8B, LLAMA_70B, MIXTRAL, HALF_SPARSE])
@@ -189,3 +245,80 @@ def test_gathering_takes_time_and_nodes_are_slower() -> None:
     assert times[0].shards == times[1].shards == 8
     near, far = (parse_duration(status.estimated_duration) for status in times)
     assert far > 3 * near
+
+
+@pytest.fixture
+def gathers(monkeypatch: pytest.MonkeyPatch) -> list[cost.Gathers]:
+    """What each plan that is made counts."""
+    found: list[cost.Gathers] = []
+    real = cost.Crew
+
+    def noting(processes: int, nodes: int, steps: int, trained: int, counted: cost.Gathers) -> cost.Crew:
+        found.append(counted)
+        return real(processes, nodes, steps, trained, counted)
+
+    monkeypatch.setattr(cost, "Crew", noting)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rows", "training", "rounds"),
+    [  # of 8 processes; 300,000 tokens in 21 steps of about 14,300, which are 143 rows of 100 tokens
+        ({}, {}, 21),
+        ({}, {"packing": False}, 21 * 18),  # a row a process
+        ({"max_tokens": 8000}, {"maxSequenceLength": 8192}, 21),  # a step has a round, however large its packs are
+        ({}, {"tokensPerStep": 65536}, 6 * 1),  # 500 rows, 81 in a pack of 8192
+        ({"train_rows": 16, "max_tokens": 8000}, {"maxSequenceLength": 8192, "tokensPerStep": 65536}, 6 * 1),
+        ({"train_rows": 16, "max_tokens": 8000}, {"maxSequenceLength": 8192, "tokensPerStep": 10**5}, 3 * 2),
+    ],
+)
+def test_rounds_of_packs_that_gather_the_model(
+    rows: dict[str, int], training: dict[str, Any], rounds: int, gathers: list[cost.Gathers]
+) -> None:
+    """In which 16 rows of 6250 tokens go one a pack."""
+    plan(LLAMA_70B, 8, H100, training=training, rows=rows)
+    assert gathers[0].rounds == rounds
+
+
+@pytest.mark.parametrize(
+    ("objective", "measured", "evaluated"),
+    [("SFT", 0, 0), ("DPO", 0, 1100), ("KTO", 21, 1100)],  # the base sees each of 1000 rows and 100 held-out ones
+)
+def test_passes_without_a_gradient_that_gather_the_model(
+    objective: str, measured: int, evaluated: int, gathers: list[cost.Gathers]
+) -> None:
+    evaluation = {"maxSamples": 100, "generations": 32, "maxNewTokens": 64}
+    plan(LLAMA_70B, 8, H100, method={"objective": objective}, evaluation=evaluation)
+    twice = 2 * (100 / 20 + 1 + 64)  # held-out rows in packs of 2048 tokens, a prompt and the tokens of its answer
+    assert (gathers[0].measured, gathers[0].evaluated) == (measured, evaluated + twice)
+
+
+def test_tasks_gather_the_model_for_every_batch_and_generated_token() -> None:
+    asked, none = (
+        plan(LLAMA_70B, 8, H100, rows={"task_tokens": 10**5, "task_passes": each}).status for each in (400, 0)
+    )
+    gathering = 2 * 400 / 4 * 2 * asked.total_parameters * 7 / 8 / cost.LINK_BYTES_PER_SECOND["node"]
+    more = parse_duration(asked.tasks_duration) - parse_duration(none.tasks_duration)
+    assert more == pytest.approx(gathering, abs=1), "four rows at once, of base and tuned model"
+    assert parse_duration(asked.evaluation_duration) > parse_duration(asked.tasks_duration) > gathering
+
+
+def test_longer_rows_are_never_planned_to_take_less_time() -> None:
+    found = [
+        plan(
+            LLAMA_70B, 8, H100, resources={"nodes": 2}, rows={"max_tokens": longest},
+            training={"maxSequenceLength": 8192, "tokensPerStep": 16384, "maxDuration": "999h"},
+        ).status
+        for longest in (400, 1024, 4096)
+    ]  # fmt: skip
+    assert [status.shards for status in found] == [16] * 3
+    assert [status.pack_tokens for status in found] == [1024, 1024, 4096], "in which held-out rows take fewer passes"
+    times = [parse_duration(each.estimated_duration) - parse_duration(each.evaluation_duration) for each in found]
+    assert times == sorted(times)
+
+
+def test_the_base_is_gathered_for_every_pair_that_it_sees() -> None:
+    rows = {"train_rows": 10_000, "train_tokens": 5_000_000, "trained_tokens": 2_500_000}
+    found = plan(LLAMA_70B, 8, H100, method={"objective": "DPO"}, rows=rows).status
+    weights = 2 * found.total_parameters * 7 / 8
+    assert parse_duration(found.evaluation_duration) >= 10_000 * weights / cost.LINK_BYTES_PER_SECOND["node"]

@@ -17,6 +17,7 @@ from tuneloop_core.uris import (
     parse_dataset_uri,
     parse_model_uri,
     parse_output_uri,
+    shown,
 )
 
 HOSTS = "the host must not be"
@@ -80,3 +81,23 @@ def test_same_grammar_as_cel(path: str, text: str, allowed: bool) -> None:
     else:
         with pytest.raises(URIError):
             parse(text)
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("https://h.example.com/a/rows.jsonl?X-Amz-Signature=s3cret&x=1", "https://h.example.com/a/rows.jsonl"),
+        ("https://h.example.com/rows.jsonl#s3cret", "https://h.example.com/rows.jsonl"),
+        ("s3://bucket/a/", "s3://bucket/a/"),
+        ("", ""),
+    ],
+)
+def test_what_is_shown_of_a_uri(uri: str, expected: str) -> None:
+    assert shown(uri) == expected
+
+
+def test_a_refusal_never_shows_a_query() -> None:
+    for text in ("https://h.example.com/../a?sig=s3cret", "http://h.example.com/a?sig=s3cret"):
+        with pytest.raises(URIError, match=r"h\.example\.com") as caught:
+            parse_dataset_uri(text)
+        assert "s3cret" not in str(caught.value)

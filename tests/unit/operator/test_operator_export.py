@@ -97,6 +97,19 @@ def test_status_names_where_held_out_rows_came_from() -> None:
     assert words == "hf://o/m@1 (2.0 MB) and s3://rows/a/ with s3://evals/a/ (3.0 MB) are in the store"
 
 
+def test_status_never_shows_a_signature() -> None:
+    rows, held_out = (f"https://h.example.com/{name}.jsonl?X-Amz-Signature=s3cret" for name in ("rows", "quiz"))
+    spec = {"model": {"uri": "hf://o/m"}, "dataset": {"uri": rows, "validation": {"uri": held_out}}}
+    owner = FineTuneJob.model_validate({"metadata": {"name": "a", "namespace": "b"}, "spec": spec})
+    fetched = {"modelUri": "hf://o/m@1", "modelPath": "p", "modelCommit": "1", "modelBytes": 1, "datasetBytes": 1}
+    said = Termination(stage=Stage.FETCH, outcome="Succeeded", result=fetched)
+    status = owner.status.model_copy(update=results.absorb(Stage.FETCH, owner, said, (), datetime.now(UTC)))
+    assert "https://h.example.com/rows.jsonl with https://h.example.com/quiz.jsonl" in results.words(
+        Stage.FETCH, status
+    )
+    assert "s3cret" not in status.model_dump_json()
+
+
 def test_status_names_the_copy_however_long_its_uri() -> None:
     uri = f"oci://{'r' * 200}.example.com/{'m' * 280}:v1@sha256:{'0' * 64}"
     said = Termination(stage=Stage.PUBLISH, outcome="Succeeded", result=PUBLISHED | {"exportedUri": uri})

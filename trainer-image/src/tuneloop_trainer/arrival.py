@@ -17,10 +17,11 @@ log = logging.getLogger("tuneloop")
 REPORT_SECONDS = 5.0
 
 
-def require_allowed(reason: Reason, size: int, max_bytes: int, uri: str) -> None:
-    """Refuse what is larger than the installation allows; ``max_bytes`` 0 is no cap."""
+def require_allowed(reason: Reason, size: int, max_bytes: int, uri: str, advice: str = "") -> None:
+    """Refuse what is larger than the installation allows; ``max_bytes`` 0 is no cap. ``advice``: what would be less."""
     if max_bytes and size > max_bytes:
-        raise StageError(reason, f"{uri} has {gib(size)}; hub.maxBytes of this installation allows {gib(max_bytes)}.")
+        words = f"{uri} has {gib(size)}; hub.maxBytes of this installation allows {gib(max_bytes)}."
+        raise StageError(reason, f"{words} {advice}".rstrip())
 
 
 def require_room(folder: Path, size: int, uri: str) -> None:

@@ -7,7 +7,7 @@ token or the network.
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
@@ -40,10 +40,10 @@ STATUS_EXAMPLE_CHARACTERS = 600
 
 def run(stage_input: CheckInput, paths: Paths) -> CheckResult:
     """Check the dataset; raises ``DatasetInvalid`` with the first bad lines and what was expected."""
-    task_tokens = _try_tasks(stage_input, paths)
+    task_tokens, task_passes = _try_tasks(stage_input, paths)
     result = _checked(stage_input, paths)
     _require_answers(EvaluationSettings.model_validate(stage_input.evaluation), Format(result.format))
-    return result.model_copy(update={"task_tokens": task_tokens})
+    return result.model_copy(update={"task_tokens": task_tokens, "task_passes": task_passes})
 
 
 def _checked(stage_input: CheckInput, paths: Paths) -> CheckResult:
@@ -64,19 +64,19 @@ def _checked(stage_input: CheckInput, paths: Paths) -> CheckResult:
     return result
 
 
-def _try_tasks(stage_input: CheckInput, paths: Paths) -> int:
+def _try_tasks(stage_input: CheckInput, paths: Paths) -> tuple[int, int]:
     """Ask rows of each of evaluation.tasks, and look its gates up: what does not work must not hold an accelerator.
 
-    Returns what asking a model all of them costs, in tokens.
+    Returns what asking a model all of them costs, in tokens and in passes of one row.
     """
     evaluation = EvaluationSettings.model_validate(stage_input.evaluation)
     if not evaluation.tasks:
-        return 0
+        return 0, 0
     from tuneloop_trainer.lmeval.scores import dry_run  # noqa: PLC0415 - needs torch, hidden where there are none
 
     found = dry_run(evaluation, load_encoder(paths.model), paths)
     log.info("evaluation.tasks will give %s, for some %d tokens a model", ", ".join(found.names), found.tokens)
-    return found.tokens
+    return found.tokens, found.passes
 
 
 def _require_answers(evaluation: EvaluationSettings, found: Format) -> None:
@@ -94,11 +94,11 @@ def _check(stage_input: CheckInput, paths: Paths, report: Report) -> CheckResult
     source = DatasetSource.model_validate(stage_input.dataset)
     training = Training.model_validate(stage_input.training)
     method = Method.model_validate(stage_input.method)
-    reading = Reading(Columns(source.column_names), method.learns, training.seed)
+    reading = Reading(Columns(source.column_names), method.learns, training.seed, paths.dataset)
     encoder = load_encoder(paths.model)
     apart = source.validation.named
     files = find_sides(paths.dataset) if apart else find_files(paths.dataset, bool(source.files))
-    _note_input(report, files, paths.dataset, reading)
+    _note_input(report, files, reading)
     seen = _survey(files, Format(source.format), encoder.has_template, reading, report)
     split = make_split(Decimal(0 if files.validation else source.validation.share), seen.smallest_hash, training.seed)
     workers = allowed_workers(seen.rows)
@@ -108,7 +108,7 @@ def _check(stage_input: CheckInput, paths: Paths, report: Report) -> CheckResult
         task = Task(
             seen.format, encoder.has_template, reading.columns, writer.classes, split, training.max_sequence_length
         )
-        for item, row in tokenized(_sides(files, reading.columns), encoder, paths.model, task, workers):
+        for item, row in tokenized(_sides(files, reading), encoder, paths.model, task, workers):
             if not (report.example or row.problem):
                 _note_example(report, encoder, row_of(item[1], seen.format, encoder.has_template, reading.columns))
             writer.add(item, row)
@@ -119,10 +119,10 @@ def _check(stage_input: CheckInput, paths: Paths, report: Report) -> CheckResult
     return writer.result()
 
 
-def _sides(files: DatasetFiles, columns: Columns) -> Iterator[Item]:
+def _sides(files: DatasetFiles, reading: Reading) -> Iterator[Item]:
     """Every record; those of a validation file are for validation, the others go by their hash."""
-    yield from (("", record) for record in records_of(files.train, columns))
-    yield from (("validation", record) for record in records_of(files.validation, columns))
+    yield from (("", record) for record in records_of(files.train, reading.columns, reading.root))
+    yield from (("validation", record) for record in records_of(files.validation, reading.columns, reading.root))
 
 
 def _note_example(report: Report, encoder: Encoder, row: Row) -> None:
@@ -130,9 +130,9 @@ def _note_example(report: Report, encoder: Encoder, row: Row) -> None:
     report.template = encoder.method(row)
 
 
-def _note_input(report: Report, files: DatasetFiles, root: Path, reading: Reading) -> None:
-    report.files = [path.relative_to(root).as_posix() for path in (*files.train, *files.validation)]
-    report.unused_files = [path.relative_to(root).as_posix() for path in files.unused]
+def _note_input(report: Report, files: DatasetFiles, reading: Reading) -> None:
+    report.files = [reading.name(path) for path in (*files.train, *files.validation)]
+    report.unused_files = [reading.name(path) for path in files.unused]
     report.objective, report.columns = reading.objective, dict(reading.columns.names)
 
 
@@ -144,7 +144,7 @@ def _survey(files: DatasetFiles, wanted: Format, has_template: bool, reading: Re
     finally:
         log.info("%d rows, %d bad, %d duplicates, format %s", seen.rows, seen.bad_rows, seen.duplicates, seen.format)
     if files.validation and not seen.held_out:
-        raise DatasetError(_none_held_out(files))
+        raise DatasetError(_none_held_out([reading.name(path) for path in files.validation]))
     if seen.format is Format.CHAT and not has_template:
         raise DatasetError(
             "the rows are conversations, but the model has no chat template: take an instruct model, or rows of "
@@ -242,11 +242,11 @@ class _Writer:
                 raise DatasetError(_nothing_left(side, each, self._limit, self._seen.format))
 
 
-def _none_held_out(files: DatasetFiles) -> str:
-    names = ", ".join(path.name for path in files.validation[:4])
+def _none_held_out(names: Sequence[str]) -> str:
     return (
-        f"no row is held out: the files for validation ({names}) are empty. Add rows to them, name others in "
-        "dataset.validation.files, or leave them out: dataset.validation.fraction of the rows is then held out"
+        f"no row is held out: the files for validation ({', '.join(names[:4])}) are empty. Add rows to them, name "
+        "others in dataset.validation.files, or leave them out: dataset.validation.fraction of the rows is then held "
+        "out"
     )
 
 

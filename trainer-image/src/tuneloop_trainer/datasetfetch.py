@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuneloop_core.api.sources import DatasetSource
-from tuneloop_core.data.files import READ, TRAIN, VALIDATION, held_out_files, training_files, wanted_files
+from tuneloop_core.data.files import READ, TRAIN, VALIDATION, held_out_files, training_files, untrained, wanted_files
 from tuneloop_core.stages import Reason
+from tuneloop_core.uris import shown
 
 from tuneloop_trainer.arrival import reporting
 from tuneloop_trainer.errors import StageError
@@ -22,8 +23,8 @@ log = logging.getLogger("tuneloop")
 
 def fetch_dataset(dataset: DatasetSource, access: Access) -> tuple[Path, bool]:
     """The dataset's folder in the store, and whether it was there; raises ``StageError``, for another digest too."""
-    parent = access.paths.datasets
-    with folder_aside(parent) as aside, reporting(aside, dataset.uri), store_full_told(aside, dataset.uri):
+    parent, uri = access.paths.datasets, shown(dataset.uri)
+    with folder_aside(parent) as aside, reporting(aside, uri), store_full_told(aside, uri):
         if dataset.validation.named:
             _bring_sides(dataset, access, aside)
         else:
@@ -40,7 +41,7 @@ def _bring_sides(dataset: DatasetSource, access: Access, aside: Path) -> None:
     rows, split = _open_dataset(dataset, access), dataset.validation
     apart = _open_validation(dataset, access) if split.uri else None
     if apart is None and rows.single:
-        words = f"{dataset.uri} is one file: validation.files are chosen from a folder. Name its folder in dataset.uri"
+        words = f"{rows.uri} is one file: validation.files are chosen from a folder. Name its folder in dataset.uri"
         raise StageError(Reason.DATASET_INVALID, f"{words} and the file in dataset.files, or a validation.uri.")
     there = apart or rows
     held_out = _held_out(there, split.files or ())
@@ -64,7 +65,10 @@ def _open_validation(dataset: DatasetSource, access: Access) -> RowFiles:
 def _chosen(rows: RowFiles, patterns: Sequence[str]) -> list[str]:
     if rows.single or (rows.whole and not patterns):
         return list(rows.sizes)
-    return wanted_files(rows.sizes, patterns) or _none(rows, patterns, "dataset.files")
+    found = wanted_files(rows.sizes, patterns) or _none(rows, patterns, "dataset.files")
+    if words := untrained(found, named=bool(patterns)):
+        raise StageError(Reason.DATASET_INVALID, f"{rows.uri}: {words}.")
+    return found
 
 
 def _held_out(rows: RowFiles, patterns: Sequence[str]) -> list[str]:
@@ -76,11 +80,19 @@ def _held_out(rows: RowFiles, patterns: Sequence[str]) -> list[str]:
 def _train(rows: RowFiles, patterns: Sequence[str], held_out: Sequence[str]) -> list[str]:
     if rows.single:
         return list(rows.sizes)
-    found = training_files(rows.sizes, patterns, frozenset(held_out))
-    if not found and held_out and wanted_files(rows.sizes, patterns):
-        words = f"{rows.uri}: each file to train on ({', '.join(held_out[:4])}) fits dataset.validation.files too"
-        raise StageError(Reason.DATASET_INVALID, f"{words}, so that none is left: hold out fewer, or name others.")
-    return found or _none(rows, patterns, "dataset.files")
+    found, read = training_files(rows.sizes, patterns, frozenset(held_out)), wanted_files(rows.sizes, patterns)
+    if found or not read:
+        return found or _none(rows, patterns, "dataset.files")
+    if left_out := wanted_files(rows.sizes.keys() - set(held_out), patterns):
+        words = f"{rows.uri}: names keep {_few(left_out)} out of training (test, validation)"
+        words += f", and dataset.validation.files take {_few(held_out)}" if held_out else ""
+        raise StageError(Reason.DATASET_INVALID, f"{words}: name those to train on in dataset.files.")
+    words = f"{rows.uri}: each file to train on ({_few(read)}) fits dataset.validation.files too"
+    raise StageError(Reason.DATASET_INVALID, f"{words}, so that none is left: hold out fewer, or name others.")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4])
 
 
 def _none(rows: RowFiles, patterns: Sequence[str], field: str) -> list[str]:
@@ -92,9 +104,9 @@ def _none(rows: RowFiles, patterns: Sequence[str], field: str) -> list[str]:
 
 def _require_digest(dataset: DatasetSource, found: str) -> None:
     if dataset.digest and dataset.digest != found:
-        held_out = f" with {dataset.validation.uri}" if dataset.validation.uri else ""
+        held_out = f" with {shown(dataset.validation.uri)}" if dataset.validation.uri else ""
         message = (
-            f"{dataset.uri}{held_out} has digest {found}, and dataset.digest asks for {dataset.digest}: its files are "
-            "others now. Bring them back, or make a new job without digest, or with the new one."
+            f"{shown(dataset.uri)}{held_out} has digest {found}, and dataset.digest asks for {dataset.digest}: its "
+            "files are others now. Bring them back, or make a new job without digest, or with the new one."
         )
         raise StageError(Reason.DATASET_CHANGED, message)

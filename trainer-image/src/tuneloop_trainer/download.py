@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 from botocore.session import Session
+from tuneloop_core import uris
 from tuneloop_core.data.files import kind_of
 from tuneloop_core.stages import Reason
 
@@ -61,10 +62,9 @@ class Downloader:
     def https(self, url: str, token: str, folder: Path) -> Path:
         """Download a URL; ``token`` goes as a bearer to its own host only."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        shown = url.split("?", 1)[0]
         target = folder / file_name(urlsplit(url).path)
         with guarded_client(self._guard, schemes=self._schemes) as client:
-            self._stream(client, url, headers, target, shown)
+            self._stream(client, url, headers, target, uris.shown(url))
         return target
 
     def s3(self, uri: str, endpoint: str, credentials: S3Credentials, folder: Path) -> Path:

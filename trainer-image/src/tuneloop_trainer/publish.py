@@ -42,6 +42,7 @@ from tuneloop_trainer.guard import AddressGuard, cluster_guard
 from tuneloop_trainer.hub import is_wanted
 from tuneloop_trainer.lmeval.sources import task_sources
 from tuneloop_trainer.paths import Paths
+from tuneloop_trainer.publicspec import public_spec
 from tuneloop_trainer.report import report_html
 from tuneloop_trainer.reported import report_document
 from tuneloop_trainer.stage import read_record
@@ -79,7 +80,7 @@ def run(stage_input: PublishInput, paths: Paths, guard: AddressGuard | None = No
         exported = export(folder, spec.output, paths, guard, stage_input.hub_endpoint)
         result = result.model_copy(update={"exported_uri": exported})
     train = TrainResult.model_validate(_result_of(Stage.TRAIN, paths))
-    notices = track(Told(stage_input, spec, train, result.digest), paths, guard)
+    notices = track(Told(stage_input, public_spec(spec), train, result.digest), paths, guard)
     return result.model_copy(update={"notices": notices})
 
 
@@ -135,7 +136,7 @@ def _manifest(
 ) -> Manifest:
     fetch = stage_input.fetch
     # Without export and tracker: who else is told does not change what the artifact is, nor its digest.
-    told = spec.model_copy(update={"output": None, "tracking": None})
+    told = public_spec(spec).model_copy(update={"output": None, "tracking": None})
     return Manifest(
         kind=_kind(spec),
         name=stage_input.name,
@@ -147,9 +148,9 @@ def _manifest(
             "commit": fetch.model_commit,
         },
         dataset={
-            "uri": spec.dataset.uri,
+            "uri": told.dataset.uri,
             "digest": fetch.dataset_digest,
-            **check.model_dump(mode="json", by_alias=True, exclude={"example", "task_tokens"}),
+            **check.model_dump(mode="json", by_alias=True, exclude={"example", "task_tokens", "task_passes"}),
         },
         images={"trainer": stage_input.trainer_image},
         operator_version=stage_input.operator_version,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuneloop_core.stages import FetchInput, Reason
-from tuneloop_core.uris import ClaimPath, HTTPSAddress, HubDataset, S3Object, URIError, parse_dataset_uri
+from tuneloop_core.uris import ClaimPath, HTTPSAddress, HubDataset, S3Object, URIError, parse_dataset_uri, shown
 
 from tuneloop_trainer.arrival import require_allowed, require_room
 from tuneloop_trainer.claims import open_claim
@@ -65,11 +65,12 @@ class Address:
 class RowFiles:
     """What lies at an address: at least one file."""
 
-    uri: str
+    uri: str  # as messages have it
     sizes: dict[str, int]  # bytes by name below the uri; 0 where only reading tells
     get: Callable[[Sequence[str], Path], None]
     single: bool = False  # the uri names the one file
     whole: bool = False  # a copy takes all of it unless files are chosen: nothing is downloaded
+    field: str = "dataset.uri"  # of the spec, which names the uri
 
     @property
     def shown(self) -> str:
@@ -80,7 +81,8 @@ class RowFiles:
     def bring(self, names: Sequence[str], folder: Path, max_bytes: int) -> None:
         """Put files into a folder, below their own names; raises ``StageError``, for too many bytes too."""
         size = sum(self.sizes[name] for name in names)
-        require_allowed(Reason.DATASET_INVALID, size, max_bytes, self.uri)
+        fewer = "" if self.single else f"Choose fewer of its files by {self.field.removesuffix('uri')}files."
+        require_allowed(Reason.DATASET_INVALID, size, max_bytes, self.uri, fewer)
         folder.mkdir(parents=True, exist_ok=True)
         require_room(folder, size, self.uri)
         self.get(names, folder)
@@ -113,7 +115,8 @@ def _single(address: Address, download: Callable[[Path], object]) -> RowFiles:
     def get(_names: Sequence[str], folder: Path) -> None:
         download(folder)
 
-    return RowFiles(address.uri, {file_name(address.uri.split("?", 1)[0]): 0}, get, single=True)
+    uri = shown(address.uri)
+    return RowFiles(uri, {file_name(uri): 0}, get, single=True, field=address.field)
 
 
 def hub_rows(address: Address, name: str, below: str, access: Access) -> RowFiles:
@@ -135,7 +138,7 @@ def hub_rows(address: Address, name: str, below: str, access: Access) -> RowFile
     def get(names: Sequence[str], folder: Path) -> None:
         hub.download(replace(repository, files={prefix + each: sizes[each] for each in names}), folder)
 
-    return RowFiles(address.uri, sizes, get, single=single)
+    return RowFiles(address.uri, sizes, get, single=single, field=address.field)
 
 
 def _s3_folder(address: Address, access: Access) -> RowFiles:
@@ -146,7 +149,7 @@ def _s3_folder(address: Address, access: Access) -> RowFiles:
     def get(names: Sequence[str], folder: Path) -> None:
         source.download([listed[name] for name in names], folder)
 
-    return RowFiles(address.uri, {name: each.size for name, each in listed.items()}, get)
+    return RowFiles(address.uri, {name: each.size for name, each in listed.items()}, get, field=address.field)
 
 
 def _claim(address: Address, access: Access) -> RowFiles:
@@ -166,4 +169,4 @@ def _claim(address: Address, access: Access) -> RowFiles:
         for path in found:
             claim.copy(path, folder / by_place[path])
 
-    return RowFiles(address.uri, dict.fromkeys(there, 0), get, single=single, whole=True)
+    return RowFiles(address.uri, dict.fromkeys(there, 0), get, single=single, whole=True, field=address.field)

@@ -93,7 +93,7 @@ class S3Folder:
         with self._refusals():
             data = self._client.get_object(**place, Range=f"bytes={start}-{end - 1}")["Body"].read()
         if len(data) != end - start:
-            raise self._changed(file.name)
+            raise self._changed(f"{file.name} changed while it was read")
         with (folder / file.name).open("r+b") as stream:
             stream.seek(start)
             stream.write(data)
@@ -129,17 +129,19 @@ class S3Folder:
         if status in (401, 403):
             keys = f"check accessKeyId and secretAccessKey of {self._block}.credentialsSecret"
             return StageError(Reason.ACCESS_DENIED, f"{words} ({status}): {keys}, and that they may list and read.")
+        if status == 404 and said.get("Code") == "NoSuchKey":
+            return self._changed("a file that was listed is gone")
         if status == 404:
             return StageError(self._about.missing, f"{words} ({status}). Check the bucket in {self._about.field}.")
         if status == 412:
-            return self._changed("a file")
+            return self._changed("a file changed while it was read")
         if status >= 500 or status in (408, 429):
             return StageError(Reason.HUB_UNAVAILABLE, f"{words} ({status}); it will be tried again.")
         change = f"Check {self._about.field} and {self._block}.endpoint."
         return StageError(self._about.missing, f"{words} ({status}). {change}")
 
     def _changed(self, what: str) -> StageError:
-        words = f"{self.uri}: {what} changed while it was read; it will be tried again with what is there then."
+        words = f"{self.uri}: {what}; it will be tried again with what is there then."
         return StageError(Reason.HUB_UNAVAILABLE, words)
 
     def _too_many(self) -> StageError:

@@ -135,6 +135,11 @@ class DatasetStatus(StatusModel):
         description="Tokens that a model sees when it is asked evaluation.tasks once, estimated from a few rows; a "
         "generated one counts as four.",
     )
+    task_passes: int = Field(
+        default=0,
+        ge=0,
+        description="Passes of one row in which it sees them, estimated alike: one a prompt, one a generated token.",
+    )
 
 
 class ModelStatus(StatusModel):

@@ -25,7 +25,9 @@ OCI: Final = "oci://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[a-z0-9._/-]+(:[A-Za-z0-9._-]+)
 HTTPS: Final = rf"https://{_HOST}/[^\\s\\\\]*"
 
 _MODEL_WORDS: Final = "hf://ORG/NAME, s3://BUCKET/PREFIX, oci://REGISTRY/REPOSITORY[:TAG] or pvc://CLAIM/PATH"
-_DATASET_WORDS: Final = "hf://datasets/ORG/NAME[/FILE], s3://BUCKET/KEY, pvc://CLAIM/PATH or https://HOST/PATH"
+_DATASET_WORDS: Final = (
+    "hf://datasets/ORG/NAME[/FILE], s3://BUCKET/KEY, s3://BUCKET/PREFIX/, pvc://CLAIM/PATH or https://HOST/PATH"
+)
 
 FOLDER: Final = "{0}.matches('^((hf|pvc)://.*|s3://.*/)$')"
 """CEL, to be formatted: a dataset's uri below which files may be chosen; it may still name one file of them."""

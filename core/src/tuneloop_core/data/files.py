@@ -62,7 +62,7 @@ def find_sides(root: Path) -> DatasetFiles:
     if not train or not held_out:
         raise DatasetError(f"the dataset has no file to {'train on' if held_out else 'hold out'} that is read: {READ}")
     if len(copies) == len(train):
-        raise DatasetError(_all_held_out([path.name for path in train]))
+        raise DatasetError(_all_held_out([_relative(path, root / TRAIN) for path in train]))
     return DatasetFiles(tuple(path for path in train if path not in copies), tuple(held_out), tuple(copies))
 
 
@@ -80,12 +80,19 @@ def find_files(root: Path, named: bool = False) -> DatasetFiles:
     train = splits["train"]
     held_out = splits["validation"] or splits["test"]
     rest = best_kind([path for path in readable if not split_of(_relative(path, root))])
-    if not train and (named or len(rest) == 1):
-        train = rest
-    if not train:
-        raise DatasetError(_no_train(readable))
+    if words := untrained([_relative(path, root) for path in readable], named=named):
+        raise DatasetError(words)
+    train = train or rest
     unused = [path for path in readable if path not in train and path not in held_out]
     return DatasetFiles(tuple(train), tuple(held_out), tuple(unused))
+
+
+def untrained(paths: Sequence[str], *, named: bool = False) -> str:
+    """Why none of these readable files would be trained on, by their names; empty where some would."""
+    rest = best_kind([path for path in paths if not split_of(path)])
+    one = len(paths) == 1 or len(rest) == 1
+    trained = one or (named and rest) or any(split_of(path) == "train" for path in paths)
+    return "" if trained else _no_train(paths)
 
 
 def wanted_files(paths: Iterable[str], patterns: Sequence[str]) -> list[str]:
@@ -182,15 +189,19 @@ def _all_held_out(names: Sequence[str]) -> str:
     )
 
 
+def file_name(path: Path, root: Path | None) -> str:
+    """How a file is named to people: with its folders below the dataset's, where that is known."""
+    return _relative(path, root) if root else path.name
+
+
 def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _no_train(readable: list[Path]) -> str:
-    found = ", ".join(path.name for path in readable[:6])
+def _no_train(paths: Sequence[str]) -> str:
     return (
-        f"the dataset has {len(readable)} files ({found}) and none is named train.jsonl; name the file in dataset.uri, "
-        "the files in dataset.files, or name it train.jsonl (and validation.jsonl for held-out rows)"
+        f"the dataset has {len(paths)} files ({', '.join(paths[:6])}) and none is named train.jsonl; name the file in "
+        "dataset.uri, the files in dataset.files, or name it train.jsonl (and validation.jsonl for held-out rows)"
     )
 
 
@@ -202,20 +213,23 @@ def _others(root: Path) -> str:
 # ---- what is in them -----------------------------------------------------------------------------------------------
 
 
-def read_records(path: Path, columns: frozenset[str] = frozenset()) -> Iterator[Record]:
-    """Every record of a file with its place. ``columns`` spares Parquet the reading of others."""
-    suffix = kind_of(path.name)
+def read_records(path: Path, columns: frozenset[str] = frozenset(), root: Path | None = None) -> Iterator[Record]:
+    """Every record of a file with its place. ``columns`` spares Parquet the reading of others.
+
+    Below ``root``, the dataset's folder, a file is named with its folders: two sides may have files of one name.
+    """
+    suffix, name = kind_of(path.name), file_name(path, root)
     if suffix == ".parquet":
-        yield from read_parquet(path, path.name, columns)
+        yield from read_parquet(path, name, columns)
         return
     last = 0
     try:
         with _opened(path) as stream:
-            for record in _read_text(stream, path.name, suffix):
+            for record in _read_text(stream, name, suffix):
                 last = record.line
                 yield record
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        yield Record(path.name, last + 1, None, f"cannot be unpacked: {error}; what follows was not read")
+        yield Record(name, last + 1, None, f"cannot be unpacked: {error}; what follows was not read")
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -240,10 +254,21 @@ def _starts_array(stream: BinaryIO) -> bool:
 
 __all__ = [
     "MAX_LINE_BYTES",
+    "READ",
+    "TRAIN",
+    "VALIDATION",
     "DatasetError",
     "DatasetFiles",
     "Record",
+    "file_name",
     "find_files",
+    "find_sides",
+    "held_out_files",
+    "is_readable",
+    "kind_of",
+    "matches",
     "read_records",
+    "training_files",
+    "untrained",
     "wanted_files",
 ]

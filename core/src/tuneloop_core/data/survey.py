@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tuneloop_core.data.columns import Columns
 from tuneloop_core.data.fields import names
-from tuneloop_core.data.files import DatasetError, Record, read_records
+from tuneloop_core.data.files import DatasetError, Record, file_name, read_records
 from tuneloop_core.data.objectives import LEARNS_FROM, mismatch
 from tuneloop_core.data.rows import EXPECTED, BadRowError, ClassRow, Format, Row, UnpairedRow, detect, parse
 from tuneloop_core.data.seen import Digests, digest
@@ -121,6 +121,11 @@ class Reading:
     columns: Columns = field(default_factory=Columns)
     objective: str = "SFT"
     seed: int = 0
+    root: Path | None = None  # the dataset's folder: files are named below it
+
+    def name(self, path: Path) -> str:
+        """A file as messages and the report name it."""
+        return file_name(path, self.root)
 
 
 def survey(
@@ -133,14 +138,14 @@ def survey(
     """Check every row of the files; ``require_good`` then says whether they will do."""
     files, held_out, reading = tuple(paths), tuple(validation), reading or Reading()
     columns = reading.columns
-    format_ = resolve_format((*files, *held_out), wanted, columns, reading.objective)
+    format_ = resolve_format((*files, *held_out), wanted, reading)
     result, later = Survey(format_, reading.seed), Survey(format_)  # held-out rows first, complaints on them last
-    for record in records_of(held_out, columns):
+    for record in records_of(held_out, columns, reading.root):
         try:
             result.hold_out(row_of(record, format_, has_template, columns))
         except BadRowError as error:
             later.reject(record, str(error))
-    for record in records_of(files, columns):
+    for record in records_of(files, columns, reading.root):
         result.columns = result.columns or sorted(record.value or ())
         try:
             result.add(row_of(record, format_, has_template, columns))
@@ -161,20 +166,17 @@ def read_rows(
         yield record, row_of(record, format_, has_template, columns)
 
 
-def resolve_format(
-    paths: Iterable[Path], wanted: Format, columns: Columns | None = None, objective: str = "SFT"
-) -> Format:
+def resolve_format(paths: Iterable[Path], wanted: Format, reading: Reading) -> Format:
     """The format by the first readable record when it is not named; raises ``DatasetError``."""
-    columns = columns or Columns()
-    found = wanted if wanted is not Format.AUTO else _detected(paths, wanted, columns, objective)
-    if words := mismatch(objective, found):
+    found = wanted if wanted is not Format.AUTO else _detected(paths, wanted, reading)
+    if words := mismatch(reading.objective, found):
         raise DatasetError(words)
     return found
 
 
-def _detected(paths: Iterable[Path], wanted: Format, columns: Columns, objective: str) -> Format:
-    first_problem = ""
-    for record in records_of(paths, columns):
+def _detected(paths: Iterable[Path], wanted: Format, reading: Reading) -> Format:
+    first_problem, columns, objective = "", reading.columns, reading.objective
+    for record in records_of(paths, columns, reading.root):
         if record.value is None:
             first_problem = first_problem or f"{record.place}: {record.problem}"
             continue
@@ -231,9 +233,9 @@ def _copied(copied: int, held_out: int) -> str:
     )
 
 
-def records_of(paths: Iterable[Path], columns: Columns) -> Iterator[Record]:
-    """Every record of the files, in their order."""
-    return chain.from_iterable(read_records(path, columns.wanted) for path in paths)
+def records_of(paths: Iterable[Path], columns: Columns, root: Path | None = None) -> Iterator[Record]:
+    """Every record of the files, in their order, with its place below the dataset's folder."""
+    return chain.from_iterable(read_records(path, columns.wanted, root) for path in paths)
 
 
 def row_of(record: Record, format_: Format, has_template: bool, columns: Columns) -> Row:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tuneloop_core.api.shape import ModelShape
 from tuneloop_core.constants import GENERATED_TOKEN_COST
+from tuneloop_core.plan.memory import FLOAT32
 from tuneloop_core.plan.parameters import Adapter, active_weights
 
 UTILISATION = 0.35
@@ -74,7 +75,9 @@ class Gathers:
     weights: int  # gathered in every pass, forward and backward
     gradients: int  # handed on after every pack, where all weights are trained
     rounds: int  # packs of a process in all steps
-    generated: int  # passes of one model for its answers: one a token
+    measured: int = 0  # packs of a process in all steps that KTO looks at without a gradient
+    evaluated: int = 0  # passes beside training, of both models: each process computes all of them
+    asked: int = 0  # passes of both models for evaluation.tasks
 
     @property
     def training(self) -> int:
@@ -97,17 +100,16 @@ class Crew:
         """Of all steps: a ring sends and receives 2 (n - 1) / n of the float32 gradients (Patarasuk and Yuan 2009)."""
         if self.gathers is not None and self.gathers.gradients:
             return 0.0  # they go to their holders after each pack
-        return self._seconds(self.steps * 2 * 4 * self.exchanged)
+        return self._seconds(self.steps * 2 * FLOAT32 * self.exchanged)
 
     def training_seconds(self, computing: float) -> float:
         """Of all steps: layers are gathered while others are computed, so that the longer of both counts."""
         gathering = 0.0 if self.gathers is None else self._seconds(self.gathers.training)
         return max(computing, gathering) + self.exchange_seconds
 
-    @property
-    def generation_seconds(self) -> float:
-        """Of both models' answers: every token gathers the whole model."""
-        return 0.0 if self.gathers is None else self._seconds(2 * self.gathers.generated * self.gathers.weights)
+    def pass_seconds(self, kind: str) -> float:
+        """Of gathering for the passes without a gradient of one kind: measured, evaluated or asked."""
+        return 0.0 if self.gathers is None else self._seconds(getattr(self.gathers, kind) * self.gathers.weights)
 
     def _seconds(self, size: int) -> float:
         share = (self.processes - 1) / self.processes  # of it comes from others
@@ -129,26 +131,32 @@ def stage_seconds(  # noqa: PLR0913 - each is a fact of its own
 ) -> float:
     """Seconds of the train stage: start, loading, base evaluation, training (at most ``max_seconds``), evaluation.
 
-    ``rate`` is of one device; a crew shares the training. Every device evaluates the same, so that this takes as long;
-    so do the passes without a gradient that DPO and KTO need.
+    ``rate`` is of one device; a crew shares the training, and what KTO measures in it. Every device evaluates the same,
+    so that this takes as long; so does the base model's view of answers that DPO and KTO need.
     """
+    forward = forward_flops(shape, work.mean_length, work.trained_share) / rate
     training = work.tokens * training_flops(shape, work, adapter, recompute) / (rate * crew.processes)
     training = crew.training_seconds(training)
+    measuring = work.measured_tokens * forward / crew.processes + crew.pass_seconds("measured")
+    measuring *= min(1.0, max_seconds / training) if training else 0.0
     generated = work.answers * (work.prompt_tokens + GENERATED_TOKEN_COST * work.new_tokens)
-    scoring = work.scored_tokens + generated
-    measured = work.measured_tokens * min(1.0, max_seconds / training) if training else 0
-    forward = 2 * scoring + work.reference_tokens + measured
-    passes = forward * forward_flops(shape, work.mean_length, work.trained_share) / rate
-    asking = tasks_seconds(shape, work, rate)
-    passes += crew.generation_seconds
-    return START_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND + min(training, max_seconds) + passes + asking
+    passes = (2 * (work.scored_tokens + generated) + work.reference_tokens) * forward + crew.pass_seconds("evaluated")
+    asking = tasks_seconds(shape, work, rate, crew)
+    loading = START_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND
+    return loading + min(training, max_seconds) + measuring + passes + asking
 
 
-def tasks_seconds(shape: ModelShape, work: Work, rate: float) -> float:
+def tasks_seconds(shape: ModelShape, work: Work, rate: float, crew: Crew = ALONE) -> float:
     """Seconds of the train stage in which base and tuned model are asked evaluation.tasks; every device asks all."""
     if not work.asked_tokens:
         return 0.0
-    return TASKS_START_SECONDS + 2 * work.asked_tokens * forward_flops(shape, work.mean_length, 1.0) / rate
+    computing = 2 * work.asked_tokens * forward_flops(shape, work.mean_length, 1.0) / rate
+    return TASKS_START_SECONDS + computing + crew.pass_seconds("asked")
+
+
+def rows_asked_at_once(shape: ModelShape) -> int:
+    """A batch of evaluation.tasks where a model is split: 1 GiB of logits of 512 tokens a row (lmeval/scores.py)."""
+    return max(1, min(16, 2**30 // (FLOAT32 * 512 * shape.vocabulary)))
 
 
 def price(seconds: float, units: float, price_per_hour: float) -> float:

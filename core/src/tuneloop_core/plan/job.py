@@ -308,26 +308,51 @@ def _time(  # noqa: PLR0913 - the parts of a plan
     limit = parse_duration(spec.training.max_duration)
     work = _work(spec, facts.dataset, steps, load)
     trained = trainable_parameters(shape, load.adapter, load.rank, load.target_modules)
-    crew = cost.Crew(_processes(spec), resources.nodes, steps.steps, trained, _gathers(shape, load, work))
+    gathers = _gathers(spec, shape, facts.dataset, steps, load) if load.shards > 1 else None
+    crew = cost.Crew(_processes(spec), resources.nodes, steps.steps, trained, gathers)
     seconds, others = (
         cost.stage_seconds(shape, work, load.adapter, load.recompute, rate, most, facts.model_bytes, crew)
         for most in (limit, 0.0)
     )
-    return _Time(seconds, others, cost.tasks_seconds(shape, work, rate), units, hourly)
+    return _Time(seconds, others, cost.tasks_seconds(shape, work, rate, crew), units, hourly)
 
 
-def _gathers(shape: ModelShape, load: Load, work: cost.Work) -> cost.Gathers | None:
-    """What processes send each other of a model that is split over them."""
-    if load.shards == 1:
-        return None
-    total = total_parameters(shape)
-    batches = -(-load.answers // GENERATION_BATCH[load.device])
+def _gathers(
+    spec: FineTuneJobSpec, shape: ModelShape, dataset: DatasetStatus, steps: StepPlan, load: Load
+) -> cost.Gathers:
+    """What processes send each other of a model that is split over them: every pass gathers all of it.
+
+    Passes as the trainer makes them: a step's packs in rounds of one a process (batches.py, ``spread``), held-out rows
+    in packs, the base's view of answers an example at a time (objectives.py, ``reference``), and one a generated token.
+    """
+    total, mean = total_parameters(shape), _mean(dataset.train_tokens, dataset.train_rows)
+    scored = min(spec.evaluation.max_samples, dataset.validation_rows)
+    held_out = -(-scored // _rows_of(load.pack_tokens, _mean(dataset.validation_tokens, dataset.validation_rows)))
+    seen = math.ceil(min(steps.tokens, dataset.train_tokens) / mean) + scored
+    answers = -(-load.answers // GENERATION_BATCH[load.device]) * (1 + load.new_tokens)
+    packed = _rows_of(load.pack_tokens, mean)
+    rounds, measured = (
+        steps.steps * math.ceil(steps.tokens / max(1, steps.steps) / mean / (rows * load.shards))
+        for rows in (packed if spec.training.packing else 1, packed)
+    )
+    asked = -(-dataset.task_passes // cost.rows_asked_at_once(shape))
     return cost.Gathers(
         weights=total * load.number_bytes,
         gradients=total * FLOAT32 * load.trains_base,
-        rounds=-(-work.tokens // (load.pack_tokens * load.shards)),
-        generated=batches * (1 + load.new_tokens),
+        rounds=rounds,
+        measured=measured * (spec.method.objective == "KTO"),
+        evaluated=2 * (held_out + answers) + seen * (COMPARED[spec.method.objective] > 0),
+        asked=2 * asked,
     )
+
+
+def _mean(tokens: int, rows: int) -> float:
+    return max(1.0, tokens / max(1, rows))
+
+
+def _rows_of(pack_tokens: int, mean: float) -> int:
+    """Rows of the mean length in a pack; a longer one has a pack of its own."""
+    return max(1, int(pack_tokens / mean))
 
 
 def _work(spec: FineTuneJobSpec, dataset: DatasetStatus, steps: StepPlan, load: Load) -> cost.Work:

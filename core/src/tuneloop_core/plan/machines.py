@@ -14,7 +14,7 @@ NVIDIA_GPU = "nvidia.com/gpu"
 MARGIN = 1.15
 """A job is refused only where its estimate is this many times the limit: estimates are within 15 % (docs/plan.md)."""
 USUAL_MIB = 81920
-"""What accelerators that are rented by eight have at least: A100-80GB, H100."""
+"""The most that accelerators which are common by several have: A100-80GB, H100 and less. Not H200 or B200."""
 SMALLEST_PACK = 256
 """Below this the trainer does not shrink its packs when memory runs out (loop.py)."""
 

@@ -86,7 +86,7 @@ def estimate(shape: ModelShape, load: Load) -> Memory:
     return Memory(
         weights=weights,
         gradients=_gradient_bytes(shape, load, trained),
-        optimizer=_optimizer_bytes(load, trained),
+        optimizer=_optimizer_bytes(shape, load, trained),
         activations=activations,
         logits=logits,
         evaluation=max(0, _whole_bytes(shape, load, weights) + beyond - activations - logits),
@@ -100,15 +100,15 @@ def _gradient_bytes(shape: ModelShape, load: Load, trained: int) -> int:
     return trained * FLOAT32 + _largest_gradient(shape, load)
 
 
-def _optimizer_bytes(load: Load, trained: int) -> int:
+def _optimizer_bytes(shape: ModelShape, load: Load, trained: int) -> int:
     """Adam's moments, and float32 copies of what is trained in another format; split weights are their own copies."""
     if load.shards > 1 and load.trains_base:
-        return split.share(trained, load.shards) * FLOAT32 * MOMENTS
+        return split.held_parameters(shape, load.shards) * FLOAT32 * MOMENTS
     return trained * FLOAT32 * (MOMENTS + (load.number_bytes < FLOAT32))
 
 
 def _saving_bytes(shape: ModelShape, load: Load) -> int:
-    return split.saving_bytes(shape) if load.shards > 1 and load.trains_base else 0
+    return split.saving_bytes(shape, load.shards) if load.shards > 1 and load.trains_base else 0
 
 
 def fixed_bytes(load: Load) -> int:
@@ -128,7 +128,7 @@ def host_bytes(shape: ModelShape, load: Load, processes: int, *, keeps_best: boo
     loading = 0 if load.adapter == "QLoRA" else parameters.total_parameters(shape) * load.number_bytes
     kept = trained * FLOAT32 * keeps_best
     if load.shards > 1:
-        kept = split.share(kept, load.shards) if load.trains_base else kept
+        kept = split.held_parameters(shape, load.shards) * FLOAT32 * keeps_best if load.trains_base else kept
         return processes * HOST_FIXED_BYTES + loading * (1 + writes_model) + processes * kept
     return processes * (HOST_FIXED_BYTES + max(loading, kept)) + 2 * SHARD_BYTES * writes_model
 
@@ -155,7 +155,8 @@ def activation_bytes(shape: ModelShape, load: Load) -> int:
     layer = _layer_numbers(shape, load) * load.number_bytes + _norm_copies(shape, load)
     stream = shape.hidden_size * load.number_bytes
     layers = shape.layers * stream + layer if load.recompute else shape.layers * layer
-    return round(load.pack_tokens * (layers + 2 * stream)) + _dequantised(shape, load)
+    copies = _adapted_experts(shape, load) * (1 if load.recompute else shape.layers - shape.dense_layers)
+    return round(load.pack_tokens * (layers + 2 * stream)) + _dequantised(shape, load) + copies
 
 
 def _layer_numbers(shape: ModelShape, load: Load) -> float:
@@ -204,11 +205,25 @@ def _dequantised(shape: ModelShape, load: Load) -> int:
     return largest * load.number_bytes * {"QLoRA": 1, "DoRA": 2}.get(load.adapter, 0)
 
 
+def _adapted_experts(shape: ModelShape, load: Load) -> int:
+    """Routed experts of one layer as they are computed: the adapter's product is added to all of them, in a copy.
+
+    Backward needs that copy, and no gathering brings it back where weights are split (PEFT 0.21.2 tuners/lora/layer.py,
+    ``_LoraFactorsProxy.forward``: ``baddbmm``). It does not grow with the pack.
+    """
+    if load.adapter == "Full" or not parameters.adapts_experts(shape, load.target_modules):
+        return 0
+    return parameters.expert_weights(shape, shape.experts) // (shape.layers - shape.dense_layers) * load.number_bytes
+
+
 def _largest_gradient(shape: ModelShape, load: Load) -> int:
-    """One gradient at a time lies in the device's format, before it is added to the float32 sums."""
+    """One gradient at a time lies in the device's format, before it is added to the float32 sums.
+
+    Of adapted experts that of the copy of gate and up, which is two thirds of them, on its way to the adapter.
+    """
     if load.adapter == "Full":
         return shape.vocabulary * shape.hidden_size * load.number_bytes
-    return 0
+    return _adapted_experts(shape, load) * 2 // 3
 
 
 def logit_bytes(shape: ModelShape, load: Load) -> int:
@@ -223,11 +238,15 @@ def logit_bytes(shape: ModelShape, load: Load) -> int:
 
 
 def generation_bytes(shape: ModelShape, load: Load) -> int:
-    """Keys and values of a batch of answers, the widest layer of their prompts, the mask, and the last logits."""
+    """Keys and values of a batch of answers, the widest layer of their prompts, the mask, and the last logits.
+
+    And one layer's experts where they are adapted.
+    """
     batch = min(load.answers, GENERATION_BATCH[load.device])
     prompts = batch * load.longest_prompt
     kept = batch * (load.longest_prompt + load.new_tokens) * shape.layers
     cache = 2 * kept * shape.key_value_heads * shape.head_size * load.number_bytes
     width = 3 * max(shape.intermediate_size, shape.heads * shape.head_size) + 3 * shape.hidden_size
     mask = prompts * load.longest_prompt * load.number_bytes
-    return cache + prompts * width * load.number_bytes + mask + batch * shape.vocabulary * 2 * FLOAT32
+    logits = batch * shape.vocabulary * 2 * FLOAT32
+    return cache + prompts * width * load.number_bytes + mask + logits + _adapted_experts(shape, load)

@@ -77,7 +77,7 @@ def targeted(shape: ModelShape, target_modules: str) -> tuple[Matrix, ...]:
     if target_modules != ALL_LINEAR:
         wanted = {_last(name) for name in target_modules.split(",")}
         return tuple(matrix for matrix in every if matrix.name in wanted)
-    return tuple(matrix for matrix in every if not matrix.mlp) if _adapts_experts(shape) else every
+    return tuple(matrix for matrix in every if not matrix.mlp) if adapts_experts(shape, target_modules) else every
 
 
 def untargeted(shape: ModelShape, target_modules: str) -> tuple[str, ...]:
@@ -92,8 +92,9 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _adapts_experts(shape: ModelShape) -> bool:
-    return bool(shape.experts) and family(shape.architecture).experts_adapted
+def adapts_experts(shape: ModelShape, target_modules: str) -> bool:
+    """Whether PEFT puts an adapter beside routed experts."""
+    return target_modules == ALL_LINEAR and bool(shape.experts) and family(shape.architecture).experts_adapted
 
 
 def _expert_adapters(shape: ModelShape, rank: int) -> int:
@@ -149,5 +150,4 @@ def trainable_parameters(shape: ModelShape, adapter: Adapter, rank: int, target_
     added = sum(rank * (matrix.inputs + matrix.outputs) * matrix.count for matrix in chosen)
     if adapter == "DoRA":
         added += sum(matrix.outputs * matrix.count for matrix in chosen)
-    whole = target_modules == ALL_LINEAR and _adapts_experts(shape)
-    return added + _expert_adapters(shape, rank) * whole
+    return added + _expert_adapters(shape, rank) * adapts_experts(shape, target_modules)

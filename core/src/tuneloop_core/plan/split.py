@@ -10,16 +10,23 @@ from tuneloop_core.api.shape import ModelShape
 from tuneloop_core.plan import parameters
 
 FLOAT32 = 4
-GATHERED_LAYERS = 3
-"""At once: the layer that is computed, the buffer of its gather, which is let go of at the next one, and that of the
+GATHER_BUFFERS = 2
+"""Beside the layer that is computed: the buffer of its gather, which is let go of at the next one, and that of the
 layer that is prefetched (_fsdp_param_group.py, ``wait_for_unshard``)."""
 REDUCED_LAYERS = 2
 """Gradients of a layer on their way to those who keep them: its own, and the one before (``post_backward``)."""
 
 
-def share(numbers: int, processes: int) -> int:
-    """The most that one process holds of these (rounded up; FSDP pads rows besides)."""
-    return -(-numbers // processes)
+def held_parameters(shape: ModelShape, processes: int) -> int:
+    """The most parameters that one process holds: its share, and of routed experts, which are not cut, whole ones.
+
+    A tensor is split by its first dimension, and each process has room for as much as the first has
+    (_fsdp_param.py, ``_init_sharded_param``). That of a layer's routed experts is their number: of 8 experts each of 16
+    processes has room for one. Other tensors have thousands of rows, and what they are filled up by is nothing.
+    """
+    every = parameters.expert_weights(shape, shape.experts)
+    own = parameters.expert_weights(shape, math.ceil(shape.experts / processes))
+    return math.ceil((parameters.total_parameters(shape) - every) / processes) + own
 
 
 def outer_parameters(shape: ModelShape) -> int:
@@ -44,11 +51,17 @@ def _sparse(shape: ModelShape) -> int:
     return parameters.expert_weights(shape, shape.experts) + sparse * (shared + shape.hidden_size * shape.experts)
 
 
+def sent_layer(shape: ModelShape, processes: int) -> int:
+    """Numbers of the largest layer as they are gathered and handed on: with what its experts are filled up by."""
+    filling = processes * math.ceil(shape.experts / processes) - shape.experts
+    return largest_layer(shape) + 3 * shape.hidden_size * shape.expert_size * filling
+
+
 def weight_bytes(shape: ModelShape, number_bytes: int, processes: int, *, trained: bool) -> int:
     """A process's rows, in float32 where they are trained, and what is gathered in the device's format."""
-    held = share(parameters.total_parameters(shape), processes) * (FLOAT32 if trained else number_bytes)
-    outer = outer_parameters(shape)
-    return held + number_bytes * (outer + max(outer, GATHERED_LAYERS * largest_layer(shape)))
+    held = held_parameters(shape, processes) * (FLOAT32 if trained else number_bytes)
+    outer, layers = outer_parameters(shape), largest_layer(shape) + GATHER_BUFFERS * sent_layer(shape, processes)
+    return held + number_bytes * (outer + max(outer, layers))
 
 
 def gradient_bytes(shape: ModelShape, number_bytes: int, processes: int) -> int:
@@ -56,11 +69,16 @@ def gradient_bytes(shape: ModelShape, number_bytes: int, processes: int) -> int:
 
     Those of embedding and head lie whole until the end of backward. They are added up in float32 (``foreach_reduce``).
     """
-    sums = share(parameters.total_parameters(shape), processes) * FLOAT32
-    outer, layer = outer_parameters(shape), largest_layer(shape)
-    return sums + outer * number_bytes + max(outer * FLOAT32, REDUCED_LAYERS * layer * (FLOAT32 + number_bytes))
+    sums, outer = held_parameters(shape, processes) * FLOAT32, outer_parameters(shape)
+    layer = largest_layer(shape) * number_bytes + sent_layer(shape, processes) * FLOAT32
+    return sums + outer * number_bytes + max(outer * FLOAT32, REDUCED_LAYERS * layer)
 
 
-def saving_bytes(shape: ModelShape) -> int:
-    """The largest tensor, whole in float32 on the first process as it is written, and its copy on the way there."""
-    return 2 * shape.vocabulary * shape.hidden_size * FLOAT32
+def saving_bytes(shape: ModelShape, processes: int) -> int:
+    """The largest tensor, whole in float32 on the first process as it is written, and its copy on the way there.
+
+    That is the embedding, or gate and up of a layer's routed experts with the room of processes that hold none
+    (sharding.py, ``Part.whole``).
+    """
+    experts = processes * math.ceil(shape.experts / processes)
+    return 2 * shape.hidden_size * max(shape.vocabulary, 2 * shape.expert_size * experts) * FLOAT32

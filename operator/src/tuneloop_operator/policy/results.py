@@ -32,6 +32,7 @@ from tuneloop_core.stages import (
     Termination,
     TrainResult,
 )
+from tuneloop_core.uris import shown
 from tuneloop_operator.policy import usage
 
 Fields = dict[str, Any]
@@ -86,8 +87,8 @@ def _fetched(job: FineTuneJob, found: FetchResult) -> Fields:
         shape=found.shape,
     )
     dataset = DatasetStatus(
-        uri=job.spec.dataset.uri,
-        validation_uri=job.spec.dataset.validation.uri or "",
+        uri=shown(job.spec.dataset.uri),
+        validation_uri=shown(job.spec.dataset.validation.uri or ""),
         digest=found.dataset_digest,
         path=found.dataset_path,
         bytes=found.dataset_bytes,

@@ -60,10 +60,11 @@ class Meter:
 
 @dataclass(frozen=True)
 class Tried:
-    """The scores that there will be, and what asking one model costs, in tokens of a forward pass."""
+    """The scores that there will be, and what asking one model costs: tokens of a forward pass, passes of one row."""
 
     names: list[str]
     tokens: int
+    passes: int
 
 
 def score(
@@ -95,12 +96,13 @@ def dry_run(evaluation: EvaluationSettings, encoder: Encoder, paths: Paths) -> T
 
     longest = longest_tokens(AutoConfig.from_pretrained(paths.model, trust_remote_code=False, local_files_only=True))
     names: list[str] = []
-    tokens = 0
+    tokens = passes = 0
     for task in evaluation.tasks:
         blank = trial(encoder, longest)
         results = _ask(blank, task, paths, min(task.limit or ROWS, ROWS))
         names += _named(task.name, results)
         tokens += whole_cost(blank.tokens, results["n-samples"], task.limit)
+        passes += whole_cost(blank.passes, results["n-samples"], task.limit)
     length = sum(len(json.dumps(name, ensure_ascii=False).encode()) for name in names)
     if len(names) > MOST_SCORES or length > MOST_BYTES:
         message = (
@@ -109,7 +111,7 @@ def dry_run(evaluation: EvaluationSettings, encoder: Encoder, paths: Paths) -> T
         )
         raise StageError(Reason.DATASET_INVALID, message)
     _require_measured(evaluation, names)
-    return Tried(names, tokens)
+    return Tried(names, tokens, passes)
 
 
 def _require_measured(evaluation: EvaluationSettings, names: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from tuneloop_core.api.evaltasks import EvaluationTask, TaskSource
 from tuneloop_core.data.files import READ, is_readable, matches
 from tuneloop_core.stages import FetchInput, Reason
+from tuneloop_core.uris import shown
 
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.files import folder_aside, seal, sealed_digest, store_full_told
@@ -70,13 +71,17 @@ class _Fetch:
     def __init__(self, access: Access, task: EvaluationTask, purpose: str) -> None:
         self.access, self.task, self.purpose = access, task, purpose
 
+    @property
+    def _field(self) -> str:
+        return f"evaluation.tasks {self.task.name} source.uri"
+
     def run(self, repository: str) -> None:
         """From the source, or from the repository that lm-eval names."""
         source, what = self.task.source, f"evaluation.tasks {self.task.name}"
-        uri = source.uri if source else f"hf://datasets/{repository}"
+        uri = shown(source.uri) if source else f"hf://datasets/{repository}"
         with folder_aside(self.access.paths.tasks) as aside, store_full_told(aside, what):
             if source is None:
-                rows = hub_rows(Address(uri, "", self.purpose, "its source"), repository, "", self.access)
+                rows = hub_rows(Address(uri, "", self.purpose, self._field), repository, "", self.access)
                 rows.bring(self._wanted(rows, ()), aside, self.access.max_bytes)
             else:
                 self._bring(source, aside)
@@ -87,8 +92,7 @@ class _Fetch:
 
     def _bring(self, source: TaskSource, aside: Path) -> None:
         mount = self.access.stage_input.task_paths.get(self.purpose, "")
-        field = f"evaluation.tasks {self.task.name} source.uri"
-        rows = open_rows(Address(source.uri, source.endpoint, self.purpose, field, mount), self.access)
+        rows = open_rows(Address(source.uri, source.endpoint, self.purpose, self._field, mount), self.access)
         names = list(rows.sizes) if rows.single else self._wanted(rows, source.files or ())
         rows.bring(names, aside, self.access.max_bytes)
         below = source.uri.removeprefix("hf://datasets/").rstrip("/").split("/")[2:]

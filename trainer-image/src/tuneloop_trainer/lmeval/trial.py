@@ -25,7 +25,10 @@ def longest_tokens(config: Any) -> int:
 
 
 def trial(encoder: Encoder, longest: int) -> Any:
-    """lm-eval's model for trying tasks, with this model's tokenizer; ``tokens`` counts by task what it was asked."""
+    """lm-eval's model for trying tasks, with this model's tokenizer.
+
+    ``tokens`` counts by task what it was asked, ``passes`` in how many passes of one row: one a generated token.
+    """
     from lm_eval.models.dummy import DummyLM  # noqa: PLC0415 - slow to import
     from lm_eval.models.utils import normalize_gen_kwargs  # noqa: PLC0415
 
@@ -36,17 +39,19 @@ def trial(encoder: Encoder, longest: int) -> Any:
             super().__init__()
             self.tokenizer = encoder.tokenizer
             self.tokens: Counter[str] = Counter()
+            self.passes: Counter[str] = Counter()
 
         def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
             """Answers of one token after the same prompt are read off one pass."""
             passes = {(each.task_name, tuple(self._ids("".join(each.args))[:-1])) for each in requests}
             for task, ids in passes:
-                self.tokens[task] += min(len(ids), longest)
+                self._count(task, min(len(ids), longest), 1)
             return [(-1.0, False)] * len(requests)
 
         def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
             for each in requests:
-                self.tokens[each.task_name] += len(self._ids(each.args[0]))
+                length = len(self._ids(each.args[0]))
+                self._count(each.task_name, length, -(-length // longest))
             return [-1.0] * len(requests)
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
@@ -55,8 +60,12 @@ def trial(encoder: Encoder, longest: int) -> Any:
                 answer = normalize_gen_kwargs(settings, DEFAULT_ANSWER)["max_gen_toks"]
                 _require_room(each.task_name, answer, longest)
                 seen = min(len(self._ids(prompt)), longest - answer)
-                self.tokens[each.task_name] += seen + GENERATED_TOKEN_COST * answer
+                self._count(each.task_name, seen + GENERATED_TOKEN_COST * answer, 1 + answer)
             return [""] * len(requests)
+
+        def _count(self, task: str, tokens: int, passes: int) -> None:
+            self.tokens[task] += tokens
+            self.passes[task] += passes
 
         def _ids(self, text: str) -> list[int]:
             found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -65,10 +74,10 @@ def trial(encoder: Encoder, longest: int) -> Any:
     return Trial()
 
 
-def whole_cost(tokens: Mapping[str, int], counts: Mapping[str, Mapping[str, int]], limit: int) -> int:
-    """Tokens of asking all rows (0) or ``limit`` of each task, from those of the ``effective`` rows that were tried."""
+def whole_cost(tried: Mapping[str, int], counts: Mapping[str, Mapping[str, int]], limit: int) -> int:
+    """Tokens or passes of asking all rows (0) or ``limit`` of each task, from those of the ``effective`` rows."""
     rows = {task: min(limit or count["original"], count["original"]) for task, count in counts.items()}
-    return sum(round(tokens.get(task, 0) * rows[task] / max(1, counts[task]["effective"])) for task in counts)
+    return sum(round(tried.get(task, 0) * rows[task] / max(1, counts[task]["effective"])) for task in counts)
 
 
 def _require_room(task: str, answer: int, longest: int) -> None:
