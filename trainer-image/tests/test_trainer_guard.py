@@ -1,6 +1,7 @@
 """What stops training that goes wrong: numbers that are none, divergence, a hang."""
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from tuneloop_core.api.finetunejob import Method, Training
 from tuneloop_core.stages import Reason, Stage, TrainInput
 
-from tuneloop_trainer import early, spikes, train
+from tuneloop_trainer import checkpoints, early, spikes, train
 from tuneloop_trainer.costs import Costs
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.loop import Loop
@@ -128,6 +129,47 @@ def test_a_watchdog_that_was_left_does_nothing() -> None:
         watchdog.beat()
     assert not watchdog._thread.is_alive()
     assert not silences
+
+
+def test_a_watchdog_that_is_paused_sees_no_silence_and_counts_anew_afterwards() -> None:
+    now, silences = [100.0], list[float]()
+    watchdog = Watchdog(60, silences.append, clock=lambda: now[0])
+    with watchdog.paused():
+        now[0] = 9000.0
+        assert not watchdog.look()
+    now[0] = 9059.0
+    assert not watchdog.look()
+    now[0] = 9060.0
+    assert watchdog.look()
+    assert silences == [60.0]
+
+
+def test_a_checkpoint_may_take_longer_than_a_step(pod: pods.Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod.check()
+    now, looks, said, written = [0.0], threading.Semaphore(0), list[StageError](), list[Path]()
+    look, write = Watchdog.look, checkpoints.write_tensors
+
+    def looked(self: Watchdog) -> bool:
+        found = look(self)
+        looks.release()
+        return found
+
+    def slow(path: Path, tensors: Any) -> None:
+        now[0] += 100.0
+        while looks.acquire(blocking=False):
+            pass
+        assert looks.acquire(timeout=60)
+        looks.acquire(timeout=60)  # one look at least began after the clock had moved
+        write(path, tensors)
+        written.append(path)
+
+    monkeypatch.setattr(Watchdog, "look", looked)
+    monkeypatch.setattr(train, "Watchdog", partial(Watchdog, clock=lambda: now[0]))
+    monkeypatch.setattr(train, "end_at_once", lambda _stage, error, _paths: said.append(error))
+    monkeypatch.setattr(checkpoints, "write_tensors", slow)
+    pod.succeed(Stage.TRAIN, pod.train_input(stepTimeout="4s"))
+    assert written
+    assert not said, said[0].message
 
 
 def test_the_watchdog_looks_on_evaluations_too(pod: pods.Pod, monkeypatch: pytest.MonkeyPatch) -> None:

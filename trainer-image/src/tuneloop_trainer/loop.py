@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -60,6 +61,7 @@ class Loop:
     state: TrainingState
     held_out_loss: HeldOutLoss | None = None  # for early stopping
     beat: Callable[[], None] = lambda: None  # a sign of life after each pack
+    unwatched: Callable[[], AbstractContextManager[None]] = nullcontext  # around what the store takes its time for
     peers: Peers = ALONE
 
     def __post_init__(self) -> None:
@@ -89,6 +91,7 @@ class Loop:
     def _found(self) -> tuple[TrainingState, Mapping[str, torch.Tensor]] | None:
         """The checkpoint to go on from, with the resume counted; only the leader has its tensors."""
         loaded = self.checkpoints.load(self.state.input_digest)
+        self.peers.wait()  # for the leader, who read all of it for its digest
         state, tensors = loaded or (None, {})
         if state is not None:
             state = state.model_copy(update={"resumes": self.checkpoints.count_resume(state)})
@@ -122,8 +125,9 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint of the present position."""
         best = {f"{BEST}weight.{name}": self.optimizer.saved(name, tensor) for name, tensor in self._best.items()}
-        self.checkpoints.save(self.state, self.optimizer.state() | best)
-        self.peers.wait()
+        with self.unwatched():
+            self.checkpoints.save(self.state, self.optimizer.state() | best)
+            self.peers.wait()
         self._last_saved = time.monotonic()
         self.board.update(checkpoint_step=self.checkpoints.last_step, checkpoint_time=self.checkpoints.last_time)
 

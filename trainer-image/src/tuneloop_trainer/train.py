@@ -9,7 +9,6 @@ import faulthandler
 import json
 import logging
 import shutil
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +40,7 @@ from tuneloop_trainer.peers import ALONE, Peers, is_lost, peer_lost
 from tuneloop_trainer.progress import Board, ProgressServer, thinned
 from tuneloop_trainer.shortage import fitted, leave_smaller, out_of_memory
 from tuneloop_trainer.stage import end_at_once, read_record
+from tuneloop_trainer.stops import deadline, stopping
 from tuneloop_trainer.watchdog import Watchdog
 
 log = logging.getLogger("tuneloop")
@@ -78,41 +78,6 @@ def run(stage_input: TrainInput, paths: Paths) -> TrainResult:
     finally:
         if server is not None:
             server.close()
-
-
-@contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets."""
-    stop = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def deadline(seconds: float, stop: threading.Event) -> Iterator[None]:
-    """Stop as SIGTERM does when the time is over, but as ``DeadlineExceeded``, which counts as a try."""
-    over = threading.Event()
-
-    def end() -> None:
-        over.set()
-        stop.set()
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    if seconds:
-        timer.start()
-    try:
-        yield
-    except StageError as error:
-        if error.reason is not Reason.TERMINATED or not over.is_set():
-            raise
-        message = f"the pod ran for {seconds:.0f} s, its deadline. {error.message} Raise training.maxDuration."
-        raise StageError(Reason.DEADLINE_EXCEEDED, message) from error
-    finally:
-        timer.cancel()
 
 
 class _Run:
@@ -158,6 +123,7 @@ class _Run:
         state = self._train(loop)
         loop.checkpoints.fence.check()
         self._save(model)
+        self.peers.wait()  # for the leader, who writes: nobody is watched meanwhile
         self.board.enter("TunedEvaluation")
         with self._watched(model):
             tuned = self._evaluate(model, encoder, held_out, scored, self._tick)
@@ -261,7 +227,7 @@ class _Run:
         if resumed:
             self.board.skip_to(loop.share(loop.state.step))
         with self._watchdog(0.0) as watchdog:
-            loop.beat = watchdog.beat
+            loop.beat, loop.unwatched = watchdog.beat, watchdog.paused
             return loop.run()
 
     def _watchdog(self, least: float) -> Watchdog:
@@ -397,4 +363,4 @@ def _read_kept(path: Path, digest: str) -> Evaluated | None:
     return kept.evaluated if kept.input_digest == digest else None
 
 
-__all__ = ["Machine", "Sample", "run", "stopping"]
+__all__ = ["Machine", "Sample", "run"]
