@@ -1,5 +1,6 @@
 """A model that is split over two processes is trained, measured, kept and written as one in one piece."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,11 +66,15 @@ def test_lora_over_two_pods_of_which_one_is_killed(pod: pods.Pod, started: list[
     two.start(driven={1: ("kill", 14)})
     assert two.codes() == [77, 137], two.log(0)[-2000:]
     assert 0 < losses(pod)[-1][0] < alone["steps"]
+    folder = pod.paths.work / "train"
+    (folder / "pack-tokens").write_text("64")  # as the first try leaves it where it ran out of memory
     together = two.finish()
     assert together["resumes"] == 1
     assert_same_training(pod, alone, together, before)
-    assert_same_tensors(pod.paths.work / "train", before, "adapter/adapter_model.safetensors")
-    assert (pod.paths.work / "train/samples.jsonl").read_text() == (before / "samples.jsonl").read_text()
+    assert_same_tensors(folder, before, "adapter/adapter_model.safetensors")
+    assert (folder / "samples.jsonl").read_text() == (before / "samples.jsonl").read_text()
+    last = json.loads((folder / f"checkpoints/step-{together['steps']}/state.json").read_text())
+    assert last["capacity"] == 64, "of the packs, also from a checkpoint of larger ones"
 
 
 def test_all_weights_whose_checkpoint_goes_on_in_one_process(

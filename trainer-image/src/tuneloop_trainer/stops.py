@@ -1,4 +1,4 @@
-"""When training is told to end before it is done: by SIGTERM, or by its pod's deadline. Never saves, and never exits."""
+"""When training is told to end before it is done: by SIGTERM, or by the deadline of its pod. Never saves or exits."""
 
 import signal
 import threading
