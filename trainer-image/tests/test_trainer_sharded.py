@@ -12,7 +12,7 @@ import split_pair
 import stores
 import torch
 from rows import thumbs
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from several import Pods, assert_same_training, losses, set_aside
 from tuneloop_core.api.finetunejob import Method, Training
 from tuneloop_core.stages import Stage
@@ -40,8 +40,7 @@ def started() -> Iterator[list[Pods]]:
 
 
 def test_a_step_is_that_of_one_piece_and_each_process_holds_its_share(tiny: Path, tmp_path: Path) -> None:
-    port = int(stores.free_address().rpartition(":")[2])
-    for rank, found in enumerate(split_pair.both(tiny, tmp_path, port)):
+    for rank, found in enumerate(split_pair.both(tiny, tmp_path, free_port())):
         for name, case in found.items():
             assert case["norms"][1] == pytest.approx(case["norms"][0], rel=1e-4), name
             assert case["difference"] < 1e-4, "weights and moments, gathered on the leader"
@@ -55,6 +54,35 @@ def test_a_step_is_that_of_one_piece_and_each_process_holds_its_share(tiny: Path
     assert_same_tensors(tmp_path / "split", tmp_path / "whole", "model.safetensors")
     written, expected = ((tmp_path / kind / "config.json").read_text() for kind in ("split", "whole"))
     assert written == expected
+
+
+def test_a_head_of_its_own_where_the_configuration_ties_it(tiny: Path, tmp_path: Path) -> None:
+    """Only the leader reads the files, where the two differ."""
+    folder = shutil.copytree(tiny, tmp_path / "untied")
+    tensors = load_file(folder / "model.safetensors")
+    head = {"lm_head.weight": tensors["model.embed_tokens.weight"] * 1.1}
+    save_file(tensors | head, folder / "model.safetensors", metadata={"format": "pt"})
+    for found in split_pair.both(folder, tmp_path, free_port(), "all weights, written"):
+        case = found["all weights, written"]
+        assert case["losses"][1] == pytest.approx(case["losses"][0], rel=1e-4)
+        assert case["counts"][0] == case["counts"][1]
+    assert "lm_head.weight" in load_file(tmp_path / "split/model.safetensors")
+    assert_same_tensors(tmp_path / "split", tmp_path / "whole", "model.safetensors")
+
+
+def test_what_is_published_is_what_is_computed_with_in_the_formats_of_one_piece(tiny: Path, tmp_path: Path) -> None:
+    """Masters are float32, the machine computes in bfloat16, and the base is float16."""
+    folder = shutil.copytree(tiny, tmp_path / "half")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "torch_dtype": "float16"}))
+    for name in ("all weights in bfloat16, written", "LoRA in bfloat16, merged"):
+        split_pair.both(folder, tmp_path, free_port(), name)
+        split, whole = (load_file(tmp_path / kind / "model.safetensors") for kind in ("split", "whole"))
+        assert {key: each.dtype for key, each in split.items()} == {key: each.dtype for key, each in whole.items()}
+        for key, each in split.items():
+            assert torch.equal(each.bfloat16().to(each.dtype), each) or each.dtype == torch.float32, key
+        assert split["model.embed_tokens.weight"].dtype == torch.float16
+    assert split["model.norm.weight"].dtype == torch.float32, "what the model keeps in another format stays"
 
 
 def test_lora_over_two_pods_of_which_one_is_killed(pod: pods.Pod, started: list[Pods]) -> None:
@@ -101,6 +129,10 @@ def test_all_weights_whose_checkpoint_goes_on_in_one_process(
     assert resumed["resumes"] == 1
     assert_same_training(pod, alone, resumed, before)
     assert_same_tensors(folder, before, "model/model.safetensors")
+
+
+def free_port() -> int:
+    return int(stores.free_address().rpartition(":")[2])
 
 
 def prepared(
