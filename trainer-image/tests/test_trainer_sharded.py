@@ -14,12 +14,16 @@ import torch
 from rows import thumbs
 from safetensors.torch import load_file, save_file
 from several import Pods, assert_same_training, losses, set_aside
+from transformers import LlamaForCausalLM
 from tuneloop_core.api.finetunejob import Method, Training
 from tuneloop_core.stages import Stage
 
 from tuneloop_trainer import train
 from tuneloop_trainer.batches import Schedule
 from tuneloop_trainer.learning import Side
+from tuneloop_trainer.peers import Peers
+from tuneloop_trainer.sharding import Root
+from tuneloop_trainer.whole import write_model, write_split_model
 
 TWO = {"nodes": 1, "accelerators": 2, "simulatedAccelerators": True, "shard": True, "packTokens": 128}
 EVERY_STEP = {"interval": "1ms", "keep": 2}
@@ -70,19 +74,31 @@ def test_a_head_of_its_own_where_the_configuration_ties_it(tiny: Path, tmp_path:
     assert_same_tensors(tmp_path / "split", tmp_path / "whole", "model.safetensors")
 
 
-def test_what_is_published_is_what_is_computed_with_in_the_formats_of_one_piece(tiny: Path, tmp_path: Path) -> None:
-    """Masters are float32, the machine computes in bfloat16, and the base is float16."""
+@pytest.mark.parametrize("masters", [True, False], ids=["all weights", "an adapter merged"])
+def test_what_is_published_is_what_is_computed_with_in_the_formats_of_one_piece(
+    tiny: Path, tmp_path: Path, masters: bool
+) -> None:
+    """The machine computes in bfloat16, the base is float16; of all weights float32 is what is kept besides."""
     folder = shutil.copytree(tiny, tmp_path / "half")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "torch_dtype": "float16"}))
-    for name in ("all weights in bfloat16, written", "LoRA in bfloat16, merged"):
-        split_pair.both(folder, tmp_path, free_port(), name)
-        split, whole = (load_file(tmp_path / kind / "model.safetensors") for kind in ("split", "whole"))
-        assert {key: each.dtype for key, each in split.items()} == {key: each.dtype for key, each in whole.items()}
-        for key, each in split.items():
-            assert torch.equal(each.bfloat16().to(each.dtype), each) or each.dtype == torch.float32, key
-        assert split["model.embed_tokens.weight"].dtype == torch.float16
-    assert split["model.norm.weight"].dtype == torch.float32, "what the model keeps in another format stays"
+    whole, split = (LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))
+    whole.bfloat16()
+    if not masters:
+        split.bfloat16()
+        for model in (whole, split):
+            model.model.norm.float()  # as transformers keeps some layers
+    write_model(whole, folder, tmp_path / "whole", {})
+    root = Root(split, Peers(), torch.float32 if masters else None)
+    write_split_model(root, torch.bfloat16, folder, tmp_path / "split", {})
+    found, expected = (load_file(tmp_path / kind / "model.safetensors") for kind in ("split", "whole"))
+    assert found.keys() == expected.keys()
+    for key, tensor in found.items():
+        assert tensor.dtype == expected[key].dtype, key
+        assert torch.equal(tensor, expected[key]), key
+    assert found["model.norm.weight"].dtype == (torch.float16 if masters else torch.float32)
+    computed, published = split.model.embed_tokens.weight, found["model.embed_tokens.weight"]
+    assert torch.equal(computed.bfloat16().half(), published), "what is scored is what is published"
 
 
 def test_lora_over_two_pods_of_which_one_is_killed(pod: pods.Pod, started: list[Pods]) -> None:
