@@ -50,12 +50,14 @@ def run(
 
 
 def _end(process: "subprocess.Popen[Any]") -> None:
-    """SIGTERM, then SIGKILL, for all of its session that is left."""
-    _signal(process, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE_SECONDS)
-    _signal(process, signal.SIGKILL)  # one that it started may not have heard of its end
-    process.wait()
+    """SIGTERM, then SIGKILL, for all of its session that is left; told to end while it waits, at once."""
+    try:
+        _signal(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+    finally:
+        _signal(process, signal.SIGKILL)  # one that it started may not have heard of its end
+        process.wait()
 
 
 def _signal(process: "subprocess.Popen[Any]", number: signal.Signals) -> None:

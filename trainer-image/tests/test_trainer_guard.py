@@ -1,21 +1,24 @@
 """What stops training that goes wrong: numbers that are none, divergence, a hang."""
 
+import json
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pods
 import pytest
 import torch
-from tuneloop_core.api.finetunejob import Method, Training
 from tuneloop_core.stages import Reason, Stage, TrainInput
 
-from tuneloop_trainer import early, spikes, train
+from tuneloop_trainer import checkpoints, early, spikes, train
+from tuneloop_trainer.batches import halved
 from tuneloop_trainer.costs import Costs
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.loop import Loop
 from tuneloop_trainer.model import TunedModel
-from tuneloop_trainer.shortage import fitted, leave_smaller, out_of_memory
+from tuneloop_trainer.shortage import leave_packs, out_of_memory, with_packs_left
 from tuneloop_trainer.watchdog import Watchdog
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -71,42 +74,103 @@ def test_early_stopping(looks: list[early.Look], patience: int, best: early.Look
     assert early.exhausted(looks, patience) == over
 
 
+WIDER = "which splits the model further, or"
+NODES = f"or raise resources.nodes (now 2), {WIDER} raise pod.resources.limits.memory."
+BOTH = (
+    f"or raise resources.accelerators (now 8) or resources.nodes (now 2), {WIDER} use an accelerator with more memory."
+)
+
+
 @pytest.mark.parametrize(
-    ("method", "accelerators", "words"),
+    ("method", "accelerators", "shard", "words"),
     [
-        ({}, 0, "or take QLoRA for method.adapter, or raise pod.resources.limits.memory."),
-        ({}, 1, "or take QLoRA for method.adapter, or use an accelerator with more memory."),
-        ({"task": "SequenceClassification"}, 1, "or lower method.lora.rank, or use"),
-        ({"adapter": "QLoRA"}, 1, "or lower method.lora.rank, or use"),
-        ({"adapter": "DoRA"}, 1, "or take LoRA or QLoRA for method.adapter"),
-        ({"adapter": "None"}, 1, "or train an adapter instead of all weights (method.adapter LoRA)"),
+        ({}, 0, False, "or take QLoRA for method.adapter, or raise pod.resources.limits.memory."),
+        ({}, 1, False, "or take QLoRA for method.adapter, or use an accelerator with more memory."),
+        ({"task": "SequenceClassification"}, 1, False, "or lower method.lora.rank, or use"),
+        ({"task": "SequenceClassification", "adapter": "DoRA"}, 1, False, "or take LoRA for method.adapter, or use"),
+        ({"adapter": "QLoRA"}, 1, False, "or lower method.lora.rank, or use"),
+        ({"adapter": "DoRA"}, 1, False, "or take LoRA or QLoRA for method.adapter"),
+        ({"adapter": "None"}, 1, False, "or train an adapter instead of all weights (method.adapter LoRA)"),
+        ({}, 8, True, f"or lower method.lora.rank, {BOTH}"),  # QLoRA is not split
+        ({}, 0, True, f"or lower method.lora.rank, {NODES}"),
+        ({"adapter": "DoRA"}, 8, True, f"or take LoRA for method.adapter, {BOTH}"),
+        ({"adapter": "None"}, 8, True, f"or train an adapter instead of all weights (method.adapter LoRA), {BOTH}"),
     ],
 )
-def test_what_to_lower_when_memory_ran_out(method: dict[str, Any], accelerators: int, words: str) -> None:
+def test_what_to_lower_when_memory_ran_out(method: dict[str, Any], accelerators: int, shard: bool, words: str) -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
-    told = out_of_memory(Method.model_validate(method), Training(), accelerators, error)
+    given = planned(method=method, accelerators=accelerators, shard=shard, nodes=2)
+    told = out_of_memory(given, error)
     assert told.reason is Reason.OUT_OF_MEMORY
     assert told.message.startswith("memory ran out in training: CUDA out of memory. Tried to allocate 2 GiB.")
     assert "Lower training.maxSequenceLength (now 2048)" in told.message
     assert words in told.message
-    assert "MemoryError" in out_of_memory(Method(), Training(), 0, MemoryError()).message
+    assert "MemoryError" in out_of_memory(given, MemoryError()).message
+
+
+def planned(**more: Any) -> TrainInput:
+    parts: dict[str, Any] = {"method": {}, "training": {}, "checkpoint": {}, "evaluation": {}, **more}
+    return TrainInput(owner="FineTuneJob test/job", **parts)
 
 
 @pytest.mark.parametrize(
-    ("shard", "tries", "taken"),
-    [(True, 0, 2048), (True, 1, 1024), (True, 2, 512), (True, 3, 256), (True, 4, 256), (False, 2, 2048)],
+    ("left", "shard", "taken"),
+    [((), True, 2048), ((1024,), True, 1024), ((1024, 512), True, 512), ((0,), True, 2048), ((4096,), True, 2048)],
 )
-def test_a_split_model_that_ran_out_of_memory_is_tried_in_smaller_packs(
-    tmp_path: Path, shard: bool, tries: int, taken: int
+def test_packs_that_a_try_leaves_are_taken_by_the_next(
+    tmp_path: Path, left: tuple[int, ...], shard: bool, taken: int
 ) -> None:
-    parts = {"method": {}, "training": {}, "checkpoint": {}, "evaluation": {}}
-    planned = TrainInput(owner="FineTuneJob test/job", shard=shard, pack_tokens=2048, **parts)
-    for _ in range(tries):
-        now = fitted(planned, tmp_path)
-        left = leave_smaller(now, tmp_path), leave_smaller(now, tmp_path)  # two processes, at once
-        assert left[0] == left[1]
-        assert (f"packs of {now.pack_tokens // 2} tokens" in left[0]) is (shard and now.pack_tokens > 256)
-    assert fitted(planned, tmp_path).pack_tokens == taken
+    for tokens in left:
+        words = leave_packs(tokens, tmp_path), leave_packs(tokens, tmp_path)  # two processes, at once
+        assert words == ((f" Another try takes packs of {tokens} tokens.",) * 2 if tokens else ("", ""))
+    assert with_packs_left(planned(shard=shard, pack_tokens=2048), tmp_path).pack_tokens == taken
+    assert with_packs_left(planned(pack_tokens=2048), tmp_path).pack_tokens == 2048, "of a model in one piece"
+
+
+@pytest.mark.parametrize(
+    ("capacity", "longest", "packing", "half"),
+    [
+        (4096, 2048, True, 2048),
+        (4096, 3000, True, 2048),  # the largest is then a row of 3000
+        (4096, 4096, True, 0),
+        (4096, 9000, True, 0),
+        (4096, 100, False, 0),  # each row is a pack
+        (512, 100, True, 256),
+        (511, 100, True, 0),
+    ],
+)
+def test_packs_are_halved_where_that_makes_any_smaller(capacity: int, longest: int, packing: bool, half: int) -> None:
+    assert halved(capacity, np.array([20, longest, 30]), packing) == half
+
+
+@pytest.mark.parametrize(
+    ("packing", "where", "half"), [(True, "training", 256), (False, "training", 0), (True, "loading", 0)]
+)
+def test_a_split_model_that_ran_out_of_memory_goes_on_in_smaller_packs(
+    pod: pods.Pod, monkeypatch: pytest.MonkeyPatch, packing: bool, where: str, half: int
+) -> None:
+    """Also from a checkpoint of the try that took the larger ones."""
+    pod.check()
+    folder = pod.paths.work / "train"
+    checkpoint = {"checkpoint": {"interval": "1ms", "keep": 2}}
+    stage_input = pod.train_input(packing=packing) | checkpoint | {"shard": True, "packTokens": 512}
+    place = (train, "load_model") if where == "loading" else (Loop, "_update")
+    original = getattr(*place)
+
+    def full(*args: Any, **more: Any) -> Any:
+        if where == "loading" or list(folder.glob("checkpoints/step-*")):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(*args, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*place, full)
+        termination = pod.run(Stage.TRAIN, stage_input)[1]
+    assert termination.reason == "OutOfMemory"
+    assert ("Another try takes packs of 256 tokens." in termination.message) is bool(half)
+    assert (folder / "pack-tokens").exists() is bool(half)
+    steps = pod.succeed(Stage.TRAIN, stage_input)["steps"]
+    state = json.loads((folder / f"checkpoints/step-{steps}/state.json").read_text())
+    assert state["capacity"] == (half or 512)
 
 
 def test_the_watchdog_counts_from_the_last_sign_of_life() -> None:
@@ -128,6 +192,47 @@ def test_a_watchdog_that_was_left_does_nothing() -> None:
         watchdog.beat()
     assert not watchdog._thread.is_alive()
     assert not silences
+
+
+def test_a_watchdog_that_is_paused_sees_no_silence_and_counts_anew_afterwards() -> None:
+    now, silences = [100.0], list[float]()
+    watchdog = Watchdog(60, silences.append, clock=lambda: now[0])
+    with watchdog.paused():
+        now[0] = 9000.0
+        assert not watchdog.look()
+    now[0] = 9059.0
+    assert not watchdog.look()
+    now[0] = 9060.0
+    assert watchdog.look()
+    assert silences == [60.0]
+
+
+def test_a_checkpoint_may_take_longer_than_a_step(pod: pods.Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod.check()
+    now, looks, said, written = [0.0], threading.Semaphore(0), list[StageError](), list[Path]()
+    look, write = Watchdog.look, checkpoints.write_tensors
+
+    def looked(self: Watchdog) -> bool:
+        found = look(self)
+        looks.release()
+        return found
+
+    def slow(path: Path, tensors: Any) -> None:
+        now[0] += 100.0
+        while looks.acquire(blocking=False):
+            pass
+        assert looks.acquire(timeout=60)
+        looks.acquire(timeout=60)  # one look at least began after the clock had moved
+        write(path, tensors)
+        written.append(path)
+
+    monkeypatch.setattr(Watchdog, "look", looked)
+    monkeypatch.setattr(train, "Watchdog", partial(Watchdog, clock=lambda: now[0]))
+    monkeypatch.setattr(train, "end_at_once", lambda _stage, error, _paths: said.append(error))
+    monkeypatch.setattr(checkpoints, "write_tensors", slow)
+    pod.succeed(Stage.TRAIN, pod.train_input(stepTimeout="4s"))
+    assert written
+    assert not said, said[0].message
 
 
 def test_the_watchdog_looks_on_evaluations_too(pod: pods.Pod, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import patient_pair
 import pods
 import pytest
+import stores
 import torch
 from rows import classes, preferences, thumbs
 from safetensors.torch import load_file
@@ -94,6 +96,10 @@ def test_sigterm_of_any_pod_saves_whole_steps(two: Pods, pod: pods.Pod) -> None:
     saved = sorted(path.name for path in (pod.paths.work / "train/checkpoints").glob("step-*"))
     assert saved
     assert not any("." in name for name in saved), "of whole steps"
+
+
+def test_who_waits_for_the_leader_to_write_waits_longer_than_for_a_message(tmp_path: Path) -> None:
+    assert patient_pair.both(tmp_path, int(stores.free_address().rpartition(":")[2])) == [0, 0]
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,16 @@ with running(command) as process:
     process.wait()
     time.sleep(300)
 """
+ENDING = """
+import signal, sys, time
+from pathlib import Path
+from _children import end_in_order, running
+signal.signal(signal.SIGINT, signal.default_int_handler)
+end_in_order()
+with running(["bash", "-c", sys.argv[1]]):
+    while not Path(sys.argv[2]).exists():
+        time.sleep(0.02)
+"""
 
 
 def lives(pid: int) -> bool:
@@ -38,19 +49,20 @@ def lives(pid: int) -> bool:
 
 def started(file: Path) -> list[int]:
     """The child and what it started, once both run."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if file.exists() and len(found := file.read_text().split()) == 2:
-            return [int(pid) for pid in found]
-        time.sleep(0.02)
-    raise AssertionError("nothing was started within 60 s")
+    assert wait_for(lambda: file.exists() and len(file.read_text().split()) == 2), "nothing was started"
+    return [int(pid) for pid in file.read_text().split()]
 
 
 def gone(pids: list[int]) -> bool:
+    return wait_for(lambda: not any(map(lives, pids)))
+
+
+def wait_for(holds: Callable[[], bool]) -> bool:
+    """Whether it holds within a minute."""
     end = time.monotonic() + 60
-    while any(map(lives, pids)) and time.monotonic() < end:
+    while not holds() and time.monotonic() < end:
         time.sleep(0.02)
-    return not any(map(lives, pids))
+    return holds()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -70,6 +82,25 @@ def test_told_to_end_it_takes_everything_with_it(tmp_path: Path, number: signal.
         try:
             pids = started(file)
             assert lives(pids[1])
+            benchmark.send_signal(number)
+            assert benchmark.wait(60) != 0
+            assert gone(pids)
+        finally:
+            benchmark.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end_while_it_ends_a_deaf_process_it_takes_everything_with_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    file, told = tmp_path / "pids", tmp_path / "told"
+    deaf = f"trap 'touch {told}' TERM; " + CHILD.format(file=file, then="while true; do sleep 0.05; done")
+    command = [sys.executable, "-c", ENDING, deaf, str(file)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "benchmarks")}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as benchmark:
+        try:
+            pids = started(file)
+            assert wait_for(told.exists)
             benchmark.send_signal(number)
             assert benchmark.wait(60) != 0
             assert gone(pids)

@@ -9,6 +9,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 import numpy.typing as npt
+from tuneloop_core.plan.machines import SMALLEST_PACK
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,12 @@ def pack(
             packs[place].append(document)
             room[place] -= length
     return packs
+
+
+def halved(capacity: int, lengths: npt.NDArray[np.int64], packing: bool) -> int:
+    """Half a pack's tokens; 0 where that makes no pack smaller, since rows are never cut, or too small a pack."""
+    helps = packing and capacity > int(lengths.max()) and capacity // 2 >= SMALLEST_PACK
+    return capacity // 2 if helps else 0
 
 
 def spread(

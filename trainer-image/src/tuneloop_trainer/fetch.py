@@ -160,7 +160,7 @@ def _claim_model(claim: Claim, paths: Paths) -> FetchResult:
     if not any(path.suffix == ".safetensors" for path in files):
         raise StageError(Reason.MODEL_UNSUPPORTED, f"{claim.uri} has no .safetensors weights at its root.")
     check_config(claim.place, claim.uri)
-    folder, cached = _copy_sealed(claim, files, claim.place, paths.models / "pvc")
+    folder, cached = _copy_sealed(claim, files, paths.models / "pvc")
     digest = sealed_digest(folder)
     return _model_result(f"{claim.uri}@{digest}", folder, paths, digest, cached)
 
@@ -212,11 +212,11 @@ def _bring(wanted: _Wanted, target: Path, max_bytes: int) -> None:
         seal(aside, target)
 
 
-def _copy_sealed(claim: Claim, files: list[Path], root: Path, parent: Path) -> tuple[Path, bool]:
-    """Copy files of a claim into a folder named by its digest."""
+def _copy_sealed(claim: Claim, files: list[Path], parent: Path) -> tuple[Path, bool]:
+    """Copy files of a claim's place into a folder below ``parent``, named by its digest, and whether it was there."""
     with folder_aside(parent) as aside, reporting(aside, claim.uri), store_full_told(aside, claim.uri):
         for path in files:
-            claim.copy(path, aside / path.relative_to(root))
+            claim.copy(path, aside / path.relative_to(claim.place))
         target = parent / folder_digest(aside).removeprefix("sha256:")
         cached = bool(sealed_digest(target))
         seal(aside, target)

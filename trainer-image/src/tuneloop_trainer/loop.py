@@ -9,9 +9,9 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from tuneloop_core.constants import PACK_TOKENS
 from tuneloop_core.stages import Notice, Reason
 
 from tuneloop_trainer import early, spikes
-from tuneloop_trainer.batches import Schedule, spread
+from tuneloop_trainer.batches import Schedule, halved, spread
 from tuneloop_trainer.checkpoints import Checkpoints, Found, TrainingState
 from tuneloop_trainer.errors import StageError
 from tuneloop_trainer.model import TunedModel
@@ -60,6 +60,7 @@ class Loop:
     state: TrainingState
     held_out_loss: HeldOutLoss | None = None  # for early stopping
     beat: Callable[[], None] = lambda: None  # a sign of life after each pack
+    unwatched: Callable[[], AbstractContextManager[None]] = nullcontext  # around what the store takes its time for
     peers: Peers = ALONE
 
     def __post_init__(self) -> None:
@@ -89,6 +90,7 @@ class Loop:
     def _found(self) -> tuple[TrainingState, Mapping[str, torch.Tensor]] | None:
         """The checkpoint to go on from, with the resume counted; only the leader has its tensors."""
         loaded = self.checkpoints.load(self.state.input_digest)
+        self.peers.wait()  # for the leader, who read all of it for its digest
         state, tensors = loaded or (None, {})
         if state is not None:
             state = state.model_copy(update={"resumes": self.checkpoints.count_resume(state)})
@@ -122,8 +124,9 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint of the present position."""
         best = {f"{BEST}weight.{name}": self.optimizer.saved(name, tensor) for name, tensor in self._best.items()}
-        self.checkpoints.save(self.state, self.optimizer.state() | best)
-        self.peers.wait()
+        with self.unwatched():
+            self.checkpoints.save(self.state, self.optimizer.state() | best)
+            self.peers.wait()
         self._last_saved = time.monotonic()
         self.board.update(checkpoint_step=self.checkpoints.last_step, checkpoint_time=self.checkpoints.last_time)
 
@@ -133,10 +136,11 @@ class Loop:
         kept = {name: key for name, key in keys.items() if key in tensors}
         told = ((name, self.optimizer.received(name, tensors, key)) for name, key in kept.items())
         self._best = {name: tensor.to("cpu", copy=True) for name, tensor in told}
-        if saved.microbatch and (self.peers.many or saved.capacity != self.state.capacity):
+        capacity = min(saved.capacity, self.state.capacity)  # memory ran out at more, in that try or after it
+        if saved.microbatch and (self.peers.many or saved.capacity != capacity):
             self.optimizer.clear()
-            saved = saved.model_copy(update={"microbatch": 0, "step_loss": 0.0, "capacity": self.state.capacity})
-        self.state = saved
+            saved = saved.model_copy(update={"microbatch": 0, "step_loss": 0.0})
+        self.state = saved.model_copy(update={"capacity": capacity})
         self._tokens_at_start, self._seconds_at_start = saved.tokens, saved.seconds
         log.info("going on from step %d of %d", saved.step, self.schedule.total_steps)
 
@@ -196,13 +200,21 @@ class Loop:
         except (torch.OutOfMemoryError, MemoryError):
             if self.model.root is not None:  # the others are within a pass that none finishes without this one
                 raise
-            self._begin_again()
-            capacity = self.state.capacity // 2
-            if capacity < 256 or self.model.machine.device.type == "cpu":
+            capacity = self.smaller_packs()
+            if not capacity or self.model.machine.device.type == "cpu":
                 raise
+            self._begin_again()
             log.warning("out of memory; going on with packs of %d tokens", capacity)
             torch.cuda.empty_cache()
             self.state = self.state.model_copy(update={"microbatch": 0, "step_loss": 0.0, "capacity": capacity})
+
+    def smaller_packs(self) -> int:
+        """Half the tokens of a pack at present, where that makes packs smaller; else 0."""
+        return halved(self.state.capacity, self._lengths, self._packing)
+
+    @property
+    def _packing(self) -> bool:
+        return self.training.packing and self.model.isolates
 
     def _begin_again(self) -> None:
         """Forget the unfinished step; of several ranks, its tokens too, since a rank knows only its own."""
@@ -214,8 +226,7 @@ class Loop:
         """All packs of a step from the present position on, then the update."""
         self._begun = self.state
         examples = self.schedule.documents(self.state.step)
-        packing = self.training.packing and self.model.isolates
-        rounds = spread(examples, self._lengths, self.state.capacity, packing, self.peers.world)
+        rounds = spread(examples, self._lengths, self.state.capacity, self._packing, self.peers.world)
         weight = self.objective.begin(examples.tolist(), self._measured(examples.tolist()))
         for number in range(self.state.microbatch, len(rounds)):
             self._obey_stop()
@@ -351,29 +362,21 @@ class Loop:
         """How much of training is done at ``step``, 0..1: by steps, or by time where maxDuration will end it first."""
         return min(1.0, max(step / self.schedule.total_steps, self.state.seconds / self._limit))
 
-    def _recent(self) -> list[float]:
-        """The losses that the rules about spikes look at."""
-        return [loss for _, loss in self.state.curve[-spikes.WINDOW - spikes.RUN :]]
-
     def _suspicious(self) -> bool:
         """Whether the last step was a spike: what comes after it must not push out a checkpoint from before."""
         return spikes.is_spike(self._recent())
 
+    def _recent(self) -> list[float]:
+        """The losses that the rules about spikes look at."""
+        return [loss for _, loss in self.state.curve[-spikes.WINDOW - spikes.RUN :]]
+
     def _guard_against_divergence(self, loss: float) -> None:
         """Log a spike; raise ``LossSpike`` after a run of them."""
-        losses = self._recent()
+        losses, step = self._recent(), self.state.step
         if spikes.is_spike(losses):
-            log.warning("step %d: loss %.4f is a spike", self.state.step, loss)
+            log.warning("step %d: loss %.4f is a spike", step, loss)
         if spikes.diverged(losses):
-            usual = median(losses[: -spikes.RUN])
-            least = min(losses[-spikes.RUN :])
-            raise StageError(
-                Reason.LOSS_SPIKE,
-                f"the loss was {usual:.3g} and has been {least:.3g} or more for {spikes.RUN} steps, up to step "
-                f"{self.state.step}: training diverged. The checkpoint of step {self.checkpoints.last_step} is kept. "
-                f"Lower training.learningRate (now {self.training.learning_rate}), and look for odd texts in the "
-                "dataset.",
-            )
+            raise spikes.divergence(losses, step, self.checkpoints.last_step, self.training.learning_rate)
 
     def _alive(self) -> None:
         """Between parts of a measurement: a sign of life, and a look at the stop."""

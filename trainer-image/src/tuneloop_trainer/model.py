@@ -26,6 +26,7 @@ from tuneloop_trainer.machine import Machine
 from tuneloop_trainer.peers import Peers
 from tuneloop_trainer.quantized import count, is_quantized, keep_differentiable, quantized, release_memory
 from tuneloop_trainer.sharding import Root, merge, split
+from tuneloop_trainer.structure import as_leader
 from tuneloop_trainer.tokens import Document
 from tuneloop_trainer.whole import merged, round_as_published, write_model, write_split_model
 
@@ -221,6 +222,8 @@ def load_model(  # noqa: PLR0913 - what a model is made from
     options = quantized(machine) if method.adapter == "QLoRA" else {}
     options |= {"num_labels": len(labels)} if labels else {}
     causal = _load(folder, machine, options, empty=among is not None and not among.leads)
+    if among is not None:
+        as_leader(causal, among)
     keep_differentiable(causal)
     torch.manual_seed(seed)
     module = attach(causal, method, machine)

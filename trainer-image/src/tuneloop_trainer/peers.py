@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ WORLD_ENV, RANK_ENV, LOCAL_RANK_ENV = "WORLD_SIZE", "RANK", "LOCAL_RANK"  # torc
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 LOST = ("gloo", "nccl", "connection", "socket", "broken pipe", "timed out waiting")
 """What torch's messages about a peer have in common: gloo raises a plain RuntimeError."""
+PATIENCE = timedelta(days=7)  # with a leader that reads or writes the store; who ends meanwhile, the alarm sees
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Peers:
             return
         try:
             dist.init_process_group(BACKENDS[device], timeout=timedelta(seconds=timeout))
+            _patient()
         except (RuntimeError, ValueError) as error:
             raise peer_lost(error) from error
 
@@ -70,8 +73,9 @@ class Peers:
         return self._reduced(values, dist.ReduceOp.SUM)
 
     def wait(self) -> None:
-        """Until all are here."""
-        self.most([0.0])
+        """Until all are here, however long one needs for the store: longer than a message may take."""
+        if self.many:
+            dist.all_reduce(torch.zeros(1), group=_patient())
 
     def sum_(self, tensor: torch.Tensor) -> None:
         """Put the sum over all ranks into each one's tensor; the same bits everywhere."""
@@ -100,6 +104,12 @@ class Peers:
         tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor, op=operation)
         return [float(value) for value in tensor]
+
+
+@cache
+def _patient() -> Any:
+    """The same processes once more, whose messages may take ``PATIENCE``; all must ask for the first time together."""
+    return dist.new_group(timeout=PATIENCE, backend="gloo")
 
 
 ALONE = Peers()

@@ -35,9 +35,13 @@ class Root(torch.nn.Module):
     model. FSDP gathers what is in no layer before a forward and lets go of it afterwards, and again for backward.
     """
 
-    def __init__(self, causal: Any, peers: Peers) -> None:
+    def __init__(self, causal: Any, peers: Peers, widened: torch.dtype | None = None) -> None:
         super().__init__()
-        self.causal, self.peers = causal, peers
+        self.causal, self.peers, self._widened = causal, peers, widened
+
+    def held_dtype(self, computed: torch.dtype) -> torch.dtype:
+        """How weights lie here that are computed with in this format: where all are trained they are masters."""
+        return self._widened or computed
 
     def forward(self, compute: Callable[[], Any]) -> Any:
         """The result of ``compute``."""
@@ -112,9 +116,10 @@ def split(module: torch.nn.Module, causal: torch.nn.Module, machine: Machine, pe
     _refuse_shared(layers)
     adapted = module is not causal
     policy = MixedPrecisionPolicy() if adapted else _trained_policy(machine)
-    deal = _Deal(peers, machine.device, torch.float32 if not adapted else None)
+    widened = None if adapted else torch.float32
+    deal = _Deal(peers, machine.device, widened)
     mesh = init_device_mesh(machine.device.type, (peers.world,))
-    root = Root(causal, peers)
+    root = Root(causal, peers, widened)
     for part in (*layers, root):
         deal.out(part)
         whole = {each for each in part.parameters() if adapted and each.requires_grad}
@@ -177,15 +182,15 @@ class _Adapted:
 
 
 @torch.no_grad()
-def whole_state(root: Root, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """On the leader, a model's state in host memory, parameters in this format; gathered one at a time by all."""
+def whole_state(root: Root, dtype: Callable[[torch.Tensor], torch.dtype]) -> dict[str, torch.Tensor]:
+    """On the leader, a model's state in host memory, each parameter in its format; gathered one at a time by all."""
     found: dict[str, torch.Tensor] = {}
     known: dict[int, torch.Tensor] = {}  # tied ones stay tied
     for name, parameter in root.causal.named_parameters(remove_duplicate=False):
         if id(parameter) not in known:
             part = part_of(parameter, root.peers)
             whole = part.whole() if isinstance(part, Part) else part
-            known[id(parameter)] = torch.empty(0) if whole is None else whole.to("cpu", dtype)
+            known[id(parameter)] = torch.empty(0) if whole is None else whole.to("cpu", dtype(parameter))
         found[name] = known[id(parameter)]
     kept = root.causal.state_dict().keys()
     return found | {name: buffer.cpu() for name, buffer in root.causal.named_buffers() if name in kept}

@@ -12,6 +12,10 @@ by itself: it stops. A pure function of the curve, so that an interrupted run de
 from collections.abc import Sequence
 from statistics import median
 
+from tuneloop_core.stages import Reason
+
+from tuneloop_trainer.errors import StageError
+
 WINDOW = 64  # steps that say what is usual
 ENOUGH = 16  # fewer say nothing
 RUN = 8  # spikes in a row that are divergence
@@ -38,3 +42,14 @@ def is_spike(losses: Sequence[float]) -> bool:
 def diverged(losses: Sequence[float]) -> bool:
     """Whether each of the last ``RUN`` losses is a spike by what was usual before all of them."""
     return len(losses) > RUN and min(losses[-RUN:]) > limit(losses[:-RUN])
+
+
+def divergence(losses: Sequence[float], step: int, kept: int | None, rate: str) -> StageError:
+    """``LossSpike`` of a training that ``diverged`` at ``step``; the newest checkpoint is that of step ``kept``."""
+    usual, least = median(losses[:-RUN]), min(losses[-RUN:])
+    return StageError(
+        Reason.LOSS_SPIKE,
+        f"the loss was {usual:.3g} and has been {least:.3g} or more for {RUN} steps, up to step {step}: training "
+        f"diverged. The checkpoint of step {kept} is kept. Lower training.learningRate (now {rate}), and look for odd "
+        "texts in the dataset.",
+    )

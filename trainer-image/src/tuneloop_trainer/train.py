@@ -9,7 +9,6 @@ import faulthandler
 import json
 import logging
 import shutil
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
-import torch
 from tuneloop_core.api.finetunejob import CheckpointSettings, EvaluationSettings, Method, Training
 from tuneloop_core.api.formats import parse_duration
 from tuneloop_core.stages import CheckResult, Reason, Stage, TrainInput, TrainResult
@@ -39,8 +37,9 @@ from tuneloop_trainer.objectives import Objective, Tick
 from tuneloop_trainer.paths import Paths
 from tuneloop_trainer.peers import ALONE, Peers, is_lost, peer_lost
 from tuneloop_trainer.progress import Board, ProgressServer, thinned
-from tuneloop_trainer.shortage import fitted, leave_smaller, out_of_memory
+from tuneloop_trainer.shortage import leave_packs, memory_told, with_packs_left
 from tuneloop_trainer.stage import end_at_once, read_record
+from tuneloop_trainer.stops import deadline, stopping
 from tuneloop_trainer.watchdog import Watchdog
 
 log = logging.getLogger("tuneloop")
@@ -59,18 +58,14 @@ def run(stage_input: TrainInput, paths: Paths) -> TrainResult:
     """
     peers = Peers.from_environment()
     (paths.work / "train").mkdir(parents=True, exist_ok=True)
-    stage_input = fitted(stage_input, paths.work / "train")
+    stage_input = with_packs_left(stage_input, paths.work / "train")
     board = Board(metrics_file=paths.work / "train/metrics.jsonl" if peers.leads else None)
     server = ProgressServer(board) if peers.leads else None
     try:
-        with stopping() as stop, deadline(stage_input.deadline_seconds, stop):
+        with memory_told(stage_input), stopping() as stop, deadline(stage_input.deadline_seconds, stop):
             result = _Run(stage_input, paths, board, stop, peers).run()
             peers.leave()  # not after a failure: saying good-bye to those who are gone takes long
             return result
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        method, training = Method.model_validate(stage_input.method), Training.model_validate(stage_input.training)
-        left = leave_smaller(stage_input, paths.work / "train")
-        raise out_of_memory(method, training, stage_input.accelerators, error, left) from error
     except RuntimeError as error:
         if not peers.many or not is_lost(error):
             raise
@@ -80,48 +75,13 @@ def run(stage_input: TrainInput, paths: Paths) -> TrainResult:
             server.close()
 
 
-@contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets."""
-    stop = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def deadline(seconds: float, stop: threading.Event) -> Iterator[None]:
-    """Stop as SIGTERM does when the time is over, but as ``DeadlineExceeded``, which counts as a try."""
-    over = threading.Event()
-
-    def end() -> None:
-        over.set()
-        stop.set()
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    if seconds:
-        timer.start()
-    try:
-        yield
-    except StageError as error:
-        if error.reason is not Reason.TERMINATED or not over.is_set():
-            raise
-        message = f"the pod ran for {seconds:.0f} s, its deadline. {error.message} Raise training.maxDuration."
-        raise StageError(Reason.DEADLINE_EXCEEDED, message) from error
-    finally:
-        timer.cancel()
-
-
 class _Run:
     """The settings of one run, parsed, and its parts."""
 
     def __init__(
         self, stage_input: TrainInput, paths: Paths, board: Board, stop: threading.Event, peers: Peers = ALONE
     ) -> None:
-        self.recompute, self.shard = stage_input.recompute, stage_input.shard
+        self.input, self.recompute, self.shard = stage_input, stage_input.recompute, stage_input.shard
         self.method = Method.model_validate(stage_input.method)
         self.training = Training.model_validate(stage_input.training)
         self.checkpoint = CheckpointSettings.model_validate(stage_input.checkpoint)
@@ -158,6 +118,7 @@ class _Run:
         state = self._train(loop)
         loop.checkpoints.fence.check()
         self._save(model)
+        self.peers.wait()  # for the leader, who writes: nobody is watched meanwhile
         self.board.enter("TunedEvaluation")
         with self._watched(model):
             tuned = self._evaluate(model, encoder, held_out, scored, self._tick)
@@ -260,9 +221,13 @@ class _Run:
         )
         if resumed:
             self.board.skip_to(loop.share(loop.state.step))
-        with self._watchdog(0.0) as watchdog:
-            loop.beat = watchdog.beat
+        with self._watchdog(0.0) as watchdog, memory_told(self.input, lambda: self._leave_packs(loop)):
+            loop.beat, loop.unwatched = watchdog.beat, watchdog.paused
             return loop.run()
+
+    def _leave_packs(self, loop: Loop) -> str:
+        """Of a split model: what another try goes by after memory ran out in packs."""
+        return leave_packs(loop.smaller_packs(), self.folder) if self.shard else ""
 
     def _watchdog(self, least: float) -> Watchdog:
         """Gives up after training.stepTimeout without a sign of life, or ``least`` seconds where that is longer."""
@@ -397,4 +362,4 @@ def _read_kept(path: Path, digest: str) -> Evaluated | None:
     return kept.evaluated if kept.input_digest == digest else None
 
 
-__all__ = ["Machine", "Sample", "run", "stopping"]
+__all__ = ["Machine", "Sample", "run"]

@@ -6,7 +6,8 @@ the thread that could is the one that hangs. The last checkpoint is what the nex
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 
@@ -17,7 +18,7 @@ class Watchdog:
         self, seconds: float, give_up: Callable[[float], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._seconds, self._give_up, self._clock = seconds, give_up, clock
-        self._last = clock()
+        self._last, self._paused = clock(), False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -25,8 +26,20 @@ class Watchdog:
         """A sign of life."""
         self._last = self._clock()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within, no silence is too long: what is written to the store takes as long as the store does."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self.beat()
+            self._paused = False
+
     def look(self) -> bool:
         """One look; gives up and returns True when the silence was too long."""
+        if self._paused:  # asked first: the end of a pause is a sign of life
+            return False
         silence = self._clock() - self._last
         if silence < self._seconds:
             return False

@@ -49,9 +49,14 @@ def write_split_model(
 ) -> None:
     """The same of a model that is split; every process calls it, the leader with a folder."""
     published = published_dtype(base, computed)
+
+    def written(parameter: torch.Tensor) -> torch.dtype:
+        return published if parameter.dtype == root.held_dtype(computed) else parameter.dtype
+
     for parameter in root.causal.parameters():
-        local(parameter).copy_(local(parameter).to(published))
-    state = whole_state(root, published)
+        if written(parameter) == published:  # what is computed with is the rounding of masters
+            local(parameter).copy_(local(parameter).to(computed).to(published))
+    state = whole_state(root, written)
     if folder is None:
         return
     root.causal.save_pretrained(folder, state_dict=state, max_shard_size=SHARD_SIZE)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,24 @@ from tuneloop_trainer.peers import Peers
 from tuneloop_trainer.sharding import held_bytes
 from tuneloop_trainer.tokens import Document
 
-CASES: dict[str, tuple[str, torch.dtype]] = {
-    "LoRA, recomputed": ("LoRA", torch.float32),
-    "all weights in bfloat16": ("None", torch.bfloat16),
-    "DoRA, merged": ("DoRA", torch.float32),
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained and computed how, and whether it is ``written`` as a model."""
+
+    adapter: str
+    dtype: torch.dtype
+    recomputed: bool = False
+    written: bool = False
+
+
+CASES = {
+    "LoRA, recomputed": Case("LoRA", torch.float32, recomputed=True),
+    "all weights in bfloat16": Case("None", torch.bfloat16),
+    "DoRA, merged": Case("DoRA", torch.float32, written=True),
+    "all weights, written": Case("None", torch.float32, written=True),
 }
+USUAL = ("LoRA, recomputed", "all weights in bfloat16", "DoRA, merged")
 
 
 def document(length: int, seed: int) -> Document:
@@ -43,14 +57,14 @@ def step(model: TunedModel, packs: list[list[Document]], weight: float, peers: P
 
 
 def compared(folder: Path, scratch: Path, name: str, peers: Peers) -> dict[str, Any]:
-    adapter, dtype = CASES[name]
-    machine = Machine(torch.device("cpu"), dtype, 1)
-    method = Method(adapter=adapter)
+    case = CASES[name]
+    machine = Machine(torch.device("cpu"), case.dtype, 1)
+    method = Method.model_validate({"adapter": case.adapter})
     packs = [[document(48, seed), document(30, seed + 9)] for seed in range(2)]
     whole = load_model(folder, machine, method, seed=1)
     norm, expected = step(whole, packs, 78.0, Peers())
     split = load_model(folder, machine, method, seed=1, among=peers)
-    if "recomputed" in name:
+    if case.recomputed:
         recompute.enable(split.causal)
     ours, found = step(split, [packs[peers.rank]], 78.0, peers)
     differences = []
@@ -60,7 +74,7 @@ def compared(folder: Path, scratch: Path, name: str, peers: Peers) -> dict[str, 
             reference = expected.state()[key]
             assert isinstance(reference, torch.Tensor)
             differences.append(float((tensor - reference).norm() / (reference.norm() + 1e-9)))
-    if "merged" in name:
+    if case.written:
         for kind, model in (("whole", whole), ("split", split)):
             (scratch / kind).mkdir(exist_ok=True)
             model.save_whole(folder, scratch / kind if peers.leads else None)
@@ -76,20 +90,20 @@ def compared(folder: Path, scratch: Path, name: str, peers: Peers) -> dict[str, 
     }
 
 
-def work(folder: Path, scratch: Path) -> None:
+def work(folder: Path, scratch: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     peers = Peers.from_environment()
     peers.join("cpu", 60)
-    found = {name: compared(folder, scratch, name, peers) for name in CASES}
+    found = {name: compared(folder, scratch, name, peers) for name in names}
     (scratch / f"found-{peers.rank}.json").write_text(json.dumps(found))
     peers.leave()
 
 
-def both(folder: Path, scratch: Path, port: int) -> list[dict[str, Any]]:
-    """What each of two processes found."""
+def both(folder: Path, scratch: Path, port: int, *names: str) -> list[dict[str, Any]]:
+    """What each of two processes found, in these cases."""
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     common = {**os.environ, **meeting, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, str(folder), str(scratch)]
+    command = [sys.executable, __file__, str(folder), str(scratch), *(names or USUAL)]
     ranks = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
     running = [subprocess.Popen(command, env=environment) for environment in ranks]
     codes = [process.wait(timeout=280) for process in running]
@@ -98,4 +112,4 @@ def both(folder: Path, scratch: Path, port: int) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]), Path(sys.argv[2]))
+    work(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
