@@ -22,7 +22,8 @@ HISTOGRAMS: tuple[tuple[str, str, Callable[[Series], Histogram]], ...] = (
 )
 GAUGES = {
     "ready": "1 while this gateway takes requests: it has seen the cluster, and does not end.",
-    "watch_stale_seconds": "Seconds since the API server was last heard of.",
+    "watch_stale_seconds": "Seconds since the API server was last heard of, of what it does not forbid.",
+    "forbidden_watches": "Kinds, a namespace each, that the API server forbids: a namespace or its Role is gone.",
     "ready_endpoints": "Server pods in the routing table.",
     "models": "Names that clients may ask for.",
     "ready_gateways": "Ready gateways, among which limits per key are shared.",

@@ -136,10 +136,12 @@ class Gateway:
 
     def _gauges(self) -> dict[str, float]:
         routes = [route for namespace in (self.proxy.table or {}).values() for route in namespace.models.values()]
-        heard = min(each.heard for each in self._watchers())
+        allowed = [each for each in self._watchers() if not each.forbidden]
+        heard = min((each.heard for each in allowed), default=0.0)
         return {
             "ready": float(self._is_ready()),
             "watch_stale_seconds": time.monotonic() - heard,
+            "forbidden_watches": len(list(self._watchers())) - len(allowed),
             "ready_endpoints": len({address for route in routes for address in route.addresses}),
             "models": len(routes),
             "ready_gateways": self.proxy.ledger.gateways,

@@ -151,8 +151,10 @@ class Watcher(Generic[T]):
             raise ValueError(f"status {status}")
 
     def _note_refusal(self, status: int) -> None:
-        if status != 403:
+        """A refusal ends by an answer only: a server that is away in between says nothing of the namespace."""
+        if status == 200:
             self._refused_since, self.forbidden = 0.0, False
+        if status != 403:
             return
         now = time.monotonic()
         self._refused_since = self._refused_since or now

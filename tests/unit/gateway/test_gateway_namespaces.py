@@ -97,6 +97,16 @@ async def test_what_is_waited_for(statuses: dict[str, int], pace: Pace) -> None:
         assert not gateway.proxy.ready
 
 
+async def test_a_server_that_is_away_in_between_does_not_bring_a_namespace_back() -> None:
+    api = Api({"team-b": 403})
+    async with serving(api, QUICK) as gateway:
+        await until(lambda: gateway.proxy.ready, "the gateway to serve the namespace that there is")
+        api.statuses["team-b"] = 503
+        asked = api.asked["team-b"]
+        await until(lambda: api.asked["team-b"] >= asked + 8, "some tries")
+        assert gateway._is_settled(), "what changes in the other is seen"
+
+
 async def test_what_was_known_of_a_namespace_stays_when_it_is_forbidden_later() -> None:
     """Its pods may serve on: a namespace that is deleted says of each object that it goes."""
     api = Api()

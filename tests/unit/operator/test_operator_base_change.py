@@ -1,5 +1,6 @@
 """What the revision that serves goes on with while another base or another maxRank is wanted: tables."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from tuneloop_core.api.modeldeployment import ModelDeployment
 from tuneloop_operator.policy.adapters import Resolved
 from tuneloop_operator.policy.bases import Turn, arriving, held, turn_of
 from tuneloop_operator.policy.candidates import Need
-from tuneloop_operator.policy.revisions import BASE_ANNOTATION, MAX_RANK_ANNOTATION
+from tuneloop_operator.policy.revisions import BASE_ANNOTATION, MAX_RANK_ANNOTATION, Chosen
+from tuneloop_operator.reconcile.rollouts import Look, beside
 
 OLD, NEW = "hf://org/model@" + "a" * 40, "hf://org/model@" + "b" * 40
 Obj = dict[str, Any]
@@ -90,33 +92,26 @@ def test_each_revision_has_the_version_of_its_own_base() -> None:
 
 
 MISFIT = Resolved("bot", reason="AdapterMisfit", message="has rank 32", stalled=True)
+WIDE = Resolved("bot", "sha256:2", "artifacts/2", base=OLD, rank=32)
+SMALL = replace(WIDE, rank=8)
+HAS: dict[str, Any] = {"engineName": "bot@1", "rank": 8}
 
 
 @pytest.mark.parametrize(
     ("before", "wanted", "ranks", "old", "new"),
     [
-        ({"engineName": "bot@1", "rank": 32}, MISFIT, (32, 16), "sha256:1", None),
-        ({}, Resolved("bot", "sha256:2", "artifacts/2", base=OLD, rank=32), (16, 32), "", "sha256:2"),
-        (
-            {"engineName": "bot@1", "rank": 8},
-            Resolved("bot", "sha256:2", "artifacts/2", base=OLD, rank=32),
-            (16, 32),
-            "sha256:1",
-            "sha256:1",
-        ),
-        (
-            {"engineName": "bot@1", "rank": 8, "base": ""},
-            Resolved("bot", "sha256:2", "artifacts/2", rank=8),
-            (16, 32),
-            "sha256:1",
-            "sha256:1",
-        ),
+        (HAS | {"rank": 32}, MISFIT, (32, 16), "sha256:1", None),
+        ({}, WIDE, (16, 32), "", "sha256:2"),
+        (HAS, WIDE, (16, 32), "sha256:1", "sha256:1"),
+        (HAS, SMALL, (16, 32), "sha256:2", "sha256:2"),
+        (HAS | {"base": ""}, replace(SMALL, base=""), (16, 8), "sha256:2", "sha256:2"),
     ],
     ids=[
         "too wide for the new: until that serves",
         "too wide for the old: waits",
-        "one thing at a time",
-        "of an unknown base",
+        "too wide for the old, which serves another",
+        "fits both: goes its own way",
+        "of an unknown base: both have one",
     ],
 )
 def test_what_is_served_while_the_room_for_ranks_changes(
@@ -138,3 +133,14 @@ def test_one_that_is_too_wide_for_what_serves_says_when_it_comes() -> None:
         "adapter bot: has rank 32, and what serves was started with engine.lora.maxRank 16; it is served when the new "
         "revision is"
     )
+
+
+def test_a_revision_that_the_spec_was_set_back_from_keeps_what_fits_it() -> None:
+    """r1 (32) serves with one of two pods, r2 (16) has one already: nothing is taken from r1, nor given to r2."""
+    found = {1: revision(OLD, rank=32), 2: revision(OLD, rank=16)}
+    both = [WIDE, replace(SMALL, name="small")]
+    look = beside(Look(deployment(), both, found, Chosen(1, "server:1", "f", new=False), 2, OLD))
+    assert (look.resolved, look.other) == (both, "r2")
+    there = look.arriving(look.resolved)
+    assert there is not None
+    assert (there.revision, [each.name for each in there.adapters.adapters]) == ("r2", ["small"])

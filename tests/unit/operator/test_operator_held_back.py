@@ -128,8 +128,8 @@ def test_what_was_rolled_back_gets_nothing_while_the_version_before_fails_to_loa
     ("rollout", "rejected", "pairs"),
     [
         (rolling("Canary", "a", "b"), {}, 1),
-        (rolling("RolledBack", "a", "b", reason="SpecSetBack"), {}, 1),
-        (rolling("Promoted", "c", "a"), {}, 1),
+        (rolling("RolledBack", "a", "b", reason="SpecSetBack"), {}, 0),
+        (rolling("Promoted", "c", "a"), {}, 0),
         (rolling("Promoted", "a", "c"), {}, 0),
         (rolling("Canary", "a", "b", name="other"), {}, 0),
         (None, {"spec": "as it was asked for before"}, 1),
@@ -138,8 +138,8 @@ def test_what_was_rolled_back_gets_nothing_while_the_version_before_fails_to_loa
     ],
     ids=[
         "beside its canary",
-        "its canary was withdrawn",
-        "it was promoted",
+        "nothing is held against what was withdrawn",
+        "it was promoted, and cannot be loaded any more",
         "another was promoted in its place",
         "another adapter's rollout",
         "rolled back, and tried again",
@@ -199,6 +199,22 @@ def test_loaded_and_yet_not_the_newest(resolved: Resolved, course: Course, reaso
     assert (found.status, found.reason, found.message) == ("True", reason, message)
     assert told.models[1].ready, "the one before answers"
     assert parse_deployment(made.to_dict() | {"status": told.to_dict()}).stalled == "", "requests are held"
+
+
+def test_what_waits_for_a_revision_that_was_rolled_back_waits_for_nothing() -> None:
+    waits = Resolved(
+        "wide", DIGEST, "x", reason="RollingOut", message="it is served when the new revision is", refused=True
+    )
+    both = [SERVES, waits]
+    alone = summarize(deployment(), facts(resolved=both)).conditions
+    assert [(each.type, each.reason) for each in alone if each.type in ("Reconciling", "Stalled")] == [
+        ("Reconciling", "RollingOut")
+    ]
+    told = summarize(deployment(), facts(resolved=both, course=Course(refused=[REVISION]))).conditions
+    assert [(each.type, each.reason) for each in told if each.type in ("Reconciling", "Stalled")] == [
+        ("Stalled", "RolledBack")
+    ]
+    assert condition(told, "AdaptersReady").message.endswith("adapter wide: it is served when the new revision is")
 
 
 def test_one_that_is_not_loaded_is_no_less_told() -> None:

@@ -23,7 +23,7 @@ Obj = dict[str, Any]
 
 @dataclass(frozen=True)
 class Arriving:
-    """The revision that takes other adapters, and those that its pods load."""
+    """The revision that takes other adapters than the one that serves, and those that its pods load."""
 
     revision: str  # rN
     adapters: AdapterList
@@ -46,6 +46,16 @@ class Turn:
         known = bool(version.base) or self.old.base == self.new.base
         return version.wire is not None and known and not unfit(version.base, version.rank, self.new)
 
+    @property
+    def back(self) -> "Turn":
+        """The other way round."""
+        return Turn(self.new, self.old)
+
+    def takes_everywhere(self, version: Resolved) -> bool:
+        """Whether a version that is wanted goes its own way: it fits both revisions, which have one base."""
+        same = self.old.base == self.new.base
+        return same and self.carries_over(version) and not unfit(version.base, version.rank, self.old)
+
 
 def turn_of(found: Mapping[int, Obj], others: Iterable[int], wanted: Need) -> Turn | None:
     """From the revision that serves to the wanted one; None where both take the same adapters.
@@ -54,12 +64,17 @@ def turn_of(found: Mapping[int, Obj], others: Iterable[int], wanted: Need) -> Tu
     base is empty while it is not known yet.
     """
     order = sorted(others, key=lambda number: (_answers(found[number]), number))
-    base = annotation(found[order[-1]], BASE_ANNOTATION) if order else ""
-    if not base:
+    old = need_of(found[order[-1]], wanted) if order else None
+    if old is None:
         return None
-    old = Need(base, int(annotation(found[order[-1]], MAX_RANK_ANNOTATION) or wanted.max_rank))
-    same = wanted.base and not base_misfit(base, wanted.base) and old.max_rank == wanted.max_rank
+    same = wanted.base and not base_misfit(old.base, wanted.base) and old.max_rank == wanted.max_rank
     return None if same else Turn(old, wanted)
+
+
+def need_of(found: Obj, wanted: Need) -> Need | None:
+    """What adapters must fit on a revision by its Deployment; None where an earlier operator recorded nothing."""
+    base = annotation(found, BASE_ANNOTATION)
+    return Need(base, int(annotation(found, MAX_RANK_ANNOTATION) or wanted.max_rank)) if base else None
 
 
 def _answers(found: Obj) -> bool:
@@ -71,7 +86,7 @@ def held(resolved: Sequence[Resolved], deployment: ModelDeployment, turn: Turn |
     if turn is None:
         return list(resolved)
     before = {status.name: status for status in deployment.status.adapters if status.engine_name}
-    return [_held(item, before.get(item.name), turn.old) for item in resolved]
+    return [item if turn.takes_everywhere(item) else _held(item, before.get(item.name), turn.old) for item in resolved]
 
 
 def _held(item: Resolved, before: AdapterStatus | None, old: Need) -> Resolved:
@@ -108,16 +123,21 @@ def as_before(item: Resolved, before: AdapterStatus) -> Resolved:
 
 
 def arriving(
-    revision: str, resolved: Sequence[Resolved], held: Sequence[Resolved], turn: Turn | None
+    revision: str, resolved: Sequence[Resolved], serve: Sequence[Resolved], turn: Turn | None
 ) -> Arriving | None:
     """What the new revision loads while the old one serves; None while its model is fetched.
 
-    A version that serves and fits both stays for now: a newer one takes its place once the revision has.
+    The version that serves, where it fits both: a newer one takes its place by its own rollout, in all pods.
     """
     if turn is None or not turn.new.base:
         return None
-    both = zip(resolved, held, strict=True)
+    both = zip(resolved, serve, strict=True)
     return Arriving(revision, wanted_list(old if turn.carries_over(old) else item for item, old in both))
+
+
+def leaving(revision: str, serve: Sequence[Resolved], turn: Turn | None) -> Arriving | None:
+    """What a revision keeps that the spec was set back from, while it is not gone yet: of what serves, what fits it."""
+    return Arriving(revision, wanted_list(filter(turn.carries_over, serve))) if turn else None
 
 
 def comparable(before: AdapterStatus, item: Resolved) -> bool:

@@ -32,7 +32,7 @@ class Course:
 
     serve: Sequence[Resolved] = ()
     adapters: AdapterList = field(default_factory=AdapterList)
-    arriving: Arriving | None = None  # the revision of another base, whose pods load others
+    arriving: Arriving | None = None  # the revision whose pods load others: one that comes, or that is taken back
     chosen: Chosen | None = None
     sizes: Mapping[int, int] | None = None
     serving: str = ""  # rN: the revision that serves while another is to succeed it; empty: the wanted one

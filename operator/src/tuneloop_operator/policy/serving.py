@@ -101,7 +101,7 @@ def judge(facts: ServingFacts, adapters: Sequence[AdapterStatus], wrong: Sequenc
         return facts.trouble
     if facts.model.state is not State.DONE:
         return facts.model
-    found = _pods_verdict(facts) or _name_verdict(facts) or _adapters_verdict(facts, adapters)
+    found = _pods_verdict(facts) or _name_verdict(facts) or _adapters_judged(facts, adapters)
     return found or _spec_verdict(facts, wrong) or _ready_verdict(facts)
 
 
@@ -171,6 +171,13 @@ def _name_verdict(facts: ServingFacts) -> Verdict | None:
         return None
     words = [facts.name_taken, *(item.message for item in facts.resolved if item.reason == reasons.NAME_TAKEN)]
     return Verdict(State.STALLED, reasons.NAME_TAKEN, "; ".join(words))
+
+
+def _adapters_judged(facts: ServingFacts, adapters: Sequence[AdapterStatus]) -> Verdict | None:
+    """What adapters wait for; not a revision that was rolled back: that does not come by waiting, and is told."""
+    found = _adapters_verdict(facts, adapters)
+    gone = any(no.kind == "Revision" for no in facts.course.refused)
+    return None if found and gone and found.reason == reasons.ROLLING_OUT else found
 
 
 def _adapters_verdict(facts: ServingFacts, adapters: Sequence[AdapterStatus]) -> Verdict | None:

@@ -70,33 +70,38 @@ def short(digest: str) -> str:
 
 def adapter_pairs(resolved: Iterable[Resolved], deployment: ModelDeployment) -> list[Pair]:
     """Adapters that have a version which serves and another one that is wanted."""
-    serving = _served(deployment)
+    before = [(item, _serves(item, deployment)) for item in resolved if item.wire]
     return [
-        Pair(_adapter(item.name, serving[item.name].digest), _adapter(item.name, item.digest))
-        for item in resolved
-        if item.wire and item.name in serving and serving[item.name].digest != item.digest
-        if comparable(serving[item.name], item)
+        Pair(_adapter(item.name, there.digest), _adapter(item.name, item.digest))
+        for item, there in before
+        if there is not None and there.digest != item.digest and comparable(there, item)
     ]
 
 
-def _served(deployment: ModelDeployment) -> dict[str, AdapterStatus]:
-    """Versions that a new one is compared with: not one that does not fit, or was proven nowhere."""
-    found = [each for each in deployment.status.adapters if each.engine_name]
-    answers = [each for each in found if each.state != "Failed" or each.ready_replicas or _is_proven(each, deployment)]
-    return {each.name: each for each in answers}
+def _serves(item: Resolved, deployment: ModelDeployment) -> AdapterStatus | None:
+    """The version that a wanted one is compared with: not one that does not fit, or that no pod could load.
 
-
-def _is_proven(version: AdapterStatus, deployment: ModelDeployment) -> bool:
-    """Whether others were measured against it. It may fail to load all the same, in a pod that starts anew.
-
-    What was rolled back for it, or has a share beside it, must not get all of its traffic for that moment.
+    That may also be one that fails in a pod that starts anew. For that moment what has a share beside it, or was
+    rolled back for it, must not get all of its traffic; any other version may take its place at once.
     """
+    found = next((each for each in deployment.status.adapters if each.name == item.name and each.engine_name), None)
+    if found is None or found.state != "Failed" or found.ready_replicas:
+        return found
+    return found if _has_share(found, deployment) or _was_rolled_back(item, deployment) else None
+
+
+def _has_share(stable: AdapterStatus, deployment: ModelDeployment) -> bool:
+    """Whether another version is being measured against this one."""
     status = deployment.status.rollout
-    if status is not None and (status.kind, status.name) == ("Adapter", version.name):
-        won = status.canary if status.phase == "Promoted" else status.stable
-        if won == short(version.digest):
-            return True
-    return any((no.kind, no.name) == ("Adapter", version.name) for no in deployment.status.rejected)
+    if status is None or status.phase in ENDED:
+        return False
+    return (status.kind, status.name, status.stable) == ("Adapter", stable.name, short(stable.digest))
+
+
+def _was_rolled_back(item: Resolved, deployment: ModelDeployment) -> bool:
+    """Whether this very version was, also where it is asked for in another way now."""
+    wanted = ("Adapter", item.name, item.digest)
+    return any((no.kind, no.name, no.key) == wanted for no in deployment.status.rejected)
 
 
 def _adapter(name: str, digest: str) -> Version:
@@ -192,17 +197,17 @@ def spec_digest(deployment: ModelDeployment, version: Version) -> str:
 
 def serving(resolved: Iterable[Resolved], deployment: ModelDeployment, promoted: Pair | None) -> list[Resolved]:
     """Each adapter with the version that serves: the one before until a rollout's end, the wanted one otherwise."""
-    before = _served(deployment)
     done = promoted.canary if promoted else None
     return [
-        item
-        if item.name not in before
-        or not item.digest
-        or not comparable(before[item.name], item)
-        or (done and (done.kind, done.name) == ("Adapter", item.name))
-        else as_before(item, before[item.name])
+        item if done and (done.kind, done.name) == ("Adapter", item.name) else _until_then(item, deployment)
         for item in resolved
     ]
+
+
+def _until_then(item: Resolved, deployment: ModelDeployment) -> Resolved:
+    """The version before, where there is one that this one could be compared with."""
+    before = _serves(item, deployment)
+    return as_before(item, before) if before and item.digest and comparable(before, item) else item
 
 
 def loaded(

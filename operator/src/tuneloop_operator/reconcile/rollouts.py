@@ -40,13 +40,27 @@ class Look:
     chosen: Chosen | None
     replicas: int  # wanted in all
     base: str = ""  # resolved URI of the wanted model; empty while it is fetched
-    arriving: Arriving | None = None
-    turn: Turn | None = None  # where the revision that still serves takes other adapters than the wanted one
+    asked: Sequence[Resolved] = ()  # the versions that the spec wants, where ``resolved`` are those to go on with
+    turn: Turn | None = None  # from the revision that serves to one that takes other adapters
+    leaving: str = ""  # rN: that one, where the spec was set back from it
 
     @property
     def need(self) -> Need:
         """What adapters of the wanted revision must fit."""
         return Need(self.base, self.deployment.spec.engine.lora.max_rank)
+
+    @property
+    def other(self) -> str:
+        """The revision (rN) whose pods load others than those of the one that serves; empty without one."""
+        if self.turn is None or not self.turn.new.base:
+            return ""
+        return self.leaving or (f"r{self.chosen.number}" if self.chosen else "")
+
+    def arriving(self, serve: Sequence[Resolved]) -> Arriving | None:
+        """What those pods load."""
+        if self.leaving:
+            return bases.leaving(self.leaving, serve, self.turn)
+        return bases.arriving(self.other, self.asked, serve, self.turn)
 
 
 class Rollouts:
@@ -60,7 +74,7 @@ class Rollouts:
         spec = versions.canary_spec(look.deployment)
         if spec is None:
             self._context.gateways.arms.forget(key)
-            return self._handover(key, _held(look, _staying(look) if look.base else list(look.found)))
+            return self._handover(key, beside(look))
         revision = succession.pair_of(look.deployment, look.found, look.chosen) if look.chosen else None
         wanted, look = look, _held(look, _serving(look, revision))
         pairs = self._pairs(look)
@@ -98,7 +112,7 @@ class Rollouts:
         serve = handover.serving(look.resolved, known, self._told(key, look), need)
         listed, lingers = handover.listed(serve, look.resolved, known, self._listed(key), now)
         again = LOOK_SECONDS if lingers else None
-        return Course(serve, listed, look.arriving, look.chosen, look_again=again)
+        return Course(serve, listed, look.arriving(serve), look.chosen, look_again=again)
 
     def _pairs(self, look: Look) -> list[Pair]:
         found = versions.adapter_pairs(look.resolved, look.deployment)
@@ -118,9 +132,9 @@ class Rollouts:
     # ---- what is known of new versions ----
 
     def _told(self, key: Key, look: Look) -> Told:
-        """What the pods say that load these adapters: not those of a base that only arrives."""
-        statuses, arriving = self._context.polls.statuses(key), look.arriving.revision if look.arriving else ""
-        pods = [pod for pod in self._pods(key) if pod["metadata"]["labels"].get(LABEL_REVISION) != arriving]
+        """What the pods say that load these adapters: not those of the revision that takes others."""
+        statuses, other = self._context.polls.statuses(key), look.other
+        pods = [pod for pod in self._pods(key) if pod["metadata"]["labels"].get(LABEL_REVISION) != other]
         ready = [pod["status"].get("podIP", "") for pod in pods if is_pod_ready(pod)]
         asked = {pod.get("status", {}).get("podIP", "") for pod in pods}
         others = [status for ip, status in statuses.items() if ip in asked and ip not in ready]
@@ -172,7 +186,7 @@ class Rollouts:
         return Course(
             serve=serve,
             adapters=versions.loaded(serve, canary, self._listed(key), status, now),
-            arriving=look.arriving,
+            arriving=look.arriving(serve),
             chosen=look.chosen,
             sizes=sizes,
             serving=serving,
@@ -218,6 +232,21 @@ def _serving(look: Look, revision: Pair | None) -> list[int]:
     return [look.chosen.number] if look.chosen and not look.base and look.chosen.number in look.found else []
 
 
+def beside(look: Look) -> Look:
+    """Without a canary: what serves goes on beside the wanted revision, until that answers.
+
+    A newer one than the wanted is what the spec was set back from: it leaves, and is not what serves.
+    """
+    if not look.base or look.chosen is None:
+        return _held(look, list(look.found))
+    wanted, staying = look.chosen.number, _staying(look)
+    newer = [number for number in staying if number > wanted and wanted in look.found]
+    turn = bases.turn_of(look.found, newer, look.need)
+    if turn is None or len(newer) < len(staying):
+        return _held(look, [number for number in staying if number not in newer])
+    return replace(look, turn=turn.back, leaving=f"r{max(newer)}")
+
+
 def _staying(look: Look) -> list[int]:
     """Revisions beside the wanted one that go on answering, without a canary."""
     if look.chosen is None:
@@ -229,9 +258,7 @@ def _staying(look: Look) -> list[int]:
 def _held(look: Look, others: Sequence[int]) -> Look:
     """With the versions that serve on the revision about to be replaced, and those that come with the new one."""
     turn = bases.turn_of(look.found, others, look.need)
-    serve = bases.held(look.resolved, look.deployment, turn)
-    there = bases.arriving(f"r{look.chosen.number}" if look.chosen else "", look.resolved, serve, turn)
-    return replace(look, resolved=serve, arriving=there, turn=turn)
+    return replace(look, asked=look.resolved, resolved=bases.held(look.resolved, look.deployment, turn), turn=turn)
 
 
 def _wire(resolved: Sequence[Resolved], pair: Pair) -> Adapter | None:
