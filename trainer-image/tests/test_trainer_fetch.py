@@ -55,6 +55,7 @@ def state(tiny: Path) -> hubs.HubState:
                 "data/test-0-of-1.parquet": b"PAR1",
                 "train.jsonl": ROWS,
                 "german/train.csv": b"text\na\n",
+                **{f"parts/train/{number}.json": ROWS for number in range(2)},
                 "german/stats.json": b"{}",
                 "dataset_infos.json": b"{}",
             }
@@ -163,6 +164,7 @@ def test_a_hub_that_is_away_is_worth_another_try(
         ("/german", None, ["german/train.csv"]),
         ("/data", None, ["data/test-0-of-1.parquet", *(f"data/train-{number}-of-3.parquet" for number in range(3))]),
         ("/data/train-1-of-3.parquet", None, ["data/train-1-of-3.parquet"]),
+        ("/parts/train", None, ["parts/train/0.json", "parts/train/1.json"]),  # the folder's name is the split
         ("", ["data/train-[0]*"], None),
         ("", ["data/train-?-of-3.parquet"], [f"data/train-{number}-of-3.parquet" for number in range(3)]),
         ("/data", ["test-*", "train-0-*"], ["data/test-0-of-1.parquet", "data/train-0-of-3.parquet"]),

@@ -66,7 +66,7 @@ def _chosen(rows: RowFiles, patterns: Sequence[str]) -> list[str]:
     if rows.single or (rows.whole and not patterns):
         return list(rows.sizes)
     found = wanted_files(rows.sizes, patterns) or _none(rows, patterns, "dataset.files")
-    if words := untrained(found, named=bool(patterns)):
+    if words := untrained([rows.above + name for name in found], named=bool(patterns)):  # as check will see them
         raise StageError(Reason.DATASET_INVALID, f"{rows.uri}: {words}.")
     return found
 
