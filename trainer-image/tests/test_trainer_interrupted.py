@@ -226,5 +226,5 @@ def test_the_deadline_saves_and_counts_as_a_try(pod: pods.Pod) -> None:
     runs.forget()
     code, termination = pod.run(Stage.TRAIN, runs.input | {"deadlineSeconds": 0.001})
     assert (code, termination.reason) == (75, "DeadlineExceeded")
-    assert "Raise training.maxDuration" in termination.message
+    assert "Raise training.maxDuration, or checkpoint.interval where" in termination.message
     runs.finish(resumes=0)
