@@ -188,6 +188,22 @@ def test_files_of_a_repository_are_chosen(
     assert [file for file in found if file != "DIGEST"] == expected
 
 
+@pytest.mark.parametrize(
+    ("patterns", "held_out", "field"),
+    [
+        (["train.jsonl"], ["german/*.csv"], "dataset.files"),
+        (["german/*.csv"], ["train.jsonl"], "dataset.validation.files"),
+    ],
+)
+def test_the_field_that_chooses_fewer_is_that_of_the_side_which_is_too_large(
+    bare_pod: pods.Pod, hub: str, patterns: list[str], held_out: list[str], field: str
+) -> None:
+    dataset = DatasetSource(uri="hf://datasets/acme/many", files=patterns, validation={"files": held_out})
+    stage_input = FetchInput(owner="o", model={"uri": "hf://acme/tiny"}, hub_endpoint=hub, max_bytes=10)
+    with pytest.raises(StageError, match=rf"Choose fewer of its files by {field}\."):
+        fetch_dataset(dataset, Access(stage_input, bare_pod.paths, ON_LOOPBACK))
+
+
 def test_datasets_that_are_not_there_or_not_read(bare_pod: pods.Pod, hub: str) -> None:
     error = fails(bare_pod, hub, "hf://acme/tiny", "hf://datasets/acme/arrow")
     assert (error.reason, "data/train-0.arrow" in error.message) == (Reason.DATASET_INVALID, True)
