@@ -55,6 +55,7 @@ def state(tiny: Path) -> hubs.HubState:
                 "data/test-0-of-1.parquet": b"PAR1",
                 "train.jsonl": ROWS,
                 "german/train.csv": b"text\na\n",
+                **{f"parts/train/{number}.json": ROWS for number in range(2)},
                 "german/stats.json": b"{}",
                 "dataset_infos.json": b"{}",
             }
@@ -163,6 +164,7 @@ def test_a_hub_that_is_away_is_worth_another_try(
         ("/german", None, ["german/train.csv"]),
         ("/data", None, ["data/test-0-of-1.parquet", *(f"data/train-{number}-of-3.parquet" for number in range(3))]),
         ("/data/train-1-of-3.parquet", None, ["data/train-1-of-3.parquet"]),
+        ("/parts/train", None, ["parts/train/0.json", "parts/train/1.json"]),  # the folder's name is the split
         ("", ["data/train-[0]*"], None),
         ("", ["data/train-?-of-3.parquet"], [f"data/train-{number}-of-3.parquet" for number in range(3)]),
         ("/data", ["test-*", "train-0-*"], ["data/test-0-of-1.parquet", "data/train-0-of-3.parquet"]),
@@ -184,6 +186,22 @@ def test_files_of_a_repository_are_chosen(
     folder = bare_pod.root / "store" / fetch.run(stage_input, bare_pod.paths, ON_LOOPBACK).dataset_path
     found = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     assert [file for file in found if file != "DIGEST"] == expected
+
+
+@pytest.mark.parametrize(
+    ("patterns", "held_out", "field"),
+    [
+        (["train.jsonl"], ["german/*.csv"], "dataset.files"),
+        (["german/*.csv"], ["train.jsonl"], "dataset.validation.files"),
+    ],
+)
+def test_the_field_that_chooses_fewer_is_that_of_the_side_which_is_too_large(
+    bare_pod: pods.Pod, hub: str, patterns: list[str], held_out: list[str], field: str
+) -> None:
+    dataset = DatasetSource(uri="hf://datasets/acme/many", files=patterns, validation={"files": held_out})
+    stage_input = FetchInput(owner="o", model={"uri": "hf://acme/tiny"}, hub_endpoint=hub, max_bytes=10)
+    with pytest.raises(StageError, match=rf"Choose fewer of its files by {field}\."):
+        fetch_dataset(dataset, Access(stage_input, bare_pod.paths, ON_LOOPBACK))
 
 
 def test_datasets_that_are_not_there_or_not_read(bare_pod: pods.Pod, hub: str) -> None:

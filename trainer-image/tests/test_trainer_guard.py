@@ -74,7 +74,7 @@ def test_early_stopping(looks: list[early.Look], patience: int, best: early.Look
     assert early.exhausted(looks, patience) == over
 
 
-WIDER = "which splits the model further, or"
+WIDER = "which splits the model further (routed experts no further than by their number), or"
 NODES = f"or raise resources.nodes (now 2), {WIDER} raise pod.resources.limits.memory."
 BOTH = (
     f"or raise resources.accelerators (now 8) or resources.nodes (now 2), {WIDER} use an accelerator with more memory."

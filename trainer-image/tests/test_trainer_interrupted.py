@@ -16,7 +16,7 @@ from tuneloop_core.constants import STAGE_INPUT_ENV
 from tuneloop_core.stages import Stage
 
 from tuneloop_trainer import train
-from tuneloop_trainer.checkpoints import Checkpoints
+from tuneloop_trainer.checkpoints import Checkpoints, TrainingState
 from tuneloop_trainer.loop import Loop
 from tuneloop_trainer.progress import PORT_ENV
 
@@ -109,6 +109,27 @@ def test_sigterm_within_a_step_between_steps_and_twice(pod: pods.Pod, monkeypatc
             within_step = "." in runs.checkpoints[0].name
             assert within_step == (method == "_pack")
         runs.finish(resumes=len(places))
+
+
+def test_a_stop_saves_nothing_that_is_saved(pod: pods.Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes within a save, and one that comes before anything was done after a checkpoint was read."""
+    runs, original = Runs(pod), Checkpoints.save
+    runs.forget()
+    written: list[tuple[int, int]] = []
+
+    def told(self: Checkpoints, state: TrainingState, *args: Any) -> Path:
+        written.append(state.position)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, state, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", told)
+        patch.setattr(Loop, "_is_due", lambda self: self.state.position == (1, 1))
+        runs.interrupted()
+        terminate_after(patch, "resume", 1)
+        runs.interrupted()
+    assert written == [(1, 1)]
+    runs.finish(resumes=2)
 
 
 def test_kill_9_within_and_while_a_checkpoint_is_written(pod: pods.Pod) -> None:
@@ -226,5 +247,5 @@ def test_the_deadline_saves_and_counts_as_a_try(pod: pods.Pod) -> None:
     runs.forget()
     code, termination = pod.run(Stage.TRAIN, runs.input | {"deadlineSeconds": 0.001})
     assert (code, termination.reason) == (75, "DeadlineExceeded")
-    assert "Raise training.maxDuration" in termination.message
+    assert "Raise training.maxDuration, or checkpoint.interval where" in termination.message
     runs.finish(resumes=0)

@@ -1,5 +1,6 @@
 """A job of several processes: the same training as one process's, and one process's end is every one's."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,13 @@ def two(pod: pods.Pod, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pods]:
     found.kill()
 
 
+def assert_saved_once(two: Pods) -> None:
+    """What was saved as a step ended is not saved again as all of training ends, or is told to."""
+    written = re.findall(r"checkpoint (\S+) written", two.log(0))
+    assert written
+    assert len(written) == len(set(written))
+
+
 def test_two_pods_train_as_one_and_go_on_when_one_is_killed(two: Pods, pod: pods.Pod) -> None:
     alone = pod.succeed(Stage.TRAIN, pod.train_input())
     before = set_aside(pod, "alone")
@@ -44,6 +52,7 @@ def test_two_pods_train_as_one_and_go_on_when_one_is_killed(two: Pods, pod: pods
 
     together = two.finish()
     assert together["resumes"] == 1
+    assert_saved_once(two)
     assert_same_training(pod, alone, together, before)
     assert not (two.root(1) / "dev/termination-log").exists(), "only the leader answers"
     two.start()  # a finished job is answered from its result, by every pod, without a meeting
@@ -96,6 +105,7 @@ def test_sigterm_of_any_pod_saves_whole_steps(two: Pods, pod: pods.Pod) -> None:
     saved = sorted(path.name for path in (pod.paths.work / "train/checkpoints").glob("step-*"))
     assert saved
     assert not any("." in name for name in saved), "of whole steps"
+    assert_saved_once(two)
 
 
 def test_who_waits_for_the_leader_to_write_waits_longer_than_for_a_message(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ LLAMA_70B = LLAMA_8B | {
     "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
 }  # fmt: skip
 MIXTRAL = LLAMA_8B | {"model_type": "mixtral", "vocab_size": 32000, "num_local_experts": 8, "num_experts_per_tok": 2}
+MIXTRAL_22B = MIXTRAL | {
+    "hidden_size": 6144, "intermediate_size": 16384, "num_hidden_layers": 56, "num_attention_heads": 48,
+}  # fmt: skip
 HALF_SPARSE = LLAMA_8B | {
     "model_type": "qwen3_moe", "num_experts": 64, "moe_intermediate_size": 1024, "decoder_sparse_step": 2,
     "head_dim": 128,
@@ -43,7 +46,7 @@ def plan(config: dict[str, Any], accelerators: int, product: str = "", **more: A
     return plan_job(job.spec, Facts(shape=read_shape(config), dataset=rows, groups=groups))
 
 
-H100, A10G = "NVIDIA-H100-80GB-HBM3", "NVIDIA-A10G"
+H100, H200, A10G = "NVIDIA-H100-80GB-HBM3", "NVIDIA-H200", "NVIDIA-A10G"
 
 
 @pytest.mark.parametrize(
@@ -181,6 +184,36 @@ def test_routed_experts_are_not_cut(processes: int, held: int) -> None:
     expert = 3 * 4096 * 14336 * 32  # one of every layer
     rest = (total_parameters(shape) - 8 * expert) / processes
     assert split.held_parameters(shape, processes) == pytest.approx(rest + held * expert, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("processes", "sent"),  # experts that a layer has room for
+    [(2, 8), (3, 9), (8, 8), (16, 16), (64, 64)],
+)
+def test_each_gathered_layer_has_room_for_what_its_experts_are_filled_up_by(processes: int, sent: int) -> None:
+    """The one that is computed too: its tensors are views of what was gathered."""
+    shape = read_shape(MIXTRAL)
+    assert shape is not None
+    layer = split.largest_layer(shape) + (sent - 8) * 3 * 4096 * 14336
+    assert split.sent_layer(shape, processes) == layer
+    gathered = split.weight_bytes(shape, 2, processes, trained=False) - 2 * split.held_parameters(shape, processes)
+    assert gathered == 2 * (split.outer_parameters(shape) + 3 * layer)
+
+
+@pytest.mark.parametrize(
+    ("config", "product", "nodes", "fits"),
+    [
+        (MIXTRAL, H100, 1, True),
+        (MIXTRAL, H100, 8, False),  # 94 of 79.6 GiB: each of three layers has room for 64 experts
+        (MIXTRAL_22B, H200, 2, True),
+        (MIXTRAL_22B, H200, 8, False),
+    ],
+)
+def test_many_more_processes_than_experts_do_not_fit(
+    config: dict[str, Any], product: str, nodes: int, fits: bool
+) -> None:
+    found = plan(config, 8, product, resources={"nodes": nodes}, rows={"max_tokens": 2000})
+    assert found.feasible is fits, found.status.message
 
 
 def test_beyond_as_many_processes_as_experts_all_weights_take_no_less() -> None:

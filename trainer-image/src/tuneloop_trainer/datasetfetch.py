@@ -6,6 +6,7 @@ digest covers both and no later stage has to match names again. Without, names t
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tuneloop_core.api.sources import DatasetSource
@@ -43,7 +44,7 @@ def _bring_sides(dataset: DatasetSource, access: Access, aside: Path) -> None:
     if apart is None and rows.single:
         words = f"{rows.uri} is one file: validation.files are chosen from a folder. Name its folder in dataset.uri"
         raise StageError(Reason.DATASET_INVALID, f"{words} and the file in dataset.files, or a validation.uri.")
-    there = apart or rows
+    there = apart or replace(rows, field="dataset.validation.uri")  # whose files field chooses fewer of them
     held_out = _held_out(there, split.files or ())
     train = _train(rows, dataset.files or (), () if apart else held_out)
     log.info("%d files to train on, %d held out", len(train), len(held_out))
@@ -66,7 +67,7 @@ def _chosen(rows: RowFiles, patterns: Sequence[str]) -> list[str]:
     if rows.single or (rows.whole and not patterns):
         return list(rows.sizes)
     found = wanted_files(rows.sizes, patterns) or _none(rows, patterns, "dataset.files")
-    if words := untrained(found, named=bool(patterns)):
+    if words := untrained([rows.above + name for name in found], named=bool(patterns)):  # as check will see them
         raise StageError(Reason.DATASET_INVALID, f"{rows.uri}: {words}.")
     return found
 

@@ -70,7 +70,7 @@ class Loop:
         self._limit = parse_duration(self.training.max_duration)
         self._tokens_at_start, self._seconds_at_start = self.state.tokens, self.state.seconds
         self._best: dict[str, torch.Tensor] = {}
-        self._begun, self._told_to_stop = self.state, False
+        self._begun, self._told_to_stop, self._saved = self.state, False, (-1, -1)  # the position of a checkpoint
 
     def resume(self) -> bool:
         """Go on from the newest whole checkpoint; returns whether there was one."""
@@ -106,12 +106,10 @@ class Loop:
     def run(self) -> TrainingState:
         """Train to the end; the last state is a checkpoint, the weights are the best where they are known."""
         self._last_saved = time.monotonic()
-        began_at = self.state.position
         while not self._is_over():
             self._step_or_smaller()
         self._look(at_end=True)
-        if self.state.position != began_at or self.checkpoints.last_step is None:
-            self.save()
+        self.save()
         self._restore_best()
         return self.state
 
@@ -122,15 +120,18 @@ class Loop:
         return found[0] if found else None
 
     def save(self) -> None:
-        """Write a checkpoint of the present position."""
+        """Write a checkpoint of the present position, unless it has one; of several ranks, all know that."""
+        if self.state.position == self._saved:
+            return
         best = {f"{BEST}weight.{name}": self.optimizer.saved(name, tensor) for name, tensor in self._best.items()}
         with self.unwatched():
             self.checkpoints.save(self.state, self.optimizer.state() | best)
             self.peers.wait()
-        self._last_saved = time.monotonic()
+        self._last_saved, self._saved = time.monotonic(), self.state.position
         self.board.update(checkpoint_step=self.checkpoints.last_step, checkpoint_time=self.checkpoints.last_time)
 
     def _go_on(self, saved: TrainingState, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._saved = saved.position
         self.optimizer.load(tensors, saved.optimizer_steps)
         keys = {name: f"{BEST}weight.{name}" for name in self.optimizer.weights()}
         kept = {name: key for name, key in keys.items() if key in tensors}

@@ -71,6 +71,7 @@ class RowFiles:
     single: bool = False  # the uri names the one file
     whole: bool = False  # a copy takes all of it unless files are chosen: nothing is downloaded
     field: str = "dataset.uri"  # of the spec, which names the uri
+    above: str = ""  # what a name has before it once it is brought, with a slash at its end
 
     @property
     def shown(self) -> str:
@@ -138,7 +139,7 @@ def hub_rows(address: Address, name: str, below: str, access: Access) -> RowFile
     def get(names: Sequence[str], folder: Path) -> None:
         hub.download(replace(repository, files={prefix + each: sizes[each] for each in names}), folder)
 
-    return RowFiles(address.uri, sizes, get, single=single, field=address.field)
+    return RowFiles(address.uri, sizes, get, single=single, field=address.field, above=prefix)
 
 
 def _s3_folder(address: Address, access: Access) -> RowFiles:

@@ -80,4 +80,5 @@ def _more(stage_input: TrainInput) -> str:
     counts = [f"resources.nodes (now {stage_input.nodes})"]
     if stage_input.accelerators:
         counts.insert(0, f"resources.accelerators (now {stage_input.accelerators})")
-    return f"raise {' or '.join(counts)}, which splits the model further, or {memory}"
+    further = "which splits the model further (routed experts no further than by their number)"
+    return f"raise {' or '.join(counts)}, {further}, or {memory}"

@@ -39,7 +39,8 @@ def deadline(seconds: float, stop: threading.Event) -> Iterator[None]:
     except StageError as error:
         if error.reason is not Reason.TERMINATED or not over.is_set():
             raise
-        message = f"the pod ran for {seconds:.0f} s, its deadline. {error.message} Raise training.maxDuration."
+        words = "Raise training.maxDuration, or checkpoint.interval where saving takes most of the time."
+        message = f"the pod ran for {seconds:.0f} s, its deadline. {error.message} {words}"
         raise StageError(Reason.DEADLINE_EXCEEDED, message) from error
     finally:
         timer.cancel()

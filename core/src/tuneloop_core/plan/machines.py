@@ -16,7 +16,7 @@ MARGIN = 1.15
 USUAL_MIB = 81920
 """The most that accelerators which are common by several have: A100-80GB, H100 and less. Not H200 or B200."""
 SMALLEST_PACK = 256
-"""Below this the trainer does not shrink its packs when memory runs out (loop.py)."""
+"""Below this the trainer does not shrink its packs when memory runs out (batches.py, ``halved``)."""
 
 _SLICE = re.compile(r"mig-[0-9]+g\.([0-9]+)gb")
 

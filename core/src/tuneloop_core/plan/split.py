@@ -12,7 +12,8 @@ from tuneloop_core.plan import parameters
 FLOAT32 = 4
 GATHER_BUFFERS = 2
 """Beside the layer that is computed: the buffer of its gather, which is let go of at the next one, and that of the
-layer that is prefetched (_fsdp_param_group.py, ``wait_for_unshard``)."""
+layer that is prefetched (_fsdp_param_group.py, ``wait_for_unshard``). All three have room for what experts are filled
+up by: a layer's tensors are views of its gather (_fsdp_param.py, ``init_unsharded_param``)."""
 REDUCED_LAYERS = 2
 """Gradients of a layer on their way to those who keep them: its own, and the one before (``post_backward``)."""
 
@@ -60,7 +61,7 @@ def sent_layer(shape: ModelShape, processes: int) -> int:
 def weight_bytes(shape: ModelShape, number_bytes: int, processes: int, *, trained: bool) -> int:
     """A process's rows, in float32 where they are trained, and what is gathered in the device's format."""
     held = held_parameters(shape, processes) * (FLOAT32 if trained else number_bytes)
-    outer, layers = outer_parameters(shape), largest_layer(shape) + GATHER_BUFFERS * sent_layer(shape, processes)
+    outer, layers = outer_parameters(shape), (1 + GATHER_BUFFERS) * sent_layer(shape, processes)
     return held + number_bytes * (outer + max(outer, layers))
 
 

@@ -2,7 +2,7 @@
 
 SIGTERM is obeyed between packs, and then a checkpoint is written. So
 
-    grace = RESERVE + 2 x (seconds of a pack + bytes of a checkpoint / STORE_BYTES_PER_SECOND),
+    grace = RESERVE + 2 x (seconds of a pack + seconds of a checkpoint: its bytes / STORE_BYTES_PER_SECOND),
 
 at least 30 s and at most an hour: a pod ends as soon as its checkpoint is written, so that a drain waits this long
 only for one that needs it, or hangs. A checkpoint holds 16 bytes for each trained parameter (weight, summed gradient
@@ -24,10 +24,16 @@ STORE_BYTES_PER_SECOND = 50e6  # written, read once for the digest, and synced: 
 PARAMETER_BYTES, BEST_BYTES = 16, 4
 
 
-def grace_seconds(checkpoint_bytes: float, pack_seconds: float) -> int:
-    """The formula above."""
-    wanted = RESERVE_SECONDS + 2 * (pack_seconds + checkpoint_bytes / STORE_BYTES_PER_SECOND)
+def grace_seconds(saving: float, pack_seconds: float) -> int:
+    """The formula above; ``saving`` is seconds of a checkpoint."""
+    wanted = RESERVE_SECONDS + 2 * (pack_seconds + saving)
     return round(min(max(wanted, LEAST_SECONDS), MOST_SECONDS))
+
+
+def checkpoint_seconds(spec: FineTuneJobSpec, plan: PlanStatus) -> float:
+    """Seconds that one checkpoint of this job takes; 0 where the plan says nothing about parameters."""
+    best = BEST_BYTES if spec.training.early_stopping else 0
+    return plan.trainable_parameters * (PARAMETER_BYTES + best) / STORE_BYTES_PER_SECOND
 
 
 def train_grace(spec: FineTuneJobSpec, status: FineTuneJobStatus) -> int:
@@ -35,9 +41,8 @@ def train_grace(spec: FineTuneJobSpec, status: FineTuneJobStatus) -> int:
     plan = status.plan or PlanStatus()
     if not plan.trainable_parameters or not plan.estimated_duration or not plan.tokens:
         return UNPLANNED_SECONDS
-    best = BEST_BYTES if spec.training.early_stopping else 0
     longest = status.dataset.max_tokens if status.dataset else 0
     tokens = max(PACK_TOKENS["cuda" if spec.resources.accelerators else "cpu"], longest)
     processes = spec.resources.nodes * max(1, spec.resources.accelerators)  # they share the plan's time
     pack_seconds = parse_duration(plan.estimated_duration) * min(1.0, processes * tokens / plan.tokens)
-    return grace_seconds(plan.trainable_parameters * (PARAMETER_BYTES + best), pack_seconds)
+    return grace_seconds(checkpoint_seconds(spec, plan), pack_seconds)

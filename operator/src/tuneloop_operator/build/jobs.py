@@ -6,7 +6,6 @@ Never knows a stage's rights.
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuneloop_core.api.formats import parse_duration
 from tuneloop_core.api.pod import LocalObjectReference, PodSettings
 from tuneloop_core.constants import (
     EXIT_PEER_LOST,
@@ -19,6 +18,7 @@ from tuneloop_core.constants import (
 )
 from tuneloop_core.settings import Settings
 from tuneloop_core.stages import Stage, Wire
+from tuneloop_operator.build.deadline import BACKSTOP_SECONDS
 from tuneloop_operator.build.pods import base_pod, container_security, env, placement, scratch, store_volume
 from tuneloop_operator.build.quantities import threads
 
@@ -28,9 +28,6 @@ CONTAINER = "main"
 CPU_STAGE_RETRIES = 3
 GRACE_SECONDS = 30
 DEADLINE_SECONDS = {Stage.FETCH: 6 * 3600, Stage.CHECK: 2 * 3600, Stage.PUBLISH: 2 * 3600}
-EVALUATION_ALLOWANCE_SECONDS = 3600  # loading, base and tuned evaluation, saving: outside training.maxDuration
-PLAN_FACTOR = 3  # the planned time of these may be so many times too short (tuneloop_core/plan/cost.py)
-BACKSTOP_SECONDS = 1800  # the kubelet's deadline lies this far behind the trainer's own: pulling its image takes time
 SCRATCH = "8Gi"
 
 
@@ -150,12 +147,3 @@ def _environment(stage: Stage, parts: JobParts) -> dict[str, str]:
 
 def _deadline(stage: Stage, own_seconds: int) -> int:
     return own_seconds + BACKSTOP_SECONDS if stage is Stage.TRAIN else DEADLINE_SECONDS[stage]
-
-
-def train_deadline(max_duration: str, evaluation_duration: str = "") -> int:
-    """Seconds after which the train pod ends itself with its checkpoint saved, which counts as a try.
-
-    ``evaluation_duration`` is planned: an evaluation that is cut off begins anew with the next pod, and ends no sooner.
-    """
-    planned = parse_duration(evaluation_duration) if evaluation_duration else 0
-    return round(parse_duration(max_duration) * 1.5 + planned * PLAN_FACTOR) + EVALUATION_ALLOWANCE_SECONDS

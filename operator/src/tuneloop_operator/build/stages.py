@@ -25,8 +25,9 @@ from tuneloop_core.settings import Settings
 from tuneloop_core.stages import CheckInput, FetchInput, FetchResult, PublishInput, Stage, StoreUse, TrainInput
 from tuneloop_operator import attempts, names
 from tuneloop_operator.build import sources, tasks
+from tuneloop_operator.build.deadline import train_deadline
 from tuneloop_operator.build.grace import train_grace
-from tuneloop_operator.build.jobs import JobParts, stage_job, train_deadline
+from tuneloop_operator.build.jobs import JobParts, stage_job
 from tuneloop_operator.build.meta import child_metadata
 from tuneloop_operator.build.peers import rendezvous
 from tuneloop_operator.build.pods import scratch, store_mount
@@ -140,7 +141,7 @@ def _check(job: FineTuneJob, fetched: FetchResult, settings: Settings) -> JobPar
 def _train(job: FineTuneJob, fetched: FetchResult, settings: Settings) -> JobParts:
     spec, owner, nodes, plan = job.spec, job.metadata, job.spec.resources.nodes, job.status.plan
     k8s_job = attempts.train_job(owner.name, attempts.retries_used(job.status))
-    deadline = train_deadline(spec.training.max_duration, plan.evaluation_duration if plan else "")
+    deadline = train_deadline(spec, job.status)
     inputs = TrainInput(
         owner=_words(FINETUNEJOB_KIND, owner),
         method=spec.method.to_dict(),

@@ -104,7 +104,8 @@ def how_ended(pod: Obj) -> Trouble | None:
     if ended.get("reason") == "OOMKilled":
         return Trouble(reasons.OOM_KILLED, oom_words(pod))
     if status.get("reason") == "DeadlineExceeded":
-        return Trouble(reasons.DEADLINE_EXCEEDED, "the pod ran longer than its deadline; raise training.maxDuration")
+        words = "the pod ran longer than its deadline; raise training.maxDuration, or checkpoint.interval where saving"
+        return Trouble(reasons.DEADLINE_EXCEEDED, f"{words} takes most of the time")
     disruption = condition(pod, "DisruptionTarget")
     if status.get("reason") == "NodeLost" or (disruption or {}).get("reason") in _NODE_GONE:
         return Trouble(reasons.NODE_LOST, f"node {node_of(pod)} was lost, and the pod with it")
